@@ -1,0 +1,76 @@
+"""What goes into the loss and what comes out of inference, one image at a time.
+
+Shapes: N instances of the ground truth, K kept predictions, H W pixels, C_k classes of subcategory head k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+UNKNOWN = -1
+"""Label of a subcategory that an annotation does not give: no cost, no loss, no metric."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The ground truth of one image.
+
+    Attributes:
+        labels: (N,) int64, main categories, 0-based and contiguous.
+        masks: (N, H, W) bool, in the frame of the network's input image.
+        sublabels: for each subcategory head (N,) int64, 0-based, `UNKNOWN` (-1) where not given.
+    """
+
+    labels: Tensor
+    masks: Tensor
+    sublabels: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Target:
+        return Target(
+            labels=self.labels.to(device, non_blocking=True),
+            masks=self.masks.to(device, non_blocking=True),
+            sublabels={name: labels.to(device, non_blocking=True) for name, labels in self.sublabels.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The predicted instances of one image, best first.
+
+    Attributes:
+        scores: (K,) float32, the ranking score: class probability times mask quality.
+        labels: (K,) int64, main categories.
+        masks: (K, H, W) bool, at the size of the original image.
+        queries: (K,) int64, which query each instance comes from.
+        subprobs: for each subcategory head (K, C_k) float32, probabilities without the no-object class
+            (they sum to one minus the probability of no-object).
+    """
+
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor
+    queries: Tensor
+    subprobs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @property
+    def sublabels(self) -> dict[str, Tensor]:
+        """For each subcategory head (K,) int64: its most probable class, no-object left out."""
+        return {name: probs.argmax(-1) for name, probs in self.subprobs.items()}
+
+    def to(self, device: torch.device | str) -> Instances:
+        return Instances(
+            scores=self.scores.to(device),
+            labels=self.labels.to(device),
+            masks=self.masks.to(device),
+            queries=self.queries.to(device),
+            subprobs={name: probs.to(device) for name, probs in self.subprobs.items()},
+        )

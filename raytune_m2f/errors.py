@@ -1,0 +1,66 @@
+"""Every error that raytune_m2f raises on purpose.
+
+    RaytuneM2FError              exit code 1: the work failed
+      TrainingError              a trial could not go on
+        NonFiniteLossError       the loss or a metric became NaN or infinite
+      CheckpointError            no checkpoint could be read or written
+      InputError                 exit code 2: what the user gave is wrong
+        ConfigError              a configuration file, key or value
+        SearchSpaceError         a search space file, key or range
+        DatasetError             an annotation file, an image or a label
+        StudyError               a study directory
+        ModelError               an exported model or a weights file
+        MissingDependencyError   an optional package is not installed
+
+A message names what was got, where, what is allowed and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class RaytuneM2FError(Exception):
+    """The root of the tree; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class TrainingError(RaytuneM2FError):
+    """A trial could not go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """The loss or a metric became NaN or infinite: a failure, never a score."""
+
+
+class CheckpointError(RaytuneM2FError):
+    """No checkpoint could be read or written."""
+
+
+class InputError(RaytuneM2FError):
+    """What the user gave is wrong; nothing was started and nothing was lost."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration file, key or value."""
+
+
+class SearchSpaceError(InputError):
+    """A search space file, key or range."""
+
+
+class DatasetError(InputError):
+    """An annotation file, an image or a label."""
+
+
+class StudyError(InputError):
+    """A study directory that is missing, taken, or does not fit the request."""
+
+
+class ModelError(InputError):
+    """An exported model or a weights file."""
+
+
+class MissingDependencyError(InputError):
+    """An optional package is needed and not installed."""

@@ -1,0 +1,39 @@
+"""Where a trial runs: the only thing that differs between a plain process, a Ray Train worker and a Ray Tune trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Report = dict[str, Any]
+
+
+def never_stop(report: Report) -> bool:
+    """The `report` of a run that nobody listens to."""
+    return False
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What `train_trial` knows of its surroundings.
+
+    Attributes:
+        output_dir: the trial's directory; config.yaml, metrics.jsonl and checkpoints/ live there. Shared by all workers.
+        rank, world_size: this worker among the trial's workers; `torch.distributed` is initialised if there are several.
+        device: where the network runs.
+        report: called on every worker after each evaluation with the same report; True asks the trial to stop.
+    """
+
+    output_dir: Path
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = torch.device("cpu")
+    report: Callable[[Report], bool] = never_stop
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
