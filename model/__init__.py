@@ -1,5 +1,28 @@
-"""The multitask Mask2Former: network, matching, loss and inference. torch only."""
+"""The multitask Mask2Former: network, matching, loss and inference. torch only.
 
+It knows nothing of Ray, files, COCO or detectron2. The path of a batch is four files deep:
+`meta_architecture`, `backbone`, `pixel_decoder`, `transformer_decoder`; then `criterion` or `inference`.
+"""
+
+from model.criterion import SetCriterion, count_targets
+from model.matcher import LossWeights, NonFiniteError
+from model.meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
+from model.points import RandomPoints
 from model.structures import UNKNOWN, Instances, Target
+from model.transformer_decoder import Outputs
 
-__all__ = ["UNKNOWN", "Instances", "Target"]
+__all__ = [
+    "UNKNOWN",
+    "Instances",
+    "LossWeights",
+    "MultiTaskMaskFormer",
+    "NonFiniteError",
+    "Outputs",
+    "RandomPoints",
+    "SetCriterion",
+    "Target",
+    "build_model",
+    "count_targets",
+    "pad_masks",
+    "padded_size",
+]
