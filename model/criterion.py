@@ -88,13 +88,15 @@ class SetCriterion:
         losses["loss_dice"] = dice / num_masks.clamp(min=1)
         return losses
 
-    def total(self, losses: Losses) -> Tensor:
-        """The weighted sum of all terms over all outputs: what is minimised."""
+    def weighted(self, losses: Losses) -> Losses:
+        """Each term summed over all outputs, times its weight."""
         w = self.weights
         weight = {"loss_ce": w.classes, "loss_mask": w.mask, "loss_dice": w.dice}
-        return torch.stack(
-            [weight.get(name, w.subcategory) * term.sum() for name, term in losses.items()]
-        ).sum()
+        return {name: weight.get(name, w.subcategory) * term.sum() for name, term in losses.items()}
+
+    def total(self, losses: Losses) -> Tensor:
+        """The weighted sum of all terms over all outputs: what is minimised."""
+        return torch.stack(list(self.weighted(losses).values())).sum()
 
     def cross_entropy(
         self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Match], normalizer: Tensor

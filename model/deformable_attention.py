@@ -81,9 +81,7 @@ def deformable_sampling(value: Tensor, shapes: Shapes, locations: Tensor, weight
     grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B*M, S, L, P, 2)
     weights = weights.transpose(1, 2).flatten(0, 1)  # (B*M, S, L, P)
     output = value.new_zeros(B * M, D, S)
-    for level, ((h, w), cells) in enumerate(
-        zip(shapes, value.split([h * w for h, w in shapes], dim=1), strict=True)
-    ):
+    for level, ((h, w), cells) in enumerate(zip(shapes, value.split([h * w for h, w in shapes], dim=1), strict=True)):
         maps = cells.permute(0, 2, 3, 1).reshape(B * M, D, h, w)
         sampled = F.grid_sample(maps, grid[:, :, level], align_corners=False)  # (B*M, D, S, P)
         output = output + (sampled * weights[:, None, :, level]).sum(-1)

@@ -42,9 +42,7 @@ def instances_of_image(
         ranking: see `ranking_scores`.
     """
     logits = outputs.pred_logits[-1, image].float()
-    subprobs = {
-        name: head[-1, image].float().softmax(-1)[:, :-1] for name, head in outputs.pred_sublogits.items()
-    }
+    subprobs = {name: head[-1, image].float().softmax(-1)[:, :-1] for name, head in outputs.pred_sublogits.items()}
     scores = ranking_scores(logits.softmax(-1)[:, :-1], list(subprobs.values()), ranking)  # (Q, C)
     best, index = scores.flatten().topk(min(max_instances, scores.numel()), sorted=False)
     queries, labels = index // scores.shape[1], index % scores.shape[1]

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 class ConvNorm(nn.Conv2d):
     """A convolution with its own GroupNorm (`weight`, `norm.weight` as in detectron2), perhaps a ReLU."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, *, norm: bool, relu: bool = False
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, norm: bool, relu: bool = False):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
         self.norm = nn.GroupNorm(32, out_channels) if norm else None
         self.relu = relu

@@ -111,8 +111,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         """
         with torch.autocast(features["res2"].device.type, enabled=False):
             levels = [
-                project(features[level].float())
-                for project, level in zip(self.input_proj, ENCODER_LEVELS, strict=True)
+                project(features[level].float()) for project, level in zip(self.input_proj, ENCODER_LEVELS, strict=True)
             ]
             levels = self.transformer(levels)
             lateral = self.adapter_1(features["res2"].float())

@@ -49,12 +49,9 @@ class Attention(nn.MultiheadAttention):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Attend where `allowed` (B, Q, S) is True; (B, Q, C), (B, S, C), (B, S, C) -> (B, Q, C)."""
-        inputs = zip(
-            (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
-        )
+        inputs = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, weight, bias in inputs
+            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x, weight, bias in inputs
         )
         mask = None if allowed is None else allowed[:, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -169,9 +166,7 @@ class MultiTaskTransformerDecoder(nn.Module):
         keys, values = zip(*(self._keys_and_values(i, x) for i, x in enumerate(levels)), strict=True)
         # resizing is linear, so the masks' resized logits are the products with resized features
         resized = [
-            F.interpolate(
-                mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False
-            ).flatten(2)
+            F.interpolate(mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
             for x in levels
         ]
         query_pos = self.query_embed.weight.expand(B, -1, -1)

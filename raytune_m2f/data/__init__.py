@@ -1,0 +1,32 @@
+"""COCO instance data with subcategories: checked, augmented, in an order that any worker can work out."""
+
+from raytune_m2f.data.categories import Categories
+from raytune_m2f.data.coco import check_same_labels, load_coco
+from raytune_m2f.data.dataset import TestDataset, TrainDataset
+from raytune_m2f.data.images import read_image
+from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord
+from raytune_m2f.data.sampler import BatchStream, StreamSampler, shard
+from raytune_m2f.data.samples import TestSample, TrainSample
+from raytune_m2f.data.synthetic import generate_shapes
+from raytune_m2f.data.transforms import Jitter, resize_shortest_edge, shortest_edge_size
+
+__all__ = [
+    "Annotation",
+    "BatchStream",
+    "Categories",
+    "CocoDataset",
+    "ImageRecord",
+    "Jitter",
+    "StreamSampler",
+    "TestDataset",
+    "TestSample",
+    "TrainDataset",
+    "TrainSample",
+    "check_same_labels",
+    "generate_shapes",
+    "load_coco",
+    "read_image",
+    "resize_shortest_edge",
+    "shard",
+    "shortest_edge_size",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ class TrialContext:
     """What `train_trial` knows of its surroundings.
 
     Attributes:
-        output_dir: the trial's directory; config.yaml, metrics.jsonl and checkpoints/ live there. Shared by all workers.
-        rank, world_size: this worker among the trial's workers; `torch.distributed` is initialised if there are several.
+        output_dir: the trial's directory; config.yaml, metrics.jsonl and checkpoints/ live there; all workers see it.
+        rank, world_size: this worker among the trial's; `torch.distributed` is initialised if there are several.
         device: where the network runs.
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
+        metric: what "best" means: the report's entry that is to be high.
     """
 
     output_dir: Path
     rank: int = 0
     world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Report], bool] = never_stop
+    metric: str = "segm/AP"
 
     @property
     def is_main(self) -> bool:

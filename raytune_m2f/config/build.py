@@ -1,0 +1,119 @@
+"""From layers of nested dictionaries to a checked section, with every problem named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from raytune_m2f.config.fields.base import CLASHES, Problem, Section
+from raytune_m2f.config.keys import is_section, key_info, known_keys, shown, unknown_key
+from raytune_m2f.config.nested import flatten, merge
+from raytune_m2f.config.paths import resolve_paths
+from raytune_m2f.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+Location = Sequence[int | str]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values from one source.
+
+    Attributes:
+        origin: what a message calls the source: a file, the command line, a search space.
+        values: nested dictionaries.
+        folder: where relative paths start.
+    """
+
+    origin: str
+    values: Mapping[Any, Any]
+    folder: Path
+
+
+def build(root: type[S], layers: Sequence[Layer]) -> S:
+    """The layers, the last one on top, as a checked section.
+
+    Raises:
+        ConfigError: with a line for every problem, each naming where the value comes from.
+    """
+    section, lines = check(root, layers)
+    if section is None or lines:
+        raise ConfigError("\n  ".join(lines if len(lines) == 1 else [f"{len(lines)} problems:", *lines]))
+    return section
+
+
+def check(root: type[S], layers: Sequence[Layer]) -> tuple[S | None, list[str]]:
+    """The section, if every value has its type and bounds, and a line for each problem."""
+    merged: dict[Any, Any] = {}
+    lines: list[str] = []
+    for layer in layers:
+        values, found = resolve_paths(layer.values, layer.folder)
+        merged = merge(merged, values)
+        lines += [f"{layer.origin}: {key}: {text}" for key, text in found]
+    clashes: list[Problem] = []
+    section, problems = None, []
+    try:
+        section = root.model_validate(merged, context={CLASHES: clashes})
+    except ValidationError as error:
+        problems = _problems(error, root)
+    for problem in [*problems, *clashes]:
+        lines.append(f"{_origin(problem.keys, layers)}: {problem.keys[0]}: {problem.text}")
+    return section, lines
+
+
+def _origin(keys: Sequence[str], layers: Sequence[Layer]) -> str:
+    """The topmost layer that gives one of the keys or something below it, else a section above it."""
+    given = [(layer.origin, [f"{key}." for key in flatten(layer.values)]) for layer in layers]
+    wanted = {f"{key.partition('[')[0]}." for key in keys}
+    while any(wanted):
+        for origin, prefixes in reversed(given):
+            if any(prefix.startswith(key) for prefix in prefixes for key in wanted if key):
+                return origin
+        wanted = {key[: key[:-1].rfind(".") + 1] for key in wanted}
+    return layers[-1].origin
+
+
+def _problems(error: ValidationError, root: type[Section]) -> list[Problem]:
+    """pydantic's findings in our words."""
+    return [
+        Problem((_dotted(item["loc"]),), _in_our_words(item["type"], item["input"], item["loc"], root))
+        for item in error.errors(include_url=False)
+    ]
+
+
+def _in_our_words(kind: str, value: Any, location: Location, root: type[Section]) -> str:
+    if kind in ("extra_forbidden", "invalid_key"):
+        beside = known_keys(_section_at(root, location[:-1]), f"{_dotted(location[:-1])}.".lstrip("."))
+        return unknown_key(_dotted(location), {**beside, **known_keys(root)})
+    info = key_info(_dotted(location), _field_at(root, location))
+    got = "missing" if kind == "missing" else f"got {shown(value)}"
+    meaning = f" ({info.description.removesuffix('.')})" if info.description else ""
+    return f"{got}, allowed: {info.allowed}{meaning}"
+
+
+def _dotted(location: Location) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]"]
+    return "".join(parts).removeprefix(".")
+
+
+def _field_at(root: type[Section], location: Location) -> FieldInfo:
+    """The field at a location; for an item of a list the whole list."""
+    field = FieldInfo(annotation=root)
+    for part in location:
+        if part == "[key]":
+            return FieldInfo(annotation=str)
+        if is_section(field.annotation):
+            field = field.annotation.model_fields[str(part)]
+        elif get_origin(field.annotation) is dict:
+            field = FieldInfo(annotation=get_args(field.annotation)[1])
+    return field
+
+
+def _section_at(root: type[Section], location: Location) -> type[Section]:
+    annotation = _field_at(root, location).annotation
+    return annotation if is_section(annotation) else root

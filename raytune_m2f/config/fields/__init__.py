@@ -1,0 +1,1 @@
+"""Every key of the configuration, section by section."""

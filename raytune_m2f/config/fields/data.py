@@ -1,0 +1,148 @@
+"""`INPUT`, `DATASETS`, `DATALOADER`, `TEST`: images in, metrics out.
+
+Defaults are those of Mask2Former's COCO instance YAML, else detectron2's.
+Units stand in brackets at the end of each description.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from raytune_m2f.config.fields.base import Problem, Section, fixed
+
+NETWORK_NAMES = ("class", "mask", "query", "level")
+"""`<name>_embed` is a head's name in the state dict of the predictor; these are Mask2Former's own."""
+ANNOTATION_FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
+"""Fields that COCO gives to every annotation."""
+METRIC_GROUPS = ("segm",)
+"""Metrics of a head are called `<name>/...`."""
+
+
+class Crop(Section):
+    """`INPUT.CROP`."""
+
+    ENABLED: bool = fixed(False, "detectron2's random crop; large-scale jitter crops to INPUT.IMAGE_SIZE instead.")
+
+
+class Input(Section):
+    """`INPUT`: large-scale jitter for training, a resize for testing."""
+
+    IMAGE_SIZE: int = Field(1024, ge=32, le=8192, description="Side of a training image after the crop [pixels].")
+    MIN_SCALE: float = Field(0.1, gt=0, le=100, description="Smallest resize, in units of IMAGE_SIZE [factor].")
+    MAX_SCALE: float = Field(2.0, gt=0, le=100, description="Largest resize, in units of IMAGE_SIZE [factor].")
+    RANDOM_FLIP: Literal["horizontal", "vertical", "none"] = Field(
+        "horizontal", description="Flip of every other training image."
+    )
+    FORMAT: str = fixed("RGB", "Order of the channels, as MODEL.PIXEL_MEAN has them.")
+    DATASET_MAPPER_NAME: str = fixed("coco_instance_lsj", "Augmentation: large-scale jitter.")
+    COLOR_AUG_SSD: bool = fixed(False, "SSD's colour augmentation: not done here.")
+    SIZE_DIVISIBILITY: int = fixed(
+        -1, "Padding by the mapper: none, MODEL.MASK_FORMER.SIZE_DIVISIBILITY pads [pixels]."
+    )
+    CROP: Crop = Crop()
+    MIN_SIZE_TEST: int = Field(800, ge=32, le=8192, description="Shorter side of a test image in the network [pixels].")
+    MAX_SIZE_TEST: int = Field(
+        1333,
+        ge=32,
+        le=8192,
+        description="Longer side of a test image in the network, at most; it wins [pixels].",
+    )
+
+    def clashes(self) -> Iterator[Problem]:
+        if self.MIN_SCALE > self.MAX_SCALE:
+            yield Problem(
+                ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
+                f"got {self.MIN_SCALE}, which is above INPUT.MAX_SCALE {self.MAX_SCALE}",
+            )
+
+
+class DatasetEntry(Section):
+    """`DATASETS.REGISTER.<name>`: where a data set lies.
+
+    Relative paths start at the folder of the configuration file that states them.
+    """
+
+    annotations: Path = Field(description="COCO instance annotations, JSON.")
+    images: Path = Field(description="Folder of the images.")
+
+
+class Datasets(Section):
+    """`DATASETS`."""
+
+    TRAIN: tuple[str, ...] = Field((), max_length=1, description="Name of the data set to train on.")
+    TEST: tuple[str, ...] = Field((), max_length=1, description="Name of the data set to evaluate on.")
+    REGISTER: dict[str, DatasetEntry] = Field(
+        {}, description="Where data sets lie: {name: {annotations: FILE.json, images: FOLDER}}."
+    )
+    SUBCATEGORIES: tuple[str, ...] = Field(
+        (),
+        description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1.",
+    )
+
+    def clashes(self) -> Iterator[Problem]:
+        for name in self.REGISTER:
+            if not name or "." in name:
+                yield Problem(
+                    ("DATASETS.REGISTER",),
+                    f"got the name {name!r}, allowed: a name without dots, for dots separate keys",
+                )
+        for name, count in Counter(self.SUBCATEGORIES).items():
+            if problem := _subcategory_problem(name, count):
+                yield Problem(("DATASETS.SUBCATEGORIES",), f"got {name!r}, {problem}")
+
+
+def _subcategory_problem(name: str, count: int) -> str:
+    if count > 1:
+        return f"{count} times; name each head once"
+    if not (name.isascii() and name.isidentifier()):
+        return "allowed: letters, digits and _, not beginning with a digit (rename the field in the annotations)"
+    if name in NETWORK_NAMES:
+        return f"which the network uses itself ({name}_embed); rename the field in the annotations"
+    if name in ANNOTATION_FIELDS:
+        return "which has its own meaning in COCO; name the field that holds the subcategory"
+    if name in METRIC_GROUPS:
+        return "which the metrics use themselves (segm/AP); rename the field in the annotations"
+    return ""
+
+
+class DataLoader(Section):
+    """`DATALOADER`."""
+
+    NUM_WORKERS: int = Field(
+        4,
+        ge=0,
+        le=256,
+        description="Processes that load images, per worker; 0 = none but itself [processes].",
+    )
+    FILTER_EMPTY_ANNOTATIONS: bool = Field(
+        True, description="Whether training leaves out images without (non-crowd) instances."
+    )
+
+
+class TestAugmentation(Section):
+    """`TEST.AUG`."""
+
+    ENABLED: bool = fixed(False, "Test-time augmentation: not done here.")
+
+
+class Test(Section):
+    """`TEST`: evaluation."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    EVAL_PERIOD: int = Field(
+        5000, ge=0, le=100_000_000, description="Distance of evaluations; 0 = only at the end [iterations]."
+    )
+    DETECTIONS_PER_IMAGE: int = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="Instances kept, and counted by COCO's evaluation, per image [instances].",
+    )
+    IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
+    AUG: TestAugmentation = TestAugmentation()

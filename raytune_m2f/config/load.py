@@ -1,0 +1,73 @@
+"""A configuration from a YAML file, the files it builds on, and overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from raytune_m2f.config.build import Layer, build
+from raytune_m2f.config.nested import nest
+from raytune_m2f.config.paths import absolute
+from raytune_m2f.config.schema import Config
+from raytune_m2f.config.yaml_file import parse_value, read_yaml
+from raytune_m2f.errors import ConfigError
+
+BASE_KEY = "_BASE_"
+"""detectron2's key for the file that a file builds on."""
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file.
+
+    Args:
+        path: the file; its `_BASE_`, a path relative to it, is read first, and so on.
+        overrides: `KEY=VALUE`, the value in YAML; they win over the files. Relative paths in them start at
+            the working directory, those of a file at the file's folder.
+
+    Raises:
+        ConfigError: naming the file and every unknown key, wrong value and clash.
+    """
+    return build(Config, [*_file_layers(Path(path), ()), *_override_layers(overrides)])
+
+
+def _file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
+    """The layers of a file, its base's first."""
+    chain = (*above, path.resolve())
+    if path.resolve() in above:
+        raise ConfigError(f"{above[-1]}: {BASE_KEY}: a circle: {' -> '.join(map(str, chain))}")
+    values = read_yaml(path, ConfigError)
+    base = values.pop(BASE_KEY, None)
+    own = Layer(str(path), values, path.parent)
+    if base is None:
+        return [own]
+    return [*_file_layers(_base_path(base, path), chain), own]
+
+
+def _base_path(base: object, path: Path) -> Path:
+    if not isinstance(base, str) or not base:
+        raise ConfigError(
+            f"{path}: {BASE_KEY}: got {base!r}, allowed: the path of one YAML file, relative to this file"
+        )
+    try:
+        base_path = Path(absolute(base, path.parent))
+    except ValueError as problem:
+        raise ConfigError(f"{path}: {BASE_KEY}: {problem}") from None
+    if not base_path.is_file():
+        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}")
+    return base_path
+
+
+def _override_layers(overrides: Sequence[str]) -> list[Layer]:
+    layers: list[Layer] = []
+    problems: list[str] = []
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        try:
+            if not (separator and key.strip()):
+                raise ValueError("allowed: KEY=VALUE, for example SOLVER.BASE_LR=0.0002")
+            layers.append(Layer("command line", nest(key.strip(), parse_value(text)), Path.cwd()))
+        except ValueError as problem:
+            problems.append(f"command line: got {override!r}; {problem}")
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return layers

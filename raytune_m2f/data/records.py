@@ -1,0 +1,88 @@
+"""A checked dataset in memory: what every later stage may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from raytune_m2f.data.categories import Categories
+from raytune_m2f.data.masks import Rle, Segmentation, decode, to_rle
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One instance of the ground truth.
+
+    Attributes:
+        id: the id in the annotation file.
+        label: main category, 0-based index into `Categories.ids`.
+        segmentation: polygons or RLE, not decoded.
+        bbox: x, y, width, height in pixels.
+        area: in pixels; COCO's size classes (small, medium, large) use it.
+        iscrowd: a region of many objects: evaluation ignores what falls in it, training leaves it out.
+        sublabels: for each subcategory head the 0-based class, `UNKNOWN` (-1) where the file does not say.
+    """
+
+    id: int
+    label: int
+    segmentation: Segmentation
+    bbox: tuple[float, float, float, float]
+    area: float
+    iscrowd: bool
+    sublabels: dict[str, int]
+
+    def rle(self, height: int, width: int) -> Rle:
+        """The mask as compressed RLE for pycocotools, at the image's size in pixels."""
+        return to_rle(self.segmentation, height, width)
+
+    def mask(self, height: int, width: int) -> npt.NDArray[np.bool_]:
+        """(H, W) bool, at the image's size in pixels."""
+        return decode([self.rle(height, width)], height, width)[0].astype(bool)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image and its instances.
+
+    Attributes:
+        id: the id in the annotation file.
+        file: absolute path.
+        width, height: in pixels, EXIF rotation applied.
+        annotations: all instances, crowds included; may be empty.
+    """
+
+    id: int
+    file: Path
+    width: int
+    height: int
+    annotations: tuple[Annotation, ...]
+
+    @property
+    def instances(self) -> tuple[Annotation, ...]:
+        """The annotations that training learns from: all but crowds."""
+        return tuple(a for a in self.annotations if not a.iscrowd)
+
+
+@dataclass(frozen=True)
+class CocoDataset:
+    """One annotation file, checked.
+
+    Attributes:
+        name: the name in DATASETS.REGISTER.
+        annotations_file: the COCO JSON file.
+        image_dir: the folder that file names are relative to.
+        categories: what the labels mean.
+        records: the images, ascending by id, those without annotations included.
+    """
+
+    name: str
+    annotations_file: Path
+    image_dir: Path
+    categories: Categories
+    records: tuple[ImageRecord, ...]
+
+    def __len__(self) -> int:
+        return len(self.records)

@@ -1,0 +1,45 @@
+"""The contract of an engine: the only seam to detectron2.
+
+An engine turns datasets into batches and predictions into metrics; it never trains. What it promises:
+
+- A batch depends on the configuration and the iteration alone. Over one worker or several, from the start or from a
+  later iteration, the same iteration has the same samples, with the same augmentation.
+- Over all workers every test image is given out exactly once.
+- Labels are checked against their ranges before the first batch.
+- It has no state: nothing of an engine goes into a checkpoint.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+from raytune_m2f.data import Categories, TestSample, TrainSample
+from raytune_m2f.evaluation import Evaluator, Gather
+
+
+class Engine(ABC):
+    """Datasets to batches, predictions to metrics.
+
+    Attributes:
+        categories: names of the main categories and of every trained subcategory head.
+    """
+
+    categories: Categories
+
+    @abstractmethod
+    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[TrainSample]]:
+        """This worker's part of the global batch, for every iteration from `start_iteration` to MAX_ITER.
+
+        Raises:
+            ConfigError: the global batch has less images than there are workers.
+            DatasetError: an image cannot be read.
+        """
+
+    @abstractmethod
+    def test_batches(self, *, rank: int, world_size: int) -> Iterable[list[TestSample]]:
+        """This worker's part of the test images, in batches of at most TEST.IMS_PER_BATCH."""
+
+    @abstractmethod
+    def evaluator(self, gather: Gather | None = None) -> Evaluator:
+        """An evaluator of the test images; `gather` where there are several workers."""

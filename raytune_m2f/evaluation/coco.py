@@ -1,0 +1,158 @@
+"""COCO's instance segmentation metrics, computed by pycocotools and named as detectron2 names them.
+
+Axes of COCOeval's arrays: T IoU thresholds (0.50, 0.55 ... 0.95), R recall points (101), K categories,
+A area ranges (all, small, medium, large), M bounds on the detections per image and category (maxDets).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from model import UNKNOWN
+from raytune_m2f.data import CocoDataset
+from raytune_m2f.errors import DatasetError
+
+_AREA_SUFFIXES = {"small": "s", "medium": "m", "large": "l"}
+
+
+def coco_ground_truth(dataset: CocoDataset) -> COCO:
+    """The data set as pycocotools wants it; made once, it serves any number of evaluations.
+
+    Masks are run lengths already, and annotations are numbered from 1: COCOeval takes an annotation with id
+    0 for "no match". An annotation carries `sublabels`, and the data set `subcategories`, for
+    `evaluate_heads`.
+    """
+    categories = dataset.categories
+    annotations = [
+        {
+            "image_id": record.id,
+            "category_id": categories.ids[annotation.label],
+            "segmentation": annotation.rle(record.height, record.width),
+            "area": annotation.area,
+            "iscrowd": int(annotation.iscrowd),
+            "sublabels": {name: annotation.sublabels.get(name, UNKNOWN) for name in categories.subcategories},
+        }
+        for record in dataset.records
+        for annotation in record.annotations
+    ]
+    return _indexed(
+        images=[{"id": r.id, "height": r.height, "width": r.width} for r in dataset.records],
+        categories=[{"id": i, "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],
+        annotations=[{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
+        subcategories=categories.subcategories,
+    )
+
+
+def evaluate_segm(
+    ground_truth: COCO, results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
+) -> dict[str, float]:
+    """Segmentation AP and AR in percent.
+
+    Args:
+        ground_truth: from `coco_ground_truth`, or a COCO annotation file opened by pycocotools.
+        results: COCO results: "image_id", "category_id", "segmentation" (compressed RLE), "score".
+        max_detections: detections counted per image and category (COCO's largest maxDets).
+
+    Returns:
+        detectron2's names: "segm/AP", "segm/AP50", "segm/AP75", "segm/APs", "segm/APm", "segm/APl",
+        "segm/AR<maxDets>" for 1, 10 and `max_detections`, "segm/ARs", "segm/ARm", "segm/ARl", and
+        "segm/AP-<name>" of every category. NaN where there is no ground truth to measure against (COCO's -1).
+
+    Raises:
+        DatasetError: a result names an image or a category that the ground truth does not have.
+    """
+    return segm_metrics(run_cocoeval(ground_truth, results, max_detections=max_detections))
+
+
+def run_cocoeval(ground_truth: COCO, results: Sequence[Mapping[str, Any]], *, max_detections: int) -> COCOeval:
+    """COCOeval after evaluate() and accumulate(), without what it prints.
+
+    Detection number i of `results` has id i + 1.
+    """
+    _check(ground_truth, results)
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(ground_truth, _detections(ground_truth, results), iouType="segm")
+        evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
+
+
+def segm_metrics(evaluation: COCOeval) -> dict[str, float]:
+    """What COCOeval.summarize() prints, in percent; its AP reads maxDets = 100 only, here it is the largest."""
+    params, categories = evaluation.params, evaluation.cocoGt.cats
+    precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]  # (T, R, K, A)
+    recall: NDArray[np.float64] = evaluation.eval["recall"]  # (T, K, A, M)
+    every, areas = params.areaRngLbl.index("all"), params.areaRngLbl
+    metrics = {"AP": _percent(precision[..., every])}
+    for threshold in (0.50, 0.75):
+        at = np.isclose(params.iouThrs, threshold)
+        metrics[f"AP{threshold * 100:.0f}"] = _percent(precision[at][..., every])
+    for area, suffix in _AREA_SUFFIXES.items():
+        metrics[f"AP{suffix}"] = _percent(precision[..., areas.index(area)])
+    for m, bound in enumerate(params.maxDets):
+        metrics[f"AR{bound}"] = _percent(recall[:, :, every, m])
+    for area, suffix in _AREA_SUFFIXES.items():
+        metrics[f"AR{suffix}"] = _percent(recall[:, :, areas.index(area), -1])
+    for k, category_id in enumerate(params.catIds):
+        metrics[f"AP-{categories[category_id]['name']}"] = _percent(precision[:, :, k, every])
+    return {f"segm/{name}": value for name, value in metrics.items()}
+
+
+def _percent(values: NDArray[np.float64]) -> float:
+    """The mean in percent of the settings that have ground truth (the others are -1); NaN if none has."""
+    measured = values[values > -1]
+    return 100.0 * float(measured.mean()) if measured.size else float("nan")
+
+
+def _detections(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
+    """What COCO.loadRes does, but also for no results at all, and always with the mask's area.
+
+    loadRes takes the area of a "bbox" where the results have one, which moves APs, APm and APl. mask.area is
+    asked for one mask at a time: pycocotools 2.0.11 with numpy 2 fails on more than 255 masks in a call.
+    """
+    return _indexed(
+        images=ground_truth.dataset["images"],
+        categories=ground_truth.dataset["categories"],
+        annotations=[
+            {
+                "id": number,
+                "image_id": result["image_id"],
+                "category_id": result["category_id"],
+                "segmentation": result["segmentation"],
+                "score": result["score"],
+                "area": float(mask_utils.area(result["segmentation"])),
+                "iscrowd": 0,
+            }
+            for number, result in enumerate(results, start=1)
+        ],
+    )
+
+
+def _indexed(**dataset: Any) -> COCO:
+    coco = COCO()
+    coco.dataset = dataset
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+def _check(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> None:
+    """COCOeval would leave out a detection of an unknown category without a word."""
+    for key, known in (("image_id", ground_truth.imgs), ("category_id", ground_truth.cats)):
+        unknown = sorted({result[key] for result in results} - known.keys())
+        if unknown:
+            shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
+            raise DatasetError(
+                f"the results have {len(unknown)} {key} that the ground truth does not have: {shown}. "
+                "Evaluate against the annotation file whose images were predicted."
+            )

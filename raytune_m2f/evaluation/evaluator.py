@@ -1,0 +1,92 @@
+"""Evaluation during training: batches in, metrics out, over any number of workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from model import Instances
+from raytune_m2f.data import CocoDataset, TestSample
+from raytune_m2f.evaluation.coco import coco_ground_truth
+from raytune_m2f.evaluation.results import Result, evaluate_results, instances_to_results
+from raytune_m2f.evaluation.subcategories import HeadEvaluation
+
+Gather = Callable[[list[Any]], list[list[Any]]]
+"""Hands every worker the lists of all workers, in the order of their ranks."""
+
+
+class Evaluator(Protocol):
+    """detectron2's verbs: reset, then process every batch, then evaluate."""
+
+    def reset(self) -> None:
+        """Forget every prediction."""
+
+    def process(self, inputs: Sequence[TestSample], outputs: Sequence[Instances]) -> None:
+        """Take the predictions of a batch: `outputs[i]` at the original size of image `inputs[i]`."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics over the predictions of all workers; every worker calls it and gets the same numbers."""
+
+
+class CocoEvaluator:
+    """`Evaluator` by COCO's segm metrics and each subcategory head's accuracy.
+
+    A prediction is turned into run lengths at once: nothing is kept at full resolution longer than one image. An image
+    that comes twice, from one worker or from several (samplers repeat images to even out workers), counts once. Every
+    image of the data set counts: one that was never processed is one where nothing was found.
+
+    All workers compute the metrics. One of them could, but the others would only wait for it.
+
+    Args:
+        dataset: the ground truth, prepared here once for all evaluations of a run.
+        max_detections: detections counted per image and category (`TEST.DETECTIONS_PER_IMAGE`).
+        gather: `torch.distributed.all_gather_object` over the workers as a function; None for one worker.
+    """
+
+    def __init__(self, dataset: CocoDataset, *, max_detections: int = 100, gather: Gather | None = None) -> None:
+        self.heads: dict[str, HeadEvaluation] = {}
+        """After `evaluate`: each subcategory head with its confusion table."""
+        self._categories = dataset.categories
+        self._ground_truth = coco_ground_truth(dataset)
+        self._max_detections = max_detections
+        self._gather = gather
+        self._images: dict[int, list[Result]] = {}
+
+    def reset(self) -> None:
+        self._images = {}
+        self.heads = {}
+
+    def process(self, inputs: Sequence[TestSample], outputs: Sequence[Instances]) -> None:
+        """Raises ValueError where masks are not of the size of the original image."""
+        for sample, instances in zip(inputs, outputs, strict=True):
+            size = tuple(instances.masks.shape[-2:])
+            if size != (sample.height, sample.width):
+                raise ValueError(
+                    f"predictions for {sample.file} must have masks of the original size (height, width) = "
+                    f"{(sample.height, sample.width)}, but got {size}"
+                )
+            if sample.image_id not in self._images:
+                self._images[sample.image_id] = instances_to_results(
+                    instances, image_id=sample.image_id, categories=self._categories
+                )
+
+    def evaluate(self) -> dict[str, float]:
+        if self._gather is not None:
+            self._images = _merged(self._gather(list(self._images.items())))
+        evaluation = evaluate_results(self._ground_truth, self.results, max_detections=self._max_detections)
+        self.heads = evaluation.heads
+        return evaluation.metrics
+
+    @property
+    def results(self) -> list[Result]:
+        """COCO results in the order of image ids: this worker's, and after `evaluate` those of all workers."""
+        return [result for image_id in sorted(self._images) for result in self._images[image_id]]
+
+
+def _merged(workers: Sequence[Sequence[tuple[int, list[Result]]]]) -> dict[int, list[Result]]:
+    """Each image once; of repeated ones the lowest rank's, so that all workers agree."""
+    images: dict[int, list[Result]] = {}
+    for worker in workers:
+        for image_id, results in worker:
+            images.setdefault(image_id, results)
+    return images

@@ -1,0 +1,46 @@
+"""metrics.jsonl: the reports of a run, one JSON object a line."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from raytune_m2f.training.context import Report
+
+log = logging.getLogger(__name__)
+
+FILE = "metrics.jsonl"
+
+
+def read_reports(folder: Path) -> list[Report]:
+    """All reports of a run in order; a last line that a kill cut short is left out."""
+    path = folder / FILE
+    if not path.exists():
+        return []
+    reports = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            reports.append(json.loads(line))
+        except json.JSONDecodeError:
+            log.warning("%s: a line was cut short and is left out", path)
+    return reports
+
+
+def append_report(folder: Path, report: Report) -> None:
+    """Add a report; one write of one line, so that a reader never sees half of it."""
+    with (folder / FILE).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(report) + "\n")
+
+
+def rewind(folder: Path, report: Report | None) -> None:
+    """Make the file end with `report`, the one of the checkpoint that a run goes on from.
+
+    Reports after it are made again; it is added if a kill came between the checkpoint and the file.
+    """
+    last = -1 if report is None else int(report["iteration"])
+    kept = [old for old in read_reports(folder) if int(old["iteration"]) < last]
+    lines = [json.dumps(old) for old in (*kept, *([] if report is None else [report]))]
+    temporary = folder / f".{FILE}.tmp"
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    temporary.replace(folder / FILE)

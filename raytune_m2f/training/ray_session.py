@@ -1,0 +1,70 @@
+"""A quiet connection to Ray: a session of our own on this machine, or an existing cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from raytune_m2f.errors import InputError
+
+OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
+
+# Defaults that a user's own environment overrides.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the driver
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of 2 s: how fast the end of a worker is seen
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the record has the cause and the log
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "300",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Tune's own state is never read back
+}
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Connect to Ray and disconnect at the end; a connection that is already there is used and left alone.
+
+    Args:
+        address: of a running cluster (`auto`, `HOST:PORT`, `ray://...`), or None for a session of our own on this
+            machine, which dies with this process. A cluster with token authentication takes Ray's own settings
+            (RAY_AUTH_MODE, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH).
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    _connect(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    if address is None:
+        # A session of our own listens on this machine only and needs no token.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Ray about itself
+        try:
+            ray.init(
+                # `local`: never some cluster that happens to run on this machine or is named in RAY_ADDRESS
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **(own if address is None else {}),
+            )
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error

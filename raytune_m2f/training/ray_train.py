@@ -1,0 +1,240 @@
+"""Training over several Ray Train workers: the same `train_trial`, once per worker.
+
+    caller          train_on_ray: waits for reports, answers whether to stop
+      bridge        an actor between them; dies with the caller
+      controller    Ray Train's; starts the workers, and starts them again if one dies
+        worker x N  train_trial with its rank; rank 0 reports over the bridge and tells the others the answer
+
+A stop is cooperative: every worker returns from `train_trial`, and Ray Train ends as it would at the end. Killing the
+caller leaves the workers' placement group behind (ray#58515, #62753), so its id is noted in the directory and
+`release_workers` frees it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.training.context import Report, TrialContext, never_stop
+from raytune_m2f.training.ray_session import ray_session
+from raytune_m2f.training.trial_dir import log_tail, occupied
+
+GROUP = ".placement_group"
+TrialFunction = Callable[[Config, TrialContext], Any]
+
+
+class _Bridge:
+    """An actor that hands reports of rank 0 to the caller and the caller's answers back."""
+
+    def __init__(self) -> None:
+        self._reports: asyncio.Queue[tuple[Report, asyncio.Future[bool]]] = asyncio.Queue()
+        self._asked: asyncio.Future[bool] | None = None
+        self._error: tuple[Exception | None, str] | None = None
+
+    async def report(self, report: Report) -> bool:
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        await self._reports.put((report, answer))
+        return await answer
+
+    async def next_report(self, timeout: float) -> Report | None:
+        try:
+            report, self._asked = await asyncio.wait_for(self._reports.get(), timeout)
+        except (TimeoutError, asyncio.TimeoutError):
+            return None
+        return report
+
+    async def answer(self, stop: bool) -> None:
+        """Answer the report that `next_report` gave."""
+        assert self._asked is not None
+        self._asked.set_result(stop)
+
+    async def begin(self) -> bool:
+        """Called by rank 0 as the workers start (again); False if an error has decided that they need not."""
+        if self._error is not None and self._error[0] is not None:
+            return False
+        self._error = None
+        return True
+
+    async def note_error(self, ours: Exception | None, text: str) -> None:
+        """The first error is the cause; what other workers then say of lost connections follows from it."""
+        self._error = self._error or (ours, text)
+
+    async def error(self) -> tuple[Exception | None, str] | None:
+        return self._error
+
+
+def train_on_ray(
+    config: Config,
+    output_dir: Path,
+    *,
+    workers: int,
+    gpus_per_worker: float = 0.0,
+    cpus_per_worker: int = 1,
+    on_report: Callable[[Report], bool] = never_stop,
+    max_failures: int = 1,
+    address: str | None = None,
+    function: TrialFunction | None = None,
+) -> Report:
+    """Train with `workers` Ray Train workers and return the last report.
+
+    Args:
+        on_report: called in this process at each report; True asks all workers to return.
+        max_failures: how often the workers are started again after one died; they go on from their checkpoint.
+            An error of ours (a NaN loss, a wrong dataset) is not retried.
+        address: of a Ray cluster; see `ray_session`.
+        function: instead of `train_trial`; tests use this seam.
+    Raises:
+        RaytuneM2FError: what a worker raised, as one error; TrainingError with the log's tail if it is not ours.
+    """
+    output_dir = output_dir.absolute()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with ray_session(address):
+        bridge = ray.remote(_Bridge).options(num_cpus=0).remote()
+        loop = {
+            "config": config.to_dict(),
+            "output_dir": str(output_dir),
+            "gpu": gpus_per_worker > 0,
+            "threads": cpus_per_worker,
+            "bridge": bridge,
+            "function": function or _train_trial,
+        }
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=loop,
+            torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers,
+                use_gpu=gpus_per_worker > 0,
+                resources_per_worker=_resources(cpus_per_worker, gpus_per_worker),
+            ),
+            run_config=ray.train.RunConfig(
+                name="train",
+                storage_path=str(output_dir / ".ray"),
+                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+            ),
+        )
+        try:
+            return _follow(trainer, bridge, on_report, output_dir)
+        finally:
+            release_workers(output_dir)
+
+
+def release_workers(output_dir: Path) -> None:
+    """Free the placement group of workers whose caller has gone; nothing happens if there is none."""
+    note = output_dir / GROUP
+    if not note.exists():
+        return
+    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(note.read_text())))
+    remove_placement_group(group)
+    note.unlink(missing_ok=True)
+
+
+def _resources(cpus: int, gpus: float) -> dict[str, float]:
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+
+
+class _Fit(threading.Thread):
+    """`trainer.fit()`, which blocks, beside the loop that answers reports."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(daemon=True)
+        self._trainer = trainer
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:
+            self.error = error
+
+
+def _follow(trainer: TorchTrainer, bridge: Any, on_report: Callable[[Report], bool], output_dir: Path) -> Report:
+    fit = _Fit(trainer)
+    fit.start()
+    last: Report | None = None
+    refusal: Exception | None = None
+    while True:
+        ended = not fit.is_alive()
+        report = ray.get(bridge.next_report.remote(0.1 if ended else 0.5))
+        if report is None:
+            if ended:
+                break
+            continue
+        last = report
+        stop = refusal is not None
+        try:
+            stop = stop or on_report(report)
+        except Exception as error:  # let the workers return before it goes on its way
+            refusal, stop = error, True
+        ray.get(bridge.answer.remote(stop))
+    if refusal is not None:
+        raise refusal
+    _raise_error(ray.get(bridge.error.remote()), fit.error, output_dir)
+    if last is None:
+        raise TrainingError(f"the training in {output_dir} ended without a report")
+    return last
+
+
+def _raise_error(noted: tuple[Exception | None, str] | None, fit: BaseException | None, output_dir: Path) -> None:
+    if noted is not None and noted[0] is not None:
+        raise noted[0]
+    if fit is None:
+        return
+    cause = noted[1] if noted else str(fit)
+    tail = "\n".join(log_tail(output_dir))
+    raise TrainingError(f"a worker failed: {cause}\nlast lines of {output_dir / 'log.txt'}:\n{tail}") from fit
+
+
+def _worker(loop: dict[str, Any]) -> None:
+    """One worker: `train_trial` with this worker's rank."""
+    ranks = ray.train.get_context()
+    rank, bridge, output_dir = ranks.get_world_rank(), loop["bridge"], Path(loop["output_dir"])
+    device = ray.train.torch.get_device() if loop["gpu"] else torch.device("cpu")
+    if rank == 0:
+        group = get_current_placement_group()
+        if group is not None:
+            (output_dir / GROUP).write_text(group.id.hex())
+    if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
+        return
+    torch.set_num_threads(loop["threads"])
+
+    def report(metrics: Report) -> bool:
+        return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
+
+    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report)
+    with occupied(output_dir, rank):
+        try:
+            loop["function"](Config.from_dict(loop["config"], source="config"), context)
+        except Exception as error:
+            traceback.print_exc()  # to this rank's log
+            ours = error if isinstance(error, RaytuneM2FError) else None
+            text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
+            ray.get(bridge.note_error.remote(ours, text))
+            raise
+
+
+def _agree(flag: bool, device: torch.device) -> bool:
+    """Rank 0's flag, on every worker."""
+    tensor = torch.tensor([int(flag)], device=device)
+    dist.broadcast(tensor, src=0)
+    return bool(tensor.item())
+
+
+def _train_trial(config: Config, context: TrialContext) -> Any:
+    from raytune_m2f.training.worker import train_trial  # imported by the worker, not by the caller
+
+    return train_trial(config, context)

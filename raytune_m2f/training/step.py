@@ -1,0 +1,195 @@
+"""One optimizer step: micro-batches in, one update of the weights out.
+
+The global batch is split over workers and, within a worker, into micro-batches. All losses are divided by sums over
+the *global* batch, so the split does not change the gradient (batch norm, if there is any, does see the split).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+
+from model import (
+    MultiTaskMaskFormer,
+    NonFiniteError,
+    Outputs,
+    RandomPoints,
+    SetCriterion,
+    Target,
+    count_targets,
+    pad_masks,
+    padded_size,
+)
+from raytune_m2f.config import Config
+from raytune_m2f.data import TrainSample
+from raytune_m2f.errors import NonFiniteLossError
+from raytune_m2f.training.build import build_criterion
+from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.distributed import all_reduce_sum
+from raytune_m2f.training.optimizer import build_optimizer, build_scheduler
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stepper:
+    """Everything that a step changes.
+
+    Attributes:
+        model: the bare network.
+        network: the same, wrapped for several workers.
+        micro_batch: images that this worker takes at once.
+    """
+
+    model: MultiTaskMaskFormer
+    network: nn.Module
+    criterion: SetCriterion
+    optimizer: torch.optim.Optimizer
+    scheduler: LambdaLR
+    scaler: torch.amp.GradScaler
+    config: Config
+    context: TrialContext
+    micro_batch: int
+    warned_of_queries: bool = False
+
+    @classmethod
+    def build(cls, config: Config, model: MultiTaskMaskFormer, context: TrialContext) -> Stepper:
+        """Optimizer, schedule and loss for a network that is on its device."""
+        optimizer = build_optimizer(config, model)
+        network: nn.Module = model
+        if context.world_size > 1:
+            ids = [context.device] if context.device.type == "cuda" else None
+            network = DistributedDataParallel(model, device_ids=ids)
+        share = -(-config.SOLVER.IMS_PER_BATCH // context.world_size)
+        half = config.SOLVER.AMP.ENABLED and config.SOLVER.AMP.PRECISION == "float16"
+        return cls(
+            model=model,
+            network=network,
+            criterion=build_criterion(config),
+            optimizer=optimizer,
+            scheduler=build_scheduler(config, optimizer),
+            scaler=torch.amp.GradScaler(context.device.type, enabled=half and context.device.type == "cuda"),
+            config=config,
+            context=context,
+            micro_batch=min(config.SOLVER.MICRO_BATCH or share, share),
+        )
+
+    def step(self, samples: Sequence[TrainSample], iteration: int) -> dict[str, float]:
+        """Learn from this worker's part of a global batch.
+
+        Returns:
+            every loss term of the global batch, weighted and summed over all outputs, and "loss", their sum.
+
+        Raises:
+            NonFiniteLossError: the loss is NaN or infinite.
+        """
+        self.network.train()
+        counts = self._count(samples)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(self._parts(samples))
+        terms: dict[str, Tensor] = {}
+        for number, part in enumerate(parts):
+            with self._sync_gradients(last=number == len(parts) - 1):
+                for name, value in self._backward(part, counts, iteration).items():
+                    terms[name] = terms.get(name, 0.0) + value
+        report = self._reduce(terms)
+        if not math.isfinite(report["loss"]):
+            raise NonFiniteLossError(_explain(self.config, iteration, f"the loss is {report['loss']}"))
+        self._update()
+        return report
+
+    def _count(self, samples: Sequence[TrainSample]) -> Tensor:
+        queries = self.model.num_queries
+        most = max(len(sample.target) for sample in samples)
+        if most > queries and not self.warned_of_queries:
+            self.warned_of_queries = True
+            log.warning(
+                "an image has %d instances but there are only %d queries: at most %d of them can be found. Raise "
+                "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES. (This is said once.)",
+                most,
+                queries,
+                queries,
+            )
+        own = count_targets([sample.target for sample in samples], queries, self.model.heads)
+        return all_reduce_sum(own.float(), self.context.device)
+
+    def _parts(self, samples: Sequence[TrainSample]) -> Iterator[Sequence[TrainSample]]:
+        for start in range(0, len(samples), self.micro_batch):
+            yield samples[start : start + self.micro_batch]
+
+    def _sync_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients are averaged over workers with the last micro-batch only."""
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            return self.network.no_sync()
+        return contextlib.nullcontext()
+
+    def _backward(self, samples: Sequence[TrainSample], counts: Tensor, iteration: int) -> dict[str, Tensor]:
+        device = self.context.device
+        images = [sample.image for sample in samples]
+        size = padded_size(images, self.model.size_divisibility)
+        targets = [_padded(sample.target, size).to(device) for sample in samples]
+        with self.autocast():
+            outputs: Outputs = self.network(images)
+        points = RandomPoints([sample.seed for sample in samples], device)
+        try:
+            losses = self.criterion(outputs, targets, points, counts)
+        except NonFiniteError as error:
+            raise NonFiniteLossError(_explain(self.config, iteration, str(error))) from error
+        # averaging over workers divides by their number; the losses are shares of a sum
+        self.scaler.scale(self.criterion.total(losses) * self.context.world_size).backward()
+        return {name: value.detach() for name, value in self.criterion.weighted(losses).items()}
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision for the network on a GPU; losses, matching and the CPU stay in float32."""
+        amp = self.config.SOLVER.AMP
+        precision = torch.bfloat16 if amp.PRECISION == "bfloat16" else torch.float16
+        device = self.context.device.type
+        return torch.autocast(device, dtype=precision, enabled=amp.ENABLED and device == "cuda")
+
+    def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
+        values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
+        return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
+
+    def _update(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.SOLVER.CLIP_GRADIENTS
+        if clip.ENABLED:
+            nn.utils.clip_grad_norm_(self.model.parameters(), clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint needs to go on as if nothing had happened."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {"last_epoch": self.scheduler.last_epoch},
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, state: dict[str, object]) -> None:
+        """Take the state of a checkpoint."""
+        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
+        self.scheduler.load_state_dict(state["scheduler"])  # type: ignore[arg-type]
+        self.scaler.load_state_dict(state["scaler"])  # type: ignore[arg-type]
+
+
+def _padded(target: Target, size: tuple[int, int]) -> Target:
+    return Target(target.labels, pad_masks(target.masks, size), target.sublabels)
+
+
+def _explain(config: Config, iteration: int, what: str) -> str:
+    return (
+        f"iteration {iteration}: {what}. Often the learning rate is too high "
+        f"(SOLVER.BASE_LR = {config.SOLVER.BASE_LR:g}, SOLVER.LR_SCALING = {config.SOLVER.LR_SCALING})."
+    )

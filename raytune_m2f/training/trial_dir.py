@@ -1,0 +1,128 @@
+"""What a process owns in a trial's directory while it trains there: the lock, the log, the reports, the failure.
+
+.lock           one training at a time: a worker that outlives its killed driver is waited for
+log.txt         rank 0's log and all that it prints (log_1.txt, ... the others')
+metrics.jsonl   one JSON object a report, written by `train_trial`
+failure.json    why the trial ended without a result
+stop            somebody asks the trial to end at its next report; a person may create it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import math
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from raytune_m2f.errors import NonFiniteLossError, RaytuneM2FError, TrainingError
+from raytune_m2f.training.context import Report
+
+FAILURE = "failure.json"
+STOP = "stop"
+
+
+def check_metric(report: Report, metric: str) -> float:
+    """The report's score.
+
+    Raises:
+        TrainingError: the report has no such key.
+        NonFiniteLossError: it is NaN or infinite.
+    """
+    if metric not in report:
+        raise TrainingError(f"a report has no {metric!r}; it has {', '.join(sorted(report))}")
+    value = float(report[metric])
+    if not math.isfinite(value):
+        raise NonFiniteLossError(f"{metric} is {value} at iteration {report['iteration']}")
+    return value
+
+
+def write_failure(output_dir: Path, error: BaseException) -> None:
+    """Leave the reason of a failure; it outlives whoever was to be told."""
+    # Our own errors say all that is needed; for others the trace is what helps.
+    ours = isinstance(error, RaytuneM2FError)
+    trace = "" if ours else "".join(traceback.format_exception(error)).rstrip()
+    record = {"error_type": type(error).__name__, "cause": str(error) or repr(error), "traceback": trace}
+    temporary = output_dir / f".{FAILURE}.tmp"
+    temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
+    temporary.replace(output_dir / FAILURE)
+
+
+def read_failure(output_dir: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((output_dir / FAILURE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return record
+
+
+def log_tail(output_dir: Path, lines: int = 15) -> list[str]:
+    """The last lines of log.txt."""
+    try:
+        with (output_dir / "log.txt").open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 16384))
+            return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []
+
+
+@contextmanager
+def occupied(output_dir: Path, rank: int = 0, wait: float = 60.0) -> Iterator[None]:
+    """Be this rank's only process in the directory, with everything it says going to its log file.
+
+    Raises:
+        TrainingError: another process still trains here after `wait` seconds.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    suffix = f"_{rank}" if rank else ""
+    with (output_dir / f".lock{suffix}").open("w") as lock:
+        _acquire(lock, output_dir, wait)
+        with (
+            (output_dir / f"log{suffix}.txt").open("a", buffering=1, encoding="utf-8") as log,
+            _logging_to(log),
+        ):
+            yield
+
+
+def _acquire(lock: IO[str], output_dir: Path, wait: float) -> None:
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > end:
+                raise TrainingError(f"another process has been training in {output_dir} for {wait:.0f} s") from None
+            time.sleep(0.1)
+
+
+@contextmanager
+def _logging_to(log: IO[str]) -> Iterator[None]:
+    """Send logging, prints, and what libraries write to the process's own stdout and stderr to a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
+    handler = logging.StreamHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(handler)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in enumerate(saved, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)

@@ -1,0 +1,200 @@
+"""The story of a trial. Ray calls it on every worker; `raytune-m2f train` without Ray calls it in its own process."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from raytune_m2f.config import Config
+from raytune_m2f.engines import Engine, build_engine
+from raytune_m2f.errors import NonFiniteLossError, TrainingError
+from raytune_m2f.training import checkpoint, metrics
+from raytune_m2f.training.build import build_network
+from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.distributed import all_gather
+from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.weights import load_weights
+
+log = logging.getLogger(__name__)
+
+
+def train_trial(config: Config, context: TrialContext) -> Report:
+    """Train from the newest checkpoint in `context.output_dir`, or from the start, to MAX_ITER or until told to stop.
+
+    Returns:
+        the last report: "iteration", the evaluator's metrics, the losses.
+
+    Raises:
+        InputError: configuration or data are wrong; before anything is trained.
+        NonFiniteLossError: the loss became NaN or infinite.
+        CheckpointError: a checkpoint could not be written.
+    """
+    torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
+    engine = build_engine(config)
+    model = build_network(config, engine.categories).to(context.device)
+    run = Run(config, context, engine, Stepper.build(config, model, context))
+    if not run.restore() and config.MODEL.WEIGHTS:
+        load_weights(model, config.MODEL.WEIGHTS)
+    if run.report is not None and (context.report(run.report) or run.finished):
+        return run.report  # it was told before; a restart that stays silent would wait for ever
+    for iteration, samples in run.batches():
+        run.observe(run.stepper.step(samples, iteration))
+        run.iteration = iteration + 1
+        if run.evaluation_is_due:
+            report = run.evaluate()
+            run.keep(report)
+            if context.report(report):
+                return report
+        elif run.iteration % config.SOLVER.CHECKPOINT_PERIOD == 0:
+            run.save()
+    if run.report is None:
+        raise TrainingError("the engine gave no batch: nothing was trained")
+    return run.report
+
+
+@dataclass
+class Run:
+    """A trial under way.
+
+    Attributes:
+        iteration: optimizer steps done.
+        report: of the last evaluation; None before the first.
+        best: highest value of `context.metric` so far.
+        seconds: spent in training and evaluation, earlier runs of the trial included.
+    """
+
+    config: Config
+    context: TrialContext
+    engine: Engine
+    stepper: Stepper
+    iteration: int = 0
+    report: Report | None = None
+    best: float = -math.inf
+    seconds: float = 0.0
+    losses: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._clock = time.monotonic()
+        gather = all_gather if self.context.world_size > 1 else None
+        self._evaluator = self.engine.evaluator(gather)
+        self._folder = self.context.output_dir / "checkpoints"
+
+    @property
+    def finished(self) -> bool:
+        return self.iteration >= self.config.SOLVER.MAX_ITER
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        period = self.config.TEST.EVAL_PERIOD
+        return self.finished or (period > 0 and self.iteration % period == 0)
+
+    def batches(self) -> Iterator[tuple[int, list]]:  # type: ignore[type-arg]
+        context = self.context
+        batches = self.engine.train_batches(
+            rank=context.rank, world_size=context.world_size, start_iteration=self.iteration
+        )
+        return enumerate(batches, start=self.iteration)
+
+    def restore(self) -> bool:
+        """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
+        state = checkpoint.load_newest(self._folder)
+        if state is not None:
+            self.stepper.restore(state)
+            self.iteration, self.report = state["iteration"], state["report"]
+            self.best, self.seconds, self.losses = state["best"], state["seconds"], state["losses"]
+            log.info("going on from iteration %d", self.iteration)
+        if self.context.is_main:
+            self.context.output_dir.mkdir(parents=True, exist_ok=True)
+            (self.context.output_dir / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
+            metrics.rewind(self.context.output_dir, self.report)
+        return state is not None
+
+    def observe(self, losses: dict[str, float]) -> None:
+        """Collect the losses for the next report, and log them now and then."""
+        self.losses.append(losses)
+        done = self.iteration + 1
+        if self.context.is_main and done % 20 == 0:
+            lr = self.stepper.scheduler.get_last_lr()[-1]
+            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, self.config.SOLVER.MAX_ITER, losses["loss"], lr)
+
+    @torch.no_grad()
+    def evaluate(self) -> Report:
+        """Predict the test images and score them; the report is the same on every worker."""
+        model, config, context = self.stepper.model, self.config, self.context
+        model.eval()
+        self._evaluator.reset()
+        for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size):
+            with self.stepper.autocast():
+                predicted = model.predict(
+                    [sample.image for sample in samples],
+                    [(sample.height, sample.width) for sample in samples],
+                    max_instances=config.TEST.DETECTIONS_PER_IMAGE,
+                    ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
+                )
+            self._evaluator.process(samples, [instances.to("cpu") for instances in predicted])
+        return self._report(self._evaluator.evaluate())
+
+    def _report(self, scores: dict[str, float]) -> Report:
+        if not math.isfinite(scores.get(self.context.metric, math.nan)):
+            raise NonFiniteLossError(
+                f"iteration {self.iteration}: {self.context.metric} is {scores.get(self.context.metric)}; "
+                f"the evaluator gives {', '.join(sorted(scores))}"
+            )
+        now = time.monotonic()
+        self.seconds += now - self._clock
+        self._clock = now
+        means = {name: sum(x[name] for x in self.losses) / len(self.losses) for name in self.losses[0]}
+        self.losses.clear()
+        return {
+            "iteration": self.iteration,
+            **{name: value for name, value in scores.items() if math.isfinite(value)},
+            **means,
+            "lr": max(self.stepper.scheduler.get_last_lr()),
+            "global_batch": self.config.SOLVER.IMS_PER_BATCH,
+            "micro_batch": self.stepper.micro_batch,
+            "workers": self.context.world_size,
+            "seconds": round(self.seconds, 3),
+        }
+
+    def keep(self, report: Report) -> None:
+        """Write best model, checkpoint and metrics.jsonl, in this order.
+
+        A kill in between costs nothing: without its checkpoint the iteration is done again and gives the same, and a
+        restore adds the checkpoint's report to the file.
+        """
+        self.report = report
+        value = report[self.context.metric]
+        if value > self.best and self.context.is_main:
+            checkpoint.save(self._portable(), self._folder / checkpoint.BEST)
+        self.best = max(self.best, value)
+        self.save()
+        if self.context.is_main:
+            metrics.append_report(self.context.output_dir, report)
+            log.info("iteration %d: %s %.2f", self.iteration, self.context.metric, value)
+
+    def save(self) -> None:
+        """Write the checkpoint of this iteration."""
+        if self.context.is_main:
+            state = {
+                **self._portable(),
+                **self.stepper.state(),
+                "iteration": self.iteration,
+                "best": self.best,
+                "seconds": self.seconds,
+                "losses": self.losses,
+            }
+            checkpoint.save_iteration(state, self._folder)
+
+    def _portable(self) -> checkpoint.Checkpoint:
+        """What the model needs to be used elsewhere."""
+        return {
+            "model": self.stepper.model.state_dict(),
+            "config": self.config.to_dict(),
+            "categories": self.engine.categories.to_dict(),
+            "report": self.report,
+        }

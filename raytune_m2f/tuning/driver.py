@@ -1,0 +1,110 @@
+"""What the driver of a study does at each event; knows nothing of Ray, which only calls it (see `searcher.py`)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from raytune_m2f.training.context import Report
+from raytune_m2f.training.trial_dir import STOP
+from raytune_m2f.tuning.record import Record
+
+FAILURES_ALIKE = 3  # so many trials that fail in the same way, and none that does not, stop the study
+SESSION_NOTE_S = 30.0  # the wall time used is noted at least so often, so that a kill forgets no more of it
+
+
+class Driver:
+    """Hands out trials, notes their reports and ends, and says when the study has to stop.
+
+    Attributes:
+        halted: why the study was stopped before its trials were done, None if it was not. The trials that ran stay
+            unfinished in the record and can be continued.
+        breaker: the failed trial that made the circuit breaker trip, if that is why.
+        error: what went wrong in the driver itself.
+    """
+
+    def __init__(
+        self,
+        record: Record,
+        unfinished: list[int],
+        *,
+        gpus_per_trial: float = 0.0,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.record = record
+        self.halted: str | None = None
+        self.breaker: FrozenTrial | None = None
+        self.error: Exception | None = None
+        self._unfinished = deque(unfinished)
+        self._gpus = gpus_per_trial
+        self._on_change = on_change
+        self._ended: list[FrozenTrial] = []
+        self._out_of_budget = False
+        self._session = f"{socket.gethostname()} {os.getpid()} {time.time():.0f}"
+        self._started = self._noted = time.monotonic()
+
+    @property
+    def finished(self) -> bool:
+        """No trial will be handed out any more."""
+        return self._out_of_budget or self.halted is not None
+
+    def next_trial(self) -> tuple[int, dict[str, Any]] | None:
+        """The next trial to run and its values: those left behind by an earlier driver first; None at the end."""
+        if self.halted is not None:
+            return None
+        if self._unfinished:
+            number = self._unfinished.popleft()
+        elif self.record.plan.settings.budget.allows_new_trial(self.record.usage()):
+            number = self.record.ask()
+        else:
+            self._out_of_budget = True
+            return None
+        self.record.note_gpus(number, self._gpus)
+        self._on_change()
+        return number, dict(self.record.trial(number).params)
+
+    def on_report(self, number: int, report: Report) -> None:
+        """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
+        if self.record.absorb(number, report):
+            (self.record.directory.trial(number) / STOP).touch()
+        self.tick(note=True)
+        self._on_change()
+
+    def on_end(self, number: int, crash: str | None = None) -> None:
+        """Tell how a trial ended; `crash` says what is known if its process died."""
+        self.record.settle(number, ended=True, crash=crash)
+        self._ended.append(self.record.trial(number))
+        self._check_breaker()
+        self.tick(note=True)
+        self._on_change()
+
+    def tick(self, *, note: bool = False) -> None:
+        """Count the time and check the budget; called several times a second."""
+        now = time.monotonic()
+        if note or now - self._noted > SESSION_NOTE_S:
+            self.record.note_session(self._session, round(now - self._started, 3))
+            self._noted = now
+        if self.halted is None:
+            self.halted = self._over_budget(now - self._noted)
+
+    def _over_budget(self, since_noted: float) -> str | None:
+        budget = self.record.plan.settings.budget
+        if not (budget.iterations or budget.seconds or budget.gpu_hours):
+            return None
+        usage = self.record.usage()
+        usage.model_copy(update={"seconds": usage.seconds + since_noted})
+        return budget.spent(usage)
+
+    def _check_breaker(self) -> None:
+        first = self._ended[:FAILURES_ALIKE]
+        kinds = {trial.user_attrs.get("error_type") for trial in first}
+        all_failed = all(trial.state == TrialState.FAIL for trial in first)
+        if self.halted is None and len(first) == FAILURES_ALIKE and all_failed and len(kinds) == 1:
+            self.halted = f"the first {FAILURES_ALIKE} trials all failed with {kinds.pop()}"
+            self.breaker = first[-1]

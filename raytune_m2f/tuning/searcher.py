@@ -1,0 +1,109 @@
+"""Between Ray Tune and the driver: Tune asks for trials, brings their reports, and is told when to end.
+
+Nothing of Tune's own bookkeeping is used: its `OptunaSearch` tells Optuna the last report instead of the best, a
+stopped trial as complete, and hangs on NaN. A trial that has to stop is not stopped by Tune either, which would kill
+its process and leave the workers' resources behind; it is asked to return (`Driver.on_report`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ray.tune import Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from raytune_m2f.tuning.driver import Driver
+
+Result = TypeVar("Result")
+
+
+class Guard:
+    """An error in the driver ends the study with that error; Tune would log it and mark a trial as failed."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    def __call__(self, action: Callable[[], Result], default: Result) -> Result:
+        if self.driver.error is not None:
+            return default
+        try:
+            return action()
+        except Exception as error:
+            self.driver.error = error
+            self.driver.halted = f"the driver failed: {error}"
+            return default
+
+
+class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
+    """Hands Tune the trials of the record: `{"number": 7, "values": {...}}`."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self._driver = driver
+        self._guard = Guard(driver)
+        self._numbers: dict[str, int] = {}
+        self.crashes: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        handed = self._guard(self._driver.next_trial, None)
+        if handed is None:
+            return str(Searcher.FINISHED)
+        number, values = handed
+        self._numbers[trial_id] = number
+        return {"number": number, "values": values}
+
+    def number(self, trial_id: str) -> int:
+        return self._numbers[trial_id]
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        crash = self.crashes.get(trial_id, "its process died") if error else None
+        self._guard(lambda: self._driver.on_end(self._numbers[trial_id], crash), None)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the record is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a new searcher on the same record goes on."""
+
+
+class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Sees each report before Tune goes on with the trial, and the reason of each crash."""
+
+    def __init__(self, driver: Driver, searcher: OptunaRecordSearcher) -> None:
+        super().__init__()
+        self._driver = driver
+        self._searcher = searcher
+        self._guard = Guard(driver)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        number = self._searcher.number(trial.trial_id)
+        self._guard(lambda: self._driver.on_report(number, json.loads(result["report"])), None)
+        return str(FIFOScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._searcher.crashes[trial.trial_id] = last_line(trial.get_error())
+
+
+class DriverStopper(Stopper):  # type: ignore[misc]
+    """Ends the experiment when the driver has halted; what runs is left unfinished in the record."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._guard = Guard(driver)
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        self._guard(self._driver.tick, None)
+        return self._driver.halted is not None
+
+
+def last_line(error: object) -> str:
+    """The line of Ray's many that says what happened."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "its process died"

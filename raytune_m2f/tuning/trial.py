@@ -1,0 +1,93 @@
+"""A trial, in the process that Ray Tune starts for it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.exceptions
+import torch
+from ray import tune
+
+from raytune_m2f.config import Config
+from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.ray_train import train_on_ray
+from raytune_m2f.training.trial_dir import STOP, check_metric, occupied, write_failure
+
+TrialFunction = Callable[[Config, TrialContext], Any]
+TRAIN_TRIAL = "raytune_m2f.training.worker:train_trial"
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """What is the same for every trial of a study; travels to the trials' processes.
+
+    Attributes:
+        config: of the study, as plain types.
+        metric: key that every report must have, with a finite value.
+        gpus_per_worker: 0 trains on the CPU.
+        function: `train_trial`, or another with its signature, as `module:name` or itself; tests use this seam.
+    """
+
+    config: dict[str, Any]
+    study: Path
+    metric: str
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: float = 0.0
+    crash_retries: int = 1
+    function: str | TrialFunction = TRAIN_TRIAL
+
+
+def run_trial(job: TrialJob, output_dir: Path, number: int, values: dict[str, Any]) -> None:
+    """Train one trial; it restores its own checkpoints, so that this is also how it goes on after a kill.
+
+    An error becomes a failure in the trial's directory. Errors of Ray itself and a death of this process are Ray's
+    business: the trial is tried again.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        config = Config.from_dict(job.config, source="study.yaml")
+        config = config.with_values(values, source=f"search space, trial {number}")
+        _train(job, config, output_dir)
+    except ray.exceptions.RayError:
+        raise
+    except Exception as error:
+        write_failure(output_dir, error)
+
+
+def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
+    def report(metrics: Report) -> bool:
+        check_metric(metrics, job.metric)
+        tune.report({"report": json.dumps(metrics)})  # returns when the driver has noted it
+        return (output_dir / STOP).exists()
+
+    if job.workers > 1:
+        train_on_ray(
+            config,
+            output_dir,
+            workers=job.workers,
+            gpus_per_worker=job.gpus_per_worker,
+            cpus_per_worker=job.cpus_per_worker,
+            on_report=report,
+            max_failures=job.crash_retries,
+            function=load_function(job.function),
+        )
+        return
+    torch.set_num_threads(job.cpus_per_worker)
+    device = torch.device("cuda" if job.gpus_per_worker else "cpu")
+    with occupied(output_dir):
+        load_function(job.function)(config, TrialContext(output_dir=output_dir, device=device, report=report))
+
+
+def load_function(function: str | TrialFunction) -> TrialFunction:
+    """`module:name` as the function that it names."""
+    if not isinstance(function, str):
+        return function
+    module, _, name = function.partition(":")
+    found: TrialFunction = getattr(importlib.import_module(module), name)
+    return found

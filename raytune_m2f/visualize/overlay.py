@@ -1,0 +1,137 @@
+"""Instances over their image.
+
+Everything is drawn at the output size (h, w): a small image is enlarged first, so that its labels can be
+read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from model import Instances
+from raytune_m2f.data import Categories
+from raytune_m2f.visualize.colours import Colour, category_colour, instance_colours
+from raytune_m2f.visualize.labels import Label, PlacedLabel, draw_labels, place_labels, place_legend
+from raytune_m2f.visualize.shapes import Shape, mask_shape
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3), RGB."""
+
+_FILL = 0.40  # opacity of a mask
+_OUTLINE = 2.4  # width in pixels
+_RIM = 5.0  # width in pixels of the dark line under the outline, which shows it on bright pictures
+_RIM_OPACITY = 0.40
+
+
+def draw_instances(
+    image: Picture,
+    instances: Instances,
+    categories: Categories,
+    *,
+    score_threshold: float = 0.5,
+    short_side: int = 640,
+    show_scores: bool = True,
+) -> Picture:
+    """Draw instances over their image.
+
+    A label gives the category and its score, then each subcategory and its probability. Where labels would
+    smother the picture they become shorter; in a crowd a legend, how many of which category, takes their
+    place.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        instances: at the size of `image`; a subcategory whose probabilities are all zero is not named.
+        categories: what labels and subcategories are called.
+        score_threshold: instances below it are left out.
+        short_side: pixels; a smaller image is enlarged up to it, a larger one stays as it is.
+        show_scores: False leaves out scores and probabilities, as suits ground truth.
+
+    Returns:
+        (h, w, 3) uint8, RGB.
+    """
+    picture = _enlarged(image, short_side)
+    masks, classes = instances.masks.cpu(), instances.labels.tolist()
+    scores = instances.scores.tolist()
+    kept = [i for i, score in enumerate(scores) if score >= score_threshold and masks[i].any()]
+    shapes = [mask_shape(masks[i], (picture.height, picture.width)) for i in kept]
+    colours = instance_colours([classes[i] for i in kept])
+    painted = _painted(picture, shapes, colours)
+    labels = [
+        Label(*_text(instances, i, categories, show_scores), colour, shape.extent)
+        for i, shape, colour in zip(kept, shapes, colours, strict=True)
+    ]
+    placed = place_labels(labels, painted.size, _covered(shapes, painted.size))
+    if not placed:
+        placed = _legend([classes[i] for i in kept], categories, painted.size)
+    return np.asarray(draw_labels(painted, placed))
+
+
+def _enlarged(image: Picture, short_side: int) -> Image.Image:
+    picture = Image.fromarray(image)
+    scale = short_side / min(picture.size)
+    if scale <= 1:
+        return picture
+    size = round(picture.width * scale), round(picture.height * scale)
+    return picture.resize(size, Image.Resampling.BICUBIC)
+
+
+def _painted(picture: Image.Image, shapes: Sequence[Shape], colours: Sequence[Colour]) -> Image.Image:
+    """Masks first, the largest at the bottom, then all outlines, so that no mask hides one."""
+    canvas = torch.from_numpy(np.array(picture)).float()  # (h, w, 3)
+    pairs = sorted(zip(shapes, colours, strict=True), key=lambda pair: -pair[0].area)
+    for shape, colour in pairs:
+        _blend(canvas, shape, _FILL * (shape.distance + 0.5).clamp(0, 1), colour)
+    for shape, colour in pairs:
+        _blend(canvas, shape, _RIM_OPACITY * _line(shape, _RIM), (0, 0, 0))
+        _blend(canvas, shape, _line(shape, _OUTLINE), colour)
+    return Image.fromarray(canvas.round().to(torch.uint8).numpy())
+
+
+def _line(shape: Shape, width: float) -> Tensor:
+    """Coverage of each pixel by a line of this width along the outline."""
+    return (width / 2 + 0.5 - shape.distance.abs()).clamp(0, 1)
+
+
+def _blend(canvas: Tensor, shape: Shape, alpha: Tensor, colour: Colour) -> None:
+    left, top, right, bottom = shape.box
+    region = canvas[top:bottom, left:right]
+    region += alpha[..., None] * (torch.tensor(colour) - region)
+
+
+def _covered(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """(h, w): where there is an instance; `size` is (w, h), as PIL has it."""
+    covered = torch.zeros(size[1], size[0], dtype=torch.bool)
+    for shape in shapes:
+        left, top, right, bottom = shape.box
+        covered[top:bottom, left:right] |= shape.distance > 0
+    return np.asarray(covered)
+
+
+def _text(instances: Instances, i: int, categories: Categories, show_scores: bool) -> tuple[str, tuple[str, ...]]:
+    """Title and details of instance i."""
+    title = _named(categories.names[int(instances.labels[i])], float(instances.scores[i]), show_scores)
+    best = {name: probabilities[i].max(dim=0) for name, probabilities in instances.subprobs.items()}
+    details = (
+        _named(categories.subcategories[name][int(top.indices)], float(top.values), show_scores)
+        for name, top in best.items()
+        if top.values > 0
+    )
+    return title, tuple(details)
+
+
+def _named(name: str, probability: float, show: bool) -> str:
+    return f"{name} {probability:.0%}" if show else name
+
+
+def _legend(classes: Sequence[int], categories: Categories, size: tuple[int, int]) -> list[PlacedLabel]:
+    counts = Counter(classes).most_common()
+    return place_legend(
+        [(f"{categories.names[label]}: {number}", category_colour(label)) for label, number in counts], size
+    )

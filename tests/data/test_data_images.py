@@ -1,0 +1,129 @@
+"""Image files of every kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from raytune_m2f.data import ImageRecord, read_image
+from raytune_m2f.data.images import read_record
+from raytune_m2f.errors import DatasetError
+
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@pytest.fixture
+def pixels() -> Pixels:
+    """(6, 9, 3), all different."""
+    return np.arange(6 * 9 * 3, dtype=np.uint8).reshape(6, 9, 3)
+
+
+def test_rgb_is_read_as_it_is_and_writable(pixels: Pixels, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image, pixels)
+    image[0] = 0
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "P", "RGBA", "CMYK"])
+def test_other_modes_become_rgb(pixels: Pixels, tmp_path: Path, mode: str) -> None:
+    source = Image.fromarray(pixels).convert(mode)
+    source.save(tmp_path / "a.tif")
+    image = read_image(tmp_path / "a.tif")
+    assert (image.shape, image.dtype) == ((6, 9, 3), np.uint8)
+    np.testing.assert_array_equal(image, np.asarray(source.convert("RGB")))
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert abs(read_image(tmp_path / "a.jpg").astype(int) - (200, 40, 90)).max() <= 3
+
+
+def test_transparent_palette_gives_the_palette_colours(tmp_path: Path) -> None:
+    source = Image.new("P", (4, 4), 1)
+    source.putpalette([0, 0, 0, 10, 200, 30])
+    source.save(tmp_path / "a.png", transparency=bytes([128, 0]))
+    assert (read_image(tmp_path / "a.png") == (10, 200, 30)).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
+    grey = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / f"a.{suffix}")
+    np.testing.assert_array_equal(read_image(tmp_path / f"a.{suffix}")[0, :, 1], [0, 1, 128, 255])
+
+
+def test_deeper_pixels_are_refused_by_name(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "int.tif")
+    Image.fromarray(np.full((2, 2), 0.5, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DatasetError, match=r"int\.tif cannot be read: .* more than 16 bits"):
+        read_image(tmp_path / "int.tif")
+    with pytest.raises(DatasetError, match=r"float\.tif cannot be read: .* floating-point"):
+        read_image(tmp_path / "float.tif")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: a[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda a: np.rot90(a)),
+        (9, lambda a: a),
+    ],
+)
+def test_exif_rotation(pixels: Pixels, tmp_path: Path, orientation: int, turned: Any) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), turned(pixels))
+
+
+def test_damaged_exif_is_ignored(pixels: Pixels, tmp_path: Path) -> None:
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=b"Exif\0\0nonsense, not a TIFF header")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_truncated_image_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"cut.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(DatasetError, match=rf"image .*cut\.{suffix} cannot be read"):
+        read_image(file)
+
+
+def test_no_image_at_all(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("not an image")
+    for name in ("text.png", "absent.png", "."):
+        with pytest.raises(DatasetError, match=r"image .* cannot be read"):
+            read_image(tmp_path / name)
+
+
+def test_decompression_bomb_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DatasetError, match=r"bomb\.png cannot be read: .*decompression bomb"):
+        read_image(tmp_path / "bomb.png")
+
+
+def test_size_must_be_the_annotation_files(pixels: Pixels, tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(file, exif=exif)
+    upright = ImageRecord(id=4, file=file, width=6, height=9, annotations=())
+    assert read_record(upright).shape == (9, 6, 3)
+    with pytest.raises(DatasetError, match=r"a\.png \(id 4\) is 6 x 9 pixels, .* says 9 x 6; .* EXIF"):
+        read_record(replace(upright, width=9, height=6))
+    with pytest.raises(DatasetError, match="says 7 x 9$"):
+        read_record(replace(upright, width=7))
