@@ -66,12 +66,8 @@ def test_workers_come_and_go_with_spot_first(cluster: dict[str, Any]) -> None:
     for name, worker in workers(cluster).items():
         assert worker["min_workers"] == 0, name
         assert 0 < worker["max_workers"] <= cluster["max_workers"], name
-    by_priority = sorted(
-        workers(cluster).values(), key=lambda worker: worker.get("priority", 0), reverse=True
-    )
-    markets = [
-        worker["node_config"].get("InstanceMarketOptions", {}).get("MarketType") for worker in by_priority
-    ]
+    by_priority = sorted(workers(cluster).values(), key=lambda worker: worker.get("priority", 0), reverse=True)
+    markets = [worker["node_config"].get("InstanceMarketOptions", {}).get("MarketType") for worker in by_priority]
     assert markets == ["spot", None]
     assert cluster["idle_timeout_minutes"] > 0
 
@@ -108,6 +104,4 @@ def test_commands_are_valid_bash(cluster: dict[str, Any], key: str) -> None:
 
 
 def test_holds_no_secret() -> None:
-    assert not re.search(
-        r"AKIA[0-9A-Z]{16}|aws_secret|aws_access_key|password|PRIVATE KEY", TEXT, flags=re.IGNORECASE
-    )
+    assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret|aws_access_key|password|PRIVATE KEY", TEXT, flags=re.IGNORECASE)

@@ -88,9 +88,7 @@ def test_imports_go_downwards() -> None:
     for name in MODULES:
         for line, target in imports(name):
             if target.split(".")[0] in ROOTS and (layer(target) or 0) > (layer(name) or 0):
-                wrong.append(
-                    f"{MODULES[name].relative_to(REPOSITORY)}:{line} imports {target}, which is above it"
-                )
+                wrong.append(f"{MODULES[name].relative_to(REPOSITORY)}:{line} imports {target}, which is above it")
     assert not wrong, "\n".join(wrong)
 
 

@@ -146,9 +146,7 @@ def test_every_dependency_says_what_it_is_for() -> None:
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {
-        pin.name.lower(): pin for pin in map(Requirement, filter(lambda line: line and line[0] != "#", lines))
-    }
+    pins = {pin.name.lower(): pin for pin in map(Requirement, filter(lambda line: line and line[0] != "#", lines))}
     for line in dependency_lines():
         needed = Requirement(line.split('"')[1])
         pin = pins.get(needed.name.lower())

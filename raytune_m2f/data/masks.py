@@ -17,8 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.errors import DatasetError
-
 Rle = dict[str, Any]
 Segmentation = tuple["array[float]", ...] | Rle
 """Polygons as packed arrays (a third of the memory of lists, and cheap to send to a worker), or an RLE."""
@@ -57,22 +55,24 @@ def parse_segmentation(value: object, height: int, width: int) -> Segmentation |
 
 
 def to_rle(segmentation: Segmentation, height: int, width: int) -> Rle:
-    """The segmentation as one compressed RLE {size, counts} for pycocotools; the size is the image's."""
+    """The segmentation as one compressed RLE {size, counts: text} for pycocotools; the size is the image's."""
     if isinstance(segmentation, dict):
         return segmentation
-    rle: Rle = mask_utils.merge(mask_utils.frPyObjects(list(segmentation), height, width))
-    return rle
+    merged = mask_utils.merge(mask_utils.frPyObjects(list(segmentation), height, width))
+    return {"size": [height, width], "counts": merged["counts"].decode("ascii")}
 
 
 def decode(rles: Sequence[Rle], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """The masks of many RLEs at once: (N, H, W) of 0 and 1, each mask stored column by column as RLE is."""
-    if not rles:
-        return np.zeros((0, height, width), np.uint8)
-    try:
-        masks: npt.NDArray[np.uint8] = mask_utils.decode(list(rles))
-    except ValueError as error:
-        raise DatasetError(f"a mask of {width} x {height} pixels cannot be decoded: {error}") from error
-    return masks.transpose(2, 0, 1)
+    """The masks of many compressed RLEs: (N, H, W) of 0 and 1, each stored column by column as RLE is.
+
+    As fast as pycocotools' decode or faster, and without its warning under numpy 2.
+    """
+    masks = np.zeros((len(rles), width * height), np.uint8)
+    for mask, rle in zip(masks, rles, strict=True):
+        ends = _decompress(rle["counts"]).cumsum().tolist()
+        for start, end in zip(ends[::2], ends[1::2], strict=False):  # the last run may be of 0
+            mask[start:end] = 1
+    return masks.reshape(-1, width, height).transpose(0, 2, 1)
 
 
 def _parse_polygons(polygons: Sequence[Any], height: int, width: int) -> Segmentation | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from raytune_m2f.visualize.colours import Colour
-from raytune_m2f.visualize.shapes import Box
+from raytune_m2f.visualize.shapes import Anchors, Box
 
 _GAP = 3
 _PADDING = 5
@@ -18,21 +18,20 @@ _BACKGROUND = (18, 20, 26, 205)
 _TITLE = (255, 255, 255, 255)
 _DETAIL = (214, 219, 228, 255)
 _DETAIL_SIZE = 0.86  # of the title's
-_MOST_TEXT = 0.20  # share of the picture that text may take
+_MOST_TEXT = 0.13  # share of the picture that text may take
+_OWN = 0.4  # cost of hiding the label's own instance, where another's is 1
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is to be written at an instance: a title, smaller lines under it, the instance's colour and
-    box."""
+    """What is written at an instance: a title, and smaller lines under it."""
 
     title: str
     details: tuple[str, ...]
     colour: Colour
-    target: Box
 
     def short(self) -> Label:
-        return Label(self.title, (), self.colour, self.target)
+        return Label(self.title, (), self.colour)
 
 
 @dataclass(frozen=True)
@@ -53,29 +52,29 @@ def font_size(size: tuple[int, int]) -> int:
     return max(13, round(0.024 * min(size)))
 
 
-def place_labels(labels: Sequence[Label], size: tuple[int, int], covered: NDArray[np.bool_]) -> list[PlacedLabel]:
-    """A place for each label, in order of importance; a label for which no free place is left is shortened
-    or left out.
+def place_labels(labels: Sequence[Label], anchors: Sequence[Anchors], owners: NDArray[np.int64]) -> list[PlacedLabel]:
+    """A place for each label; one for which no free place is left is shortened, or else left out.
 
     Args:
         labels: the most important first.
-        size: (w, h) of the picture.
-        covered: (h, w), where instances are: text would rather lie elsewhere.
+        anchors: of the instance of each label.
+        owners: (h, w), which label's instance lies there, -1 for none: text would rather lie on none, and rather on its
+            own than on another one.
 
     Returns:
         The placed ones; none at all if even the short ones would smother the picture.
     """
-    height = font_size(size)
-    budget = _MOST_TEXT * size[0] * size[1]
+    height, width = owners.shape
+    size = font_size((width, height))
     for candidates in (list(labels), [label.short() for label in labels]):
-        if sum(_area(label, height) for label in candidates) <= budget:
-            return _place(candidates, height, covered)
+        if sum(_area(label, size) for label in candidates) <= _MOST_TEXT * width * height:
+            return _place(candidates, anchors, owners, size)
     return []
 
 
 def place_legend(entries: Sequence[tuple[str, Colour]], size: tuple[int, int]) -> list[PlacedLabel]:
     """Entries under each other in the top left corner, as many as the picture is high."""
-    labels = [Label(text, (), colour, (0, 0, 0, 0)) for text, colour in entries]
+    labels = [Label(text, (), colour) for text, colour in entries]
     extents = [_extent(label, font_size(size)) for label in labels]
     width = max((width for width, _ in extents), default=0)
     rows = [
@@ -88,45 +87,50 @@ def place_legend(entries: Sequence[tuple[str, Colour]], size: tuple[int, int]) -
     ]
 
 
-def _place(labels: Sequence[Label], size: int, covered: NDArray[np.bool_]) -> list[PlacedLabel]:
-    table = np.pad(covered.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+def _place(
+    labels: Sequence[Label], anchors: Sequence[Anchors], owners: NDArray[np.int64], size: int
+) -> list[PlacedLabel]:
     placed: list[PlacedLabel] = []
-    for label in labels:
+    for number, (label, anchor) in enumerate(zip(labels, anchors, strict=True)):
         for version in (label, label.short()):
-            boxes = list(_places(version, size, covered.shape[1], covered.shape[0]))
-            free = [box for box in boxes if not any(_overlap(box, other.box) for other in placed)]
+            places = _places(_extent(version, size), anchor, owners.shape)
+            free = [(cost, box) for cost, box in places if not any(_overlap(box, other.box) for other in placed)]
             if free:
-                best = min(free, key=lambda box: _covered(table, box) + 0.02 * boxes.index(box))
-                placed.append(PlacedLabel(version, best))
+                box = min((cost + _hidden(owners, box, number), box) for cost, box in free)[1]
+                placed.append(PlacedLabel(version, box))
                 break
     return placed
 
 
-def _places(label: Label, size: int, width: int, height: int) -> Iterator[Box]:
-    """Places around and in the instance, the best first, moved into the picture."""
-    w, h = _extent(label, size)
-    left, top, right, bottom = label.target
-    middle_x, middle_y = (left + right - w) // 2, (top + bottom - h) // 2
-    for x, y in (
-        (middle_x, top - h - _GAP),
-        (left, top - h - _GAP),
-        (right - w, top - h - _GAP),
-        (middle_x, bottom + _GAP),
-        (right + _GAP, middle_y),
-        (left - w - _GAP, middle_y),
-        (middle_x, top + _GAP),
-        (middle_x, middle_y),
-        (middle_x, bottom - h - _GAP),
+def _places(extent: tuple[int, int], at: Anchors, picture: tuple[int, ...]) -> Iterator[tuple[float, Box]]:
+    """Places around and in the instance, with a cost that says how little one likes them.
+
+    A place outside the picture is moved into it, which costs the more, the farther it is moved.
+    """
+    (w, h), (height, width) = extent, picture
+    for rank, (x, y) in enumerate(
+        (
+            (at.top[0] - w // 2, at.top[1] - h - _GAP),
+            (at.bottom[0] - w // 2, at.bottom[1] + _GAP),
+            (at.right[0] + _GAP, at.right[1] - h // 2),
+            (at.left[0] - w - _GAP, at.left[1] - h // 2),
+            (at.top[0], at.top[1] - h - _GAP),
+            (at.top[0] - w, at.top[1] - h - _GAP),
+            (at.centre[0] - w // 2, at.centre[1] - h // 2),
+            (at.bottom[0], at.bottom[1] + _GAP),
+            (at.bottom[0] - w, at.bottom[1] + _GAP),
+        )
     ):
-        x, y = max(0, min(x, width - w)), max(0, min(y, height - h))
-        yield x, y, x + w, y + h
+        left, top = max(0, min(x, width - w)), max(0, min(y, height - h))
+        moved = (abs(left - x) + abs(top - y)) / h
+        yield 0.02 * rank + 0.3 * moved, (left, top, left + w, top + h)
 
 
-def _covered(table: NDArray[np.int64], box: Box) -> float:
-    """Share of a box that lies on instances; `table` sums everything above and left of a pixel."""
-    left, top, right, bottom = (min(v, table.shape[1 - i % 2] - 1) for i, v in enumerate(box))
-    inside = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
-    return float(inside) / max((right - left) * (bottom - top), 1)
+def _hidden(owners: NDArray[np.int64], box: Box, number: int) -> float:
+    """What a label hides: its own instance weighs less than others."""
+    left, top, right, bottom = box
+    under = owners[top:bottom, left:right]
+    return float(np.where(under == number, _OWN, 1.0)[under >= 0].sum()) / under.size
 
 
 def _overlap(a: Box, b: Box) -> bool:

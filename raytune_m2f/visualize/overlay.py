@@ -24,9 +24,9 @@ from raytune_m2f.visualize.shapes import Shape, mask_shape
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
-_FILL = 0.40  # opacity of a mask
-_OUTLINE = 2.4  # width in pixels
-_RIM = 5.0  # width in pixels of the dark line under the outline, which shows it on bright pictures
+_FILL = 0.36  # opacity of a mask
+_OUTLINE = 2.4  # width in pixels; less for an instance so small that a line would hide it
+_RIM = 2.0  # a dark line under the outline shows it on bright pictures; its width in widths of the outline
 _RIM_OPACITY = 0.40
 
 
@@ -63,11 +63,9 @@ def draw_instances(
     shapes = [mask_shape(masks[i], (picture.height, picture.width)) for i in kept]
     colours = instance_colours([classes[i] for i in kept])
     painted = _painted(picture, shapes, colours)
-    labels = [
-        Label(*_text(instances, i, categories, show_scores), colour, shape.extent)
-        for i, shape, colour in zip(kept, shapes, colours, strict=True)
-    ]
-    placed = place_labels(labels, painted.size, _covered(shapes, painted.size))
+    texts = [_text(instances, i, categories, show_scores) for i in kept]
+    labels = [Label(title, details, colour) for (title, details), colour in zip(texts, colours, strict=True)]
+    placed = place_labels(labels, [shape.anchors() for shape in shapes], _owners(shapes, painted.size))
     if not placed:
         placed = _legend([classes[i] for i in kept], categories, painted.size)
     return np.asarray(draw_labels(painted, placed))
@@ -89,8 +87,9 @@ def _painted(picture: Image.Image, shapes: Sequence[Shape], colours: Sequence[Co
     for shape, colour in pairs:
         _blend(canvas, shape, _FILL * (shape.distance + 0.5).clamp(0, 1), colour)
     for shape, colour in pairs:
-        _blend(canvas, shape, _RIM_OPACITY * _line(shape, _RIM), (0, 0, 0))
-        _blend(canvas, shape, _line(shape, _OUTLINE), colour)
+        width = min(_OUTLINE, max(1.0, 0.06 * shape.area**0.5))
+        _blend(canvas, shape, _RIM_OPACITY * _line(shape, _RIM * width), (0, 0, 0))
+        _blend(canvas, shape, _line(shape, width), colour)
     return Image.fromarray(canvas.round().to(torch.uint8).numpy())
 
 
@@ -105,13 +104,13 @@ def _blend(canvas: Tensor, shape: Shape, alpha: Tensor, colour: Colour) -> None:
     region += alpha[..., None] * (torch.tensor(colour) - region)
 
 
-def _covered(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """(h, w): where there is an instance; `size` is (w, h), as PIL has it."""
-    covered = torch.zeros(size[1], size[0], dtype=torch.bool)
-    for shape in shapes:
-        left, top, right, bottom = shape.box
-        covered[top:bottom, left:right] |= shape.distance > 0
-    return np.asarray(covered)
+def _owners(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.int64]:
+    """(h, w): which shape lies there, the smallest of several, -1 for none; `size` is (w, h), as PIL has it."""
+    owners = torch.full((size[1], size[0]), -1)
+    for i in sorted(range(len(shapes)), key=lambda i: -shapes[i].area):
+        left, top, right, bottom = shapes[i].box
+        owners[top:bottom, left:right][shapes[i].inside] = i
+    return owners.numpy()
 
 
 def _text(instances: Instances, i: int, categories: Categories, show_scores: bool) -> tuple[str, tuple[str, ...]]:

@@ -15,9 +15,22 @@ from torch import Tensor
 
 Box = tuple[int, int, int, int]
 """(left, top, right, bottom) in pixels, right and bottom not included."""
+Point = tuple[int, int]
+"""(x, y) in pixels."""
 
 _SMOOTHING = 0.65  # source pixels, the Gaussian's sigma: rounds off the stairs, keeps what is two pixels thin
 _MARGIN = 4  # source pixels around a mask: room for its outline
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The outermost points of a shape, and its centre."""
+
+    top: Point
+    bottom: Point
+    left: Point
+    right: Point
+    centre: Point
 
 
 @dataclass(frozen=True)
@@ -26,19 +39,35 @@ class Shape:
 
     Attributes:
         box: what `distance` covers of the output: the mask with some room around it.
-        distance: (box height, box width), output pixels to the outline, positive inside. True near the
-            outline only, from about three source pixels on it stays constant.
-        extent: box of the mask itself in the output.
+        distance: (box height, box width), output pixels to the outline, positive inside. True near the outline only,
+            from about three source pixels on it stays constant.
     """
 
     box: Box
     distance: Tensor
-    extent: Box
+
+    @property
+    def inside(self) -> Tensor:
+        """(box height, box width) bool."""
+        return self.distance > 0
 
     @property
     def area(self) -> int:
-        """Of the mask, in output pixels."""
-        return int((self.distance > 0).sum())
+        """In output pixels."""
+        return int(self.inside.sum())
+
+    def anchors(self) -> Anchors:
+        """Where a label may touch the shape."""
+        # A speck may be smoothed away; its least distant pixels then stand for it.
+        y, x = (self.distance >= self.distance.max().clamp(max=0)).nonzero(as_tuple=True)
+        x, y = x + self.box[0], y + self.box[1]
+
+        def middle(chosen: Tensor) -> Point:
+            return round(float(x[chosen].double().mean())), round(float(y[chosen].double().mean()))
+
+        return Anchors(
+            middle(y == y.min()), middle(y == y.max()), middle(x == x.min()), middle(x == x.max()), middle(x > -1)
+        )
 
 
 @dataclass(frozen=True)
@@ -47,7 +76,6 @@ class _Axis:
 
     source: slice
     output: slice
-    extent: slice
     weights: Tensor
 
 
@@ -60,7 +88,6 @@ def mask_shape(mask: Tensor, size: tuple[int, int]) -> Shape:
     return Shape(
         box=(x.output.start, y.output.start, x.output.stop, y.output.stop),
         distance=distance.float(),
-        extent=(x.extent.start, y.extent.start, x.extent.stop, y.extent.stop),
     )
 
 
@@ -77,5 +104,4 @@ def _axis(occupied: Tensor, output_size: int) -> _Axis:
     edges[0], edges[-1] = -math.inf, math.inf
     centres = (torch.arange(output.start, output.stop, dtype=torch.float64) + 0.5) / scale
     below = torch.special.ndtr((edges - centres[:, None]) / _SMOOTHING)  # (output, source + 1)
-    extent = slice(math.floor(first * scale), math.ceil(last * scale))
-    return _Axis(slice(start, stop), output, extent, below.diff(dim=1))
+    return _Axis(slice(start, stop), output, below.diff(dim=1))

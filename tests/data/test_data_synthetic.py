@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from raytune_m2f.data import CocoDataset, generate_shapes, load_coco
+from raytune_m2f.data import CocoDataset, generate_shapes, load_coco, read_image
 from raytune_m2f.data.synthetic import COLORS, MIN_VISIBLE_AREA, SHAPES, TEXTURES, Shape, paint_scene
 
 
@@ -37,7 +36,7 @@ def test_train_and_val_differ(tmp_path: Path) -> None:
 
 def test_masks_are_exactly_the_painted_pixels(shapes: CocoDataset) -> None:
     for record in shapes.records:
-        picture = np.asarray(Image.open(record.file)).astype(int)
+        picture = read_image(record.file).astype(int)
         colorful = picture.max(-1) - picture.min(-1) > 30  # the background is grey, no shape is
         masks = [a.mask(record.height, record.width) for a in record.annotations]
         np.testing.assert_array_equal(colorful, np.any(masks, axis=0))
@@ -48,7 +47,7 @@ def test_colour_labels_are_true(shapes: CocoDataset) -> None:
     palette = np.array(list(COLORS.values()), float)
     directions = palette / np.linalg.norm(palette, axis=1, keepdims=True)
     for record in shapes.records:
-        picture = np.asarray(Image.open(record.file)).astype(float)
+        picture = read_image(record.file).astype(float)
         for annotation in record.annotations:
             color = picture[annotation.mask(record.height, record.width)].mean(0)
             assert (directions @ color).argmax() == annotation.sublabels["color"]
@@ -107,4 +106,4 @@ def test_file_names_and_ids(tmp_path: Path) -> None:
     assert [i["file_name"] for i in content["images"]] == ["00001.png", "00002.png"]
     assert [a["id"] for a in content["annotations"]] == list(range(1, len(content["annotations"]) + 1))
     assert isinstance(content["annotations"][0]["segmentation"]["counts"], str)
-    assert Image.open(paths["val_images"] / "00001.png").size == (32, 32)
+    assert read_image(paths["val_images"] / "00001.png").shape == (32, 32, 3)

@@ -1,0 +1,150 @@
+"""Use an exported model: instances of images, as pictures and as COCO JSON, and its metrics on a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+from model import Instances
+from raytune_m2f.data import TestDataset, load_coco, read_image, resize_shortest_edge
+from raytune_m2f.errors import DatasetError, InputError
+from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
+from raytune_m2f.export import ExportedModel
+from raytune_m2f.visualize import draw_instances
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+INSTANCES = "instances.json"
+Progress = Callable[[str], None]
+
+
+def predict_image(exported: ExportedModel, image: NDArray[np.uint8]) -> Instances:
+    """The instances of one (H, W, 3) RGB image, masks at its size, on the CPU."""
+    test, config = exported.config.INPUT, exported.config
+    resized = resize_shortest_edge(image, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST)
+    height, width = image.shape[:2]
+    (instances,) = exported.model.predict(
+        [resized],
+        [(height, width)],
+        max_instances=config.TEST.DETECTIONS_PER_IMAGE,
+        ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
+    )
+    return instances.to("cpu")
+
+
+def predict_files(
+    exported: ExportedModel,
+    images: Sequence[Path],
+    output: Path,
+    *,
+    score_threshold: float = 0.5,
+    progress: Progress = lambda name: None,
+) -> dict[str, Any]:
+    """Predict image files: an overlay PNG for each, and all instances in one COCO JSON.
+
+    Args:
+        images: image files; a folder stands for all images in it.
+        output: directory for `<name>.png` and `instances.json`.
+        score_threshold: instances below it are neither drawn nor written.
+        progress: called with each image's name when it is done.
+
+    Returns:
+        the content of instances.json: a COCO file whose annotations have a "score" and, for each head, its class
+        index and "<head>_score".
+
+    Raises:
+        InputError: no image, or two of the same name.
+        DatasetError: a file is no image.
+    """
+    files = find_images(images)
+    pictures = _picture_names(files)
+    output.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {"images": [], **exported.categories.to_dict(), "annotations": []}
+    for number, file in enumerate(files, start=1):
+        pixels = read_image(file)
+        instances = predict_image(exported, pixels)
+        Image.fromarray(draw_instances(pixels, instances, exported.categories, score_threshold=score_threshold)).save(
+            output / pictures[file]
+        )
+        content["images"].append(
+            {"id": number, "file_name": str(file), "width": pixels.shape[1], "height": pixels.shape[0]}
+        )
+        for result in instances_to_results(instances, image_id=number, categories=exported.categories):
+            if result["score"] >= score_threshold:
+                content["annotations"].append(_annotation(len(content["annotations"]) + 1, result))
+        progress(file.name)
+    (output / INSTANCES).write_text(json.dumps(content) + "\n", encoding="utf-8")
+    return content
+
+
+def evaluate_export(
+    exported: ExportedModel, annotations: Path, images: Path, *, progress: Progress = lambda name: None
+) -> CocoEvaluator:
+    """Score an exported model on a dataset; `evaluate()` of the result gives the metrics.
+
+    Raises:
+        DatasetError: the annotations are wrong, or have other categories than the model.
+    """
+    config = exported.config
+    heads = tuple(exported.categories.subcategories)
+    dataset = load_coco(annotations.stem, annotations, images, heads)
+    if dataset.categories != exported.categories:
+        raise DatasetError(
+            f"{annotations} has other labels than the model. The model knows {exported.categories.to_dict()}, the file "
+            f"has {dataset.categories.to_dict()}. Evaluate on annotations with the labels the model was trained on."
+        )
+    evaluator = CocoEvaluator(dataset, max_detections=config.TEST.DETECTIONS_PER_IMAGE)
+    samples = TestDataset(dataset, min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST)
+    for index in range(len(samples)):
+        sample = samples[index]
+        (instances,) = exported.model.predict(
+            [sample.image],
+            [(sample.height, sample.width)],
+            max_instances=config.TEST.DETECTIONS_PER_IMAGE,
+            ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
+        )
+        evaluator.process([sample], [instances.to("cpu")])
+        progress(sample.file.name)
+    return evaluator
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The image files among `paths`, those of folders included.
+
+    Raises:
+        InputError: a path does not exist, or there is no image at all.
+    """
+    found = list(_expand(paths))
+    if not found:
+        raise InputError(f"no image to predict: give files or folders with {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
+
+
+def _expand(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        elif path.is_file():
+            yield path
+        else:
+            raise InputError(f"there is no image {path}")
+
+
+def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
+    """`<name>.png` for each file; with its old suffix, or its folder, where two would be the same."""
+    for name in (lambda f: f.stem, lambda f: f.name, lambda f: f"{f.parent.name}_{f.name}"):
+        names = {file: f"{name(file)}.png" for file in files}
+        if len(set(names.values())) == len(names):
+            return names
+    raise InputError("two of the images have the same name and folder name: predict them in two calls")
+
+
+def _annotation(number: int, result: dict[str, Any]) -> dict[str, Any]:
+    """A COCO result as a COCO annotation."""
+    return {"id": number, **result, "area": int(mask_utils.area(result["segmentation"])), "iscrowd": 0}
