@@ -43,8 +43,12 @@ def build(root: type[S], layers: Sequence[Layer]) -> S:
     """
     section, lines = check(root, layers)
     if section is None or lines:
-        raise ConfigError("\n  ".join(lines if len(lines) == 1 else [f"{len(lines)} problems:", *lines]))
+        raise ConfigError(in_one_message(lines))
     return section
+
+
+def in_one_message(lines: Sequence[str]) -> str:
+    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
 
 
 def check(root: type[S], layers: Sequence[Layer]) -> tuple[S | None, list[str]]:

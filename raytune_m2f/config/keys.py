@@ -119,7 +119,7 @@ def _bounds_in_words(metadata: Iterable[Any]) -> str:
         for name in ("ge", "gt", "le", "lt", "multiple_of")
         if getattr(m, name, None) is not None
     }
-    words = {"gt": "above", "ge": "from", "le": "to", "multiple_of": "in multiples of"}
+    words = {"gt": "above", "ge": "from", "le": "up to", "multiple_of": "in multiples of"}
     return "".join(f" {word} {_plain(bounds[name])}" for name, word in words.items() if name in bounds)
 
 

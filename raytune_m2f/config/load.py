@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from raytune_m2f.config.build import Layer, build
+from raytune_m2f.config.build import Layer, build, in_one_message
 from raytune_m2f.config.nested import nest
 from raytune_m2f.config.paths import absolute
 from raytune_m2f.config.schema import Config
@@ -69,5 +69,5 @@ def _override_layers(overrides: Sequence[str]) -> list[Layer]:
         except ValueError as problem:
             problems.append(f"command line: got {override!r}; {problem}")
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError(in_one_message(problems))
     return layers

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field
 
-from raytune_m2f.config.build import Layer, build
+from raytune_m2f.config.build import Layer, build, check
 from raytune_m2f.config.fields.base import Section, fixed
 from raytune_m2f.config.fields.data import DataLoader, DatasetEntry, Datasets, Input, Test
 from raytune_m2f.config.fields.model import Model
@@ -56,11 +56,18 @@ class Config(Section):
         Raises:
             ConfigError: naming `source`, the key, what was got and what is allowed.
         """
+        return build(type(self), self._layers(values, source))
+
+    def problems(self, values: Mapping[str, Any], source: str = "new values") -> list[str]:
+        """The lines of the error that `with_values` would raise; empty if it would not."""
+        return check(type(self), self._layers(values, source))[1]
+
+    def _layers(self, values: Mapping[str, Any], source: str) -> list[Layer]:
         nested: dict[str, Any] = {}
         for key, value in values.items():
             nested = merge(nested, nest(key, value))
         here = Path.cwd()
-        return build(type(self), [Layer("configuration", self.to_dict(), here), Layer(source, nested, here)])
+        return [Layer("configuration", self.to_dict(), here), Layer(source, nested, here)]
 
     def value(self, key: str) -> Any:
         """The value of a dotted key.
@@ -77,7 +84,9 @@ class Config(Section):
             else:
                 raise ConfigError(f"{key}: {unknown_key(key, known_keys(type(self)))}")
         if isinstance(node, Section):
-            raise ConfigError(f"{key}: a section, not a value; its keys: {', '.join(type(node).model_fields)}")
+            raise ConfigError(
+                f"{key}: a section; name a key in it, such as {key}.{next(iter(type(node).model_fields))}"
+            )
         return node
 
     def dataset(self, name: str) -> DatasetEntry:

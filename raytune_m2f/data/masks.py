@@ -44,7 +44,7 @@ def parse_segmentation(value: object, height: int, width: int) -> Segmentation |
             return _compress(counts, height, width)
         case {"counts": str(counts), "size": [int(rows), int(columns)]}:
             _check_size(rows, columns, height, width)
-            _check_runs(_decompress(counts), height, width)
+            _check_runs(_decompress(counts).tolist(), height, width)
             return {"size": [height, width], "counts": counts}
         case [[*_], *_]:
             return _parse_polygons(value, height, width)
@@ -97,11 +97,10 @@ def _check_size(rows: int, columns: int, height: int, width: int) -> None:
         raise ValueError(f"segmentation: size [{rows}, {columns}] but the image is [{height}, {width}] (height, width)")
 
 
-def _compress(counts: list[object], height: int, width: int) -> Rle:
+def _compress(counts: list[Any], height: int, width: int) -> Rle:
     if not all(type(count) is int for count in counts):
         raise ValueError("segmentation: RLE counts must be integers")
-    runs = np.array(counts, np.float64)  # a huge integer stays comparable
-    _check_runs(runs, height, width)
+    _check_runs(counts, height, width)
     rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
@@ -122,7 +121,7 @@ def _decompress(counts: str) -> npt.NDArray[np.int64]:
     return runs
 
 
-def _check_runs(runs: npt.NDArray[Any], height: int, width: int) -> None:
-    # pycocotools checks only that the runs are not too long, and leaves the rest of the mask uninitialised.
-    if (runs < 0).any() or runs.sum() != height * width:
+def _check_runs(runs: list[int], height: int, width: int) -> None:
+    # pycocotools does not see runs that are too short and leaves the rest of its mask uninitialised.
+    if not runs or min(runs) < 0 or sum(runs) != height * width:
         raise ValueError(f"segmentation: the RLE's runs do not cover the image of {width} x {height} pixels")

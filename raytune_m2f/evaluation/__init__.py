@@ -2,6 +2,7 @@
 
 from raytune_m2f.evaluation.coco import coco_ground_truth, evaluate_segm
 from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather
+from raytune_m2f.evaluation.ground_truth import ground_truth_instances
 from raytune_m2f.evaluation.results import (
     Evaluation,
     Result,
@@ -21,6 +22,7 @@ __all__ = [
     "coco_ground_truth",
     "evaluate_results",
     "evaluate_segm",
+    "ground_truth_instances",
     "instances_to_results",
     "results_to_json",
 ]

@@ -17,7 +17,6 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from model import UNKNOWN
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
 
@@ -39,7 +38,7 @@ def coco_ground_truth(dataset: CocoDataset) -> COCO:
             "segmentation": annotation.rle(record.height, record.width),
             "area": annotation.area,
             "iscrowd": int(annotation.iscrowd),
-            "sublabels": {name: annotation.sublabels.get(name, UNKNOWN) for name in categories.subcategories},
+            "sublabels": annotation.sublabels,
         }
         for record in dataset.records
         for annotation in record.annotations

@@ -86,6 +86,7 @@ def train_on_ray(
     cpus_per_worker: int = 1,
     on_report: Callable[[Report], bool] = never_stop,
     max_failures: int = 1,
+    metric: str = "segm/AP",
     address: str | None = None,
     function: TrialFunction | None = None,
 ) -> Report:
@@ -95,6 +96,7 @@ def train_on_ray(
         on_report: called in this process at each report; True asks all workers to return.
         max_failures: how often the workers are started again after one died; they go on from their checkpoint.
             An error of ours (a NaN loss, a wrong dataset) is not retried.
+        metric: the report's entry that is to be high; decides which checkpoint is the best.
         address: of a Ray cluster; see `ray_session`.
         function: instead of `train_trial`; tests use this seam.
     Raises:
@@ -110,6 +112,7 @@ def train_on_ray(
             "gpu": gpus_per_worker > 0,
             "threads": cpus_per_worker,
             "bridge": bridge,
+            "metric": metric,
             "function": function or _train_trial,
         }
         trainer = TorchTrainer(
@@ -215,7 +218,7 @@ def _worker(loop: dict[str, Any]) -> None:
     def report(metrics: Report) -> bool:
         return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
 
-    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report)
+    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"])
     with occupied(output_dir, rank):
         try:
             loop["function"](Config.from_dict(loop["config"], source="config"), context)

@@ -73,6 +73,13 @@ def log_tail(output_dir: Path, lines: int = 15) -> list[str]:
         return []
 
 
+def add_to_log(output_dir: Path, text: str) -> None:
+    """Write on behalf of a process that could not do it any more."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / "log.txt").open("a", encoding="utf-8") as log:
+        log.write(text.rstrip() + "\n")
+
+
 @contextmanager
 def occupied(output_dir: Path, rank: int = 0, wait: float = 60.0) -> Iterator[None]:
     """Be this rank's only process in the directory, with everything it says going to its log file.

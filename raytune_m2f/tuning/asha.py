@@ -43,9 +43,7 @@ def value_at(curve: Curve, rung: int) -> float | None:
     return max(value for step, value in curve.items() if step <= first)
 
 
-def stopped_at(
-    curve: Curve, others: Iterable[Curve], *, grace: int, factor: int, max_iter: int
-) -> int | None:
+def stopped_at(curve: Curve, others: Iterable[Curve], *, grace: int, factor: int, max_iter: int) -> int | None:
     """The rung at which a trial has to stop after its latest report, or None if it goes on.
 
     Args:

@@ -49,6 +49,10 @@ class Driver:
         self._session = f"{socket.gethostname()} {os.getpid()} {time.time():.0f}"
         self._started = self._noted = time.monotonic()
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Ray Tune pickles whoever calls the driver into files of its own, which are never read back."""
+        return str, ("a study goes on from its record",)
+
     @property
     def finished(self) -> bool:
         """No trial will be handed out any more."""

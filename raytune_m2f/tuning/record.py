@@ -233,6 +233,5 @@ def _create_or_load(storage: BaseStorage, name: str) -> optuna.Study:
 def _plain(report: Report) -> dict[str, Any]:
     """The report as JSON that any reader takes: no NaN."""
     return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in report.items()
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()
     }

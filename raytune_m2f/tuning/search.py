@@ -44,7 +44,6 @@ def make_sampler(seed: int, started: int, planned: int | None) -> optuna.sampler
             n_startup_trials=startup,
             multivariate=True,
             constant_liar=True,  # trials that run at the same time keep away from each other
-            warn_independent_sampling=False,
         )
 
 

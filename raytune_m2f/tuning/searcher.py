@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ray.tune import Stopper
@@ -16,6 +17,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from raytune_m2f.training.ray_train import release_workers
+from raytune_m2f.training.trial_dir import add_to_log
 from raytune_m2f.tuning.driver import Driver
 
 Result = TypeVar("Result")
@@ -85,7 +88,12 @@ class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._searcher.crashes[trial.trial_id] = last_line(trial.get_error())
+        """The trial's process died; Tune may try it again. Its workers may have outlived it."""
+        output_dir = self._driver.record.directory.trial(self._searcher.number(trial.trial_id))
+        release_workers(output_dir)
+        text = _error_text(trial)
+        add_to_log(output_dir, text)
+        self._searcher.crashes[trial.trial_id] = last_line(text)
 
 
 class DriverStopper(Stopper):  # type: ignore[misc]
@@ -103,7 +111,13 @@ class DriverStopper(Stopper):  # type: ignore[misc]
         return self._driver.halted is not None
 
 
-def last_line(error: object) -> str:
+def _error_text(trial: Trial) -> str:
+    """What Tune has written of the latest crash; `Trial.get_error` reads a copy that is made later."""
+    path = Path(trial.error_file or "")
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def last_line(error: str) -> str:
     """The line of Ray's many that says what happened."""
-    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
     return lines[-1] if lines else "its process died"

@@ -27,6 +27,7 @@ from optuna.distributions import (
 )
 
 from raytune_m2f.config import Config
+from raytune_m2f.config.build import in_one_message
 from raytune_m2f.config.yaml_file import read_yaml
 from raytune_m2f.errors import SearchSpaceError
 from raytune_m2f.tuning.space_check import find_problems
@@ -63,8 +64,8 @@ class SearchSpace:
             try:
                 distributions[str(key)] = distribution_of(entry)
             except ValueError as problem:
-                problems.append(f"{key}: {problem}")
-        _raise_if_any(source, problems)
+                problems.append(f"{source}: {key}: {problem}")
+        _raise_if_any(problems)
         return cls(source, distributions)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -86,7 +87,7 @@ class SearchSpace:
             SearchSpaceError: naming every key that does not exist, cannot be tuned, or has a value in its range
                 that the configuration does not allow.
         """
-        _raise_if_any(self.source, find_problems(self.distributions, config))
+        _raise_if_any(find_problems(self.distributions, config, self.source))
 
     def _is_inside(self, key: str, value: Any) -> bool:
         distribution = self.distributions.get(key)
@@ -132,6 +133,6 @@ def _find(name_or_path: str | Path) -> Path:
     )
 
 
-def _raise_if_any(source: str, problems: list[str]) -> None:
+def _raise_if_any(problems: list[str]) -> None:
     if problems:
-        raise SearchSpaceError("\n".join(f"{source}: {problem}" for problem in problems))
+        raise SearchSpaceError(in_one_message(problems))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import (
@@ -13,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from raytune_m2f.config import Config, known_keys
+from raytune_m2f.config import Config
 from raytune_m2f.errors import ConfigError
 
 NOT_TUNABLE: dict[str, str] = {
@@ -32,7 +32,7 @@ NOT_TUNABLE: dict[str, str] = {
 """Keys, with all below them, that a study cannot vary, and why."""
 
 GRID = 100
-"""Whole numbers of a range that are tried one by one; a rule such as "divisible by 8" shows within these."""
+"""How many whole numbers of a range are tried one by one."""
 
 
 def find_problems(distributions: Mapping[str, BaseDistribution], config: Config, source: str) -> list[str]:
@@ -43,24 +43,23 @@ def find_problems(distributions: Mapping[str, BaseDistribution], config: Config,
         config: the configuration that the trials start from.
         source: what a line calls the search space.
     """
-    problems = [f"{source}: {key}: {text}" for key in distributions if (text := _key_problem(key, config))]
-    if problems:
-        return problems
+    refused = {key: f"{source}: {key}: {text}" for key in distributions if (text := _key_problem(key, config))}
+    searched = {key: distribution for key, distribution in distributions.items() if key not in refused}
     first: dict[str, str] = {}  # one line for each key: that 66 and 67 are wrong too says no more than 65
-    for values in _trials({key: _points(distribution) for key, distribution in distributions.items()}):
+    for values in _trials(searched):
         for line in config.problems(values, source):
             first.setdefault(line.removeprefix(f"{source}: ").partition(":")[0], line)
-    return list(first.values())
+    return [*refused.values(), *first.values()]
 
 
-def _trials(points: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+def _trials(distributions: Mapping[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
     """Values of all keys: each point of each key, then each pair of ends, which may clash where neither does alone."""
-    start = {key: values[0] for key, values in points.items()}
-    for key, values in points.items():
-        yield from ({**start, key: value} for value in values)
-    for one, other in itertools.combinations(points, 2):
-        for pair in itertools.product(points[one][:ENDS], points[other][:ENDS]):
-            yield {**start, one: pair[0], other: pair[1]}
+    ends = {key: _ends(distribution) for key, distribution in distributions.items()}
+    start = {key: values[0] for key, values in ends.items()}
+    for key, distribution in distributions.items():
+        yield from ({**start, key: value} for value in (*ends[key], *_between(distribution)))
+    for one, other in itertools.combinations(ends, 2):
+        yield from ({**start, one: a, other: b} for a, b in itertools.product(ends[one], ends[other]))
 
 
 def _key_problem(key: str, config: Config) -> str:
@@ -77,12 +76,16 @@ def _key_problem(key: str, config: Config) -> str:
     return ""
 
 
-def _points(distribution: BaseDistribution) -> list[Any]:
-    """Values that stand for the whole range: its two ends first, then those between that a rule may forbid."""
+def _ends(distribution: BaseDistribution) -> list[Any]:
+    """The lowest and the highest value, or every choice."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    ends: list[Any] = [distribution.low, distribution.high]
-    if isinstance(distribution, FloatDistribution):
-        return ends
-    return [*ends, *range(distribution.low, distribution.high, distribution.step)[1:GRID]]
+    return [distribution.low, distribution.high]
+
+
+def _between(distribution: BaseDistribution) -> Sequence[int]:
+    """The first whole numbers after the low end: a rule such as "divisible by 8" shows within them."""
+    if not isinstance(distribution, IntDistribution):
+        return ()
+    return range(distribution.low, distribution.high, distribution.step)[1:GRID]

@@ -1,10 +1,10 @@
 """A study directory: what is in it, who drives it, and what it was asked to do.
 
-    study.yaml        plan: settings, space, config, versions; written once, atomically
-    study.lock        held by the driver's process, dies with it; its text says who that is
-    optuna.journal    the record of truth (record.py)
-    trials/0007/      output_dir of Optuna's trial number 7
-    .ray/             Ray's own files; never read back
+study.yaml        plan: settings, space, config, versions; written once, atomically
+study.lock        held by the driver's process, dies with it; its text says who that is
+optuna.journal    the record of truth (record.py)
+trials/0007/      output_dir of Optuna's trial number 7
+.ray/             Ray's own files; never read back
 """
 
 from __future__ import annotations

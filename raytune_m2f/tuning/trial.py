@@ -34,7 +34,6 @@ class TrialJob:
     """
 
     config: dict[str, Any]
-    study: Path
     metric: str
     workers: int = 1
     cpus_per_worker: int = 1
@@ -75,13 +74,15 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
             cpus_per_worker=job.cpus_per_worker,
             on_report=report,
             max_failures=job.crash_retries,
+            metric=job.metric,
             function=load_function(job.function),
         )
         return
     torch.set_num_threads(job.cpus_per_worker)
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
+    context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metric)
     with occupied(output_dir):
-        load_function(job.function)(config, TrialContext(output_dir=output_dir, device=device, report=report))
+        load_function(job.function)(config, context)
 
 
 def load_function(function: str | TrialFunction) -> TrialFunction:

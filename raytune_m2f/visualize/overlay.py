@@ -87,7 +87,7 @@ def _painted(picture: Image.Image, shapes: Sequence[Shape], colours: Sequence[Co
     for shape, colour in pairs:
         _blend(canvas, shape, _FILL * (shape.distance + 0.5).clamp(0, 1), colour)
     for shape, colour in pairs:
-        width = min(_OUTLINE, max(1.0, 0.06 * shape.area**0.5))
+        width = min(_OUTLINE, max(1.4, 0.08 * shape.area**0.5))
         _blend(canvas, shape, _RIM_OPACITY * _line(shape, _RIM * width), (0, 0, 0))
         _blend(canvas, shape, _line(shape, width), colour)
     return Image.fromarray(canvas.round().to(torch.uint8).numpy())

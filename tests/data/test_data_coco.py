@@ -203,7 +203,7 @@ def rle(counts: Any, size: Any = (10, 20)) -> Change:
         (rle([10, 20]), "the RLE's runs do not cover the image"),
         (rle([10, -20, 210]), "the RLE's runs do not cover the image"),
         (rle([10, 190.0]), "RLE counts must be integers"),
-        (rle([10**400]), "annotation 1: "),
+        (rle([10**400]), "the RLE's runs do not cover the image"),
         (rle("0"), "the RLE's runs do not cover the image"),
         (rle(""), "not a compressed RLE"),
         (rle("zzz"), "not a compressed RLE"),
@@ -262,7 +262,7 @@ def test_same_labels(content: Any, load: Any) -> None:
     train = load(content)
     check_same_labels(train, load(content))
     content["categories"][0]["name"] = "almond"
-    with pytest.raises(DatasetError, match="categories differ .*\n.*'nut'.*\n.*'almond'"):
+    with pytest.raises(DatasetError, match=r"categories differ .*\n.*'nut'.*\n.*'almond'"):
         check_same_labels(train, load(content))
     content["categories"][0]["name"] = "nut"
     content["subcategories"]["subcat_1"].reverse()
@@ -278,6 +278,7 @@ def test_categories_round_trip(content: Any, load: Any) -> None:
     assert (len(categories), categories.sizes) == (2, {"subcat_1": 3, "subcat_2": 1})
 
 
+@pytest.mark.filterwarnings("ignore:__array__:DeprecationWarning")  # of pycocotools' own decode
 @pytest.mark.parametrize("name", ["fruits_nuts", "nuclei_dsb", "coco_cc"])
 def test_real_masks_equal_pycocotools(data_root: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = data_root / name / "annotations_val.json"
@@ -302,6 +303,5 @@ def test_peculiarities_of_coco(data_root: Path) -> None:
     assert len(crowds) == 9
     assert all(a.mask(r.height, r.width).sum() == a.area for a, r in crowds)
     assert max(a.label for r in dataset.records for a in r.annotations) == 11
-    assert any(
-        isinstance(a.segmentation, tuple) and len(a.segmentation) > 1 for r in dataset.records for a in r.annotations
-    )
+    polygons = [a.segmentation for r in dataset.records for a in r.annotations if not a.iscrowd]
+    assert any(len(parts) > 1 for parts in polygons)

@@ -100,7 +100,7 @@ def stream(shapes: CocoDataset, *, start: int = 0, workers: int = 0, world_size:
     loaders = [
         DataLoader(
             dataset,
-            batch_sampler=BatchStream(len(dataset), 0, 6, rank, world_size, start, 5),  # type: ignore[arg-type]
+            batch_sampler=BatchStream(len(dataset), 0, 6, rank, world_size, start, 5),
             collate_fn=list,
             num_workers=workers,
         )

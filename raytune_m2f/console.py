@@ -1,0 +1,76 @@
+"""What all commands share: one clear error instead of a traceback, logs on stderr, devices and durations."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.text import Text
+
+from raytune_m2f.errors import InputError, RaytuneM2FError
+
+out = Console()
+"""Results."""
+err = Console(stderr=True)
+"""Logs, progress and errors."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn our errors into a message and an exit code; Ctrl-C into 130."""
+    try:
+        yield
+    except RaytuneM2FError as error:
+        err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        err.print("[bold]interrupted[/]; what was finished is kept")
+        raise SystemExit(130) from None
+
+
+def log_to_stderr(verbose: bool = False) -> None:
+    """Show the package's log on stderr."""
+    handler = RichHandler(console=err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    log = logging.getLogger("raytune_m2f")
+    log.handlers = [handler]
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.propagate = False
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of "90s", "45m", "2h", "1d" or "1h30m".
+
+    Raises:
+        typer.BadParameter: anything else.
+    """
+    if text is None:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise typer.BadParameter(f"got {text!r}, allowed: a duration such as 90s, 45m, 2h, 1d or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def require_pairs(overrides: list[str]) -> list[str]:
+    """Refuse an argument that is no KEY=VALUE before it is taken for one.
+
+    Raises:
+        InputError: naming it.
+    """
+    for override in overrides:
+        if "=" not in override:
+            raise InputError(f"unexpected argument {override!r}: configuration values are given as KEY=VALUE")
+    return overrides
+
+
+def is_terminal() -> bool:
+    """Whether a person watches stderr."""
+    return sys.stderr.isatty()

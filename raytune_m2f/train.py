@@ -1,0 +1,51 @@
+"""One training run, in this process or in Ray Train workers."""
+
+from __future__ import annotations
+
+import torch
+
+from pathlib import Path
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import InputError
+from raytune_m2f.training.checkpoint import newest_first
+from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.worker import train_trial
+
+
+def run_training(
+    config: Config,
+    output: Path,
+    *,
+    workers: int | None = None,
+    gpus_per_worker: float | None = None,
+    address: str | None = None,
+    resume: bool = False,
+) -> Report:
+    """Train, and return the last report.
+
+    Args:
+        output: the run's directory.
+        workers: Ray Train workers; None with no `address` trains in this process, where a debugger works.
+        gpus_per_worker: None takes one each if this machine has GPUs.
+        address: of a Ray cluster.
+        resume: go on from the newest checkpoint in `output`, which may otherwise have none.
+
+    Raises:
+        InputError: `output` has checkpoints and `resume` is False, or the other way round.
+    """
+    started = bool(newest_first(output / "checkpoints"))
+    if started and not resume:
+        raise InputError(f"--output {output} holds a training run: go on with it by --resume, or give a new directory.")
+    if resume and not started:
+        raise InputError(f"--resume: {output} has no checkpoint to go on from.")
+    if workers is None and address is None:
+        device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
+        return train_trial(config, TrialContext(output, device=device))
+    from raytune_m2f.training.ray_train import train_on_ray  # Ray only where it is asked for
+
+    if gpus_per_worker is None:
+        gpus_per_worker = 1.0 if torch.cuda.is_available() else 0.0
+    return train_on_ray(
+        config, output, workers=workers or 1, gpus_per_worker=gpus_per_worker, address=address
+    )

@@ -1,0 +1,146 @@
+"""A study on the screen: a table that is redrawn at each report, or one line per ended trial where it cannot be."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from raytune_m2f.tuning.status import StudyStatus, TrialStatus, relative
+
+STYLES = {
+    "waiting": "dim",
+    "running": "cyan",
+    "unfinished": "yellow",
+    "complete": "green",
+    "stopped": "dim",
+    "failed": "red",
+}
+ENDED = ("complete", "stopped", "failed")
+
+
+class Progress(Protocol):
+    """Who follows a study while it runs."""
+
+    def update(self, status: StudyStatus) -> None:
+        """Something has changed."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class Silent:
+    """Nobody follows."""
+
+    def update(self, status: StudyStatus) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class StudyProgress:
+    """Shows a study on a console, which should be stderr: `with StudyProgress() as progress: run_study(...)`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._told: set[int] = set()
+
+    def __enter__(self) -> StudyProgress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def update(self, status: StudyStatus) -> None:
+        if self._live is not None:
+            self._live.update(status_table(status), refresh=True)
+            return
+        ended = [trial for trial in status.trials if trial.state in ENDED]
+        for trial in ended:
+            if trial.number not in self._told:
+                self._told.add(trial.number)
+                self._console.print(Text(_line(trial, status)), soft_wrap=True)
+
+
+def status_table(status: StudyStatus) -> Table:
+    """One row a trial; the best is marked."""
+    keys = list(dict.fromkeys(key for trial in status.trials for key in trial.values))
+    table = Table(title=f"study {relative(status.directory)}", caption=_caption(status), title_justify="left")
+    for name in ("trial", "state", "iteration", "last", f"best {status.metric}"):
+        table.add_column(name, justify="left" if name == "state" else "right")
+    for name in _short(keys):
+        table.add_column(name, justify="right")
+    table.add_column("time", justify="right")
+    for trial in status.trials:
+        table.add_row(*_row(trial, keys), style="bold" if trial.number == status.best else "")
+    return table
+
+
+def _row(trial: TrialStatus, keys: list[str]) -> list[Text | str]:
+    return [
+        str(trial.number),
+        Text(trial.state + (f" ({trial.origin})" if trial.origin else ""), style=STYLES[trial.state]),
+        f"{trial.iteration}/{trial.max_iter}",
+        _number(trial.last),
+        _number(trial.best),
+        *(_value(trial.values.get(key)) for key in keys),
+        _duration(trial.seconds),
+    ]
+
+
+def _caption(status: StudyStatus) -> str:
+    counts = ", ".join(f"{count} {state}" for state, count in status.counts.items())
+    limit = status.budget["trials"]
+    of = f" of {limit:.0f} trials" if limit else " trials"
+    best = status.best_trial
+    leader = "" if best is None else f"; best: trial {best.number} with {status.metric} {_number(best.best)}"
+    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}" if counts else "no trials yet"
+
+
+def _line(trial: TrialStatus, status: StudyStatus) -> str:
+    score = "" if trial.best is None else f", best {status.metric} {_number(trial.best)} at {trial.best_iteration}"
+    values = ", ".join(f"{key}={_value(value)}" for key, value in trial.values.items())
+    why = f" [{trial.cause}]" if trial.cause else ""
+    return f"trial {trial.number} {trial.state} at {trial.iteration}/{trial.max_iter}{score} ({values}){why}"
+
+
+def _short(keys: list[str]) -> list[str]:
+    """The last part of each key, or as many parts as tell it from the others."""
+    names = []
+    for key in keys:
+        parts = key.split(".")
+        name = next(
+            name
+            for count in range(1, len(parts) + 1)
+            if sum(other.endswith(name := ".".join(parts[-count:])) for other in keys) == 1 or count == len(parts)
+        )
+        names.append(name)
+    return names
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

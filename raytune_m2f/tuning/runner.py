@@ -1,0 +1,189 @@
+"""Running a study: start, resume and extend are this one path.
+
+open the record -> reconcile it with what the trials left -> hand out what is unfinished, then what the budget allows
+"""
+
+from __future__ import annotations
+
+import shutil
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+from ray import tune
+from ray.tune import PlacementGroupFactory
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import StudyError, TrainingError
+from raytune_m2f.training.ray_session import ray_session
+from raytune_m2f.training.ray_train import release_workers
+from raytune_m2f.tuning.driver import Driver
+from raytune_m2f.tuning.progress import Progress, Silent
+from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.resources import Allotment, allot, cluster_nodes
+from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
+from raytune_m2f.tuning.settings import StudySettings
+from raytune_m2f.tuning.space import SearchSpace
+from raytune_m2f.tuning.status import StudyStatus, status_of
+from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
+from raytune_m2f.tuning.trial import TRAIN_TRIAL, TrialFunction, TrialJob, run_trial
+
+
+def create_study(
+    directory: str | PathLike[str], config: Config, space: SearchSpace, settings: StudySettings
+) -> StudyDirectory:
+    """Lay out a new study; nothing runs yet.
+
+    Raises:
+        StudyError: there is a study already, or the directory holds something else.
+    """
+    study = StudyDirectory.at(directory)
+    if study.plan_file.exists():
+        raise StudyError(
+            f"{study.root} is a study already. Go on with it by `raytune-m2f resume {study.root}`, "
+            "or give another directory."
+        )
+    if study.root.exists() and any(study.root.iterdir()):
+        raise StudyError(f"{study.root} is not empty and no study; give a new or an empty directory.")
+    study.trials.mkdir(parents=True, exist_ok=True)
+    StudyPlan(config, space, settings).save(study.plan_file)
+    return study
+
+
+def run_study(
+    directory: str | PathLike[str],
+    *,
+    address: str | None = None,
+    concurrent: int | None = None,
+    progress: Progress | None = None,
+    trial_function: str | TrialFunction = TRAIN_TRIAL,
+) -> StudyStatus:
+    """Run a study, new or begun, until its budget is used up.
+
+    Args:
+        address: of a Ray cluster, None for this machine; see `ray_session`.
+        concurrent: trials at once at most in this run; None: what the study says.
+        progress: told at each change.
+        trial_function: instead of `train_trial`; tests use this seam.
+    Raises:
+        StudyError: no study, another driver runs it, or a trial does not fit the cluster.
+        TrainingError: every trial failed, or the first ones all failed alike.
+        KeyboardInterrupt: Ctrl-C; the study can be resumed.
+    """
+    study = StudyDirectory.at(directory)
+    study.require()
+    plan = StudyPlan.load(study.plan_file)
+    progress = progress or Silent()
+    with study.locked():
+        record = Record(study, plan)
+        for note in record.enqueue_known_good_points():
+            progress.note(note)
+        unfinished = record.reconcile()
+        if unfinished or plan.settings.budget.allows_new_trial(record.usage()):
+            with ray_session(address):
+                _drive(record, unfinished, concurrent, progress, trial_function)
+        _require_a_score(record)
+        return status_of(record, driver=None)
+
+
+def _drive(
+    record: Record,
+    unfinished: list[int],
+    concurrent: int | None,
+    progress: Progress,
+    trial_function: str | TrialFunction,
+) -> None:
+    settings = record.plan.settings
+    wanted = settings.resources
+    if concurrent is not None:
+        wanted = wanted.model_copy(update={"concurrent": concurrent})
+    allotment = allot(cluster_nodes(), wanted, settings.budget.trials)
+    if settings.budget.gpu_hours is not None and not allotment.gpus_per_trial:
+        raise StudyError("the budget is in GPU-hours, but the trials get no GPU. Give a budget in trials or time.")
+
+    def show() -> None:
+        progress.update(status_of(record, driver="this process"))
+
+    driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, on_change=show)
+    job = TrialJob(
+        config=record.plan.config.to_dict(),
+        metric=settings.metric,
+        workers=allotment.workers,
+        cpus_per_worker=allotment.cpus_per_worker,
+        gpus_per_worker=allotment.gpus_per_worker,
+        crash_retries=settings.crash_retries,
+        function=trial_function,
+    )
+    _run_tune(driver, job, allotment)
+    _raise_if_broken(driver)
+
+
+def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
+    study = driver.record.directory
+    trials = study.trials  # all that the function below takes along
+
+    def trial(handed: dict[str, Any]) -> None:
+        number = handed["number"]
+        run_trial(job, trials / f"{number:04d}", number, handed["values"])
+
+    searcher = OptunaRecordSearcher(driver)
+    shutil.rmtree(study.ray, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(trial, _resources(allotment)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=RecordScheduler(driver, searcher),
+            num_samples=-1,  # the searcher says when it is enough
+            max_concurrent_trials=allotment.concurrent,
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(study.ray),
+            stop=DriverStopper(driver),
+            failure_config=tune.FailureConfig(max_failures=job.crash_retries),
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        for left in driver.record.trials(TrialState.RUNNING):
+            release_workers(study.trial(left.number))
+        shutil.rmtree(study.ray, ignore_errors=True)
+
+
+def _resources(allotment: Allotment) -> PlacementGroupFactory:
+    """Of the trial's own process; with several workers it only waits, and Ray Train asks for theirs."""
+    if allotment.workers > 1:
+        return PlacementGroupFactory([{}])
+    gpu = {"GPU": allotment.gpus_per_worker} if allotment.gpus_per_worker else {}
+    return PlacementGroupFactory([{"CPU": allotment.cpus_per_worker, **gpu}])
+
+
+def _raise_if_broken(driver: Driver) -> None:
+    if driver.error is not None:
+        raise driver.error
+    if driver.breaker is not None:
+        raise TrainingError(f"the study was stopped: {driver.halted}.\n{_failure(driver.record, driver.breaker)}")
+    if driver.halted is None and (not driver.finished or driver.record.trials(TrialState.RUNNING)):
+        raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
+
+
+def _require_a_score(record: Record) -> None:
+    """A study without a single report has failed, if trials ran and none is left."""
+    ended = record.trials(TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED)
+    if ended and all(trial.state == TrialState.FAIL for trial in ended) and not record.trials(TrialState.RUNNING):
+        raise TrainingError(f"every trial failed; the last one:\n{_failure(record, ended[-1])}")
+
+
+def _failure(record: Record, trial: FrozenTrial) -> str:
+    """One failed trial, for the user: cause, the log's last lines, where to look."""
+    path: Path = record.directory.trial(trial.number)
+    tail = "\n".join(f"    {line}" for line in trial.user_attrs.get("log_tail", []))
+    return (
+        f"trial {trial.number}: {trial.user_attrs['error_type']}: {trial.user_attrs['cause']}\n"
+        f"last lines of {path / 'log.txt'}:\n{tail}\n"
+        f"When the cause is mended, go on with `raytune-m2f resume {record.directory.root}`."
+    )

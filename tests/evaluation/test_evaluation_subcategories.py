@@ -1,0 +1,67 @@
+"""Subcategory heads are judged on the instances that were found, and on nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from evaluation_cases import CATEGORIES, annotation, dataset, predictions
+
+from model import UNKNOWN, Instances
+from raytune_m2f.data import CocoDataset
+from raytune_m2f.errors import DatasetError
+from raytune_m2f.evaluation import Evaluation, evaluate_results, instances_to_results
+
+
+def evaluate(data: CocoDataset, instances: Instances) -> Evaluation:
+    results = instances_to_results(instances, image_id=data.records[0].id, categories=data.categories)
+    return evaluate_results(data, results)
+
+
+def test_confusion_counts_matched_and_labelled_instances() -> None:
+    data = dataset(
+        [
+            annotation(1, 0, colour=0),
+            annotation(2, 1, colour=1),
+            annotation(3, 2, colour=UNKNOWN),
+            annotation(4, 3, colour=2),  # not found
+            annotation(5, 4, colour=2, crowd=True),
+        ]
+    )
+
+    evaluation = evaluate(data, predictions([0, 1, 2, 4], colours=[0, 2, 1, 2]))
+
+    assert evaluation.heads["colour"].confusion.tolist() == [[1, 0, 0], [0, 0, 1], [0, 0, 0]]
+    assert evaluation.heads["colour"].labelled == 3
+    assert evaluation.metrics["colour/accuracy"] == pytest.approx(50.0)
+    assert evaluation.metrics["colour/matched"] == 2.0
+
+
+def test_a_wrong_main_category_is_no_match() -> None:
+    evaluation = evaluate(dataset([annotation(1, 0, label=0)]), predictions([0], labels=[1]))
+
+    assert evaluation.metrics["colour/matched"] == 0.0
+
+
+def test_the_best_scored_of_several_predictions_is_judged() -> None:
+    data = dataset([annotation(1, 0, colour=1)])
+
+    evaluation = evaluate(data, predictions([0, 0], colours=[0, 1], scores=[0.4, 0.9]))
+
+    assert evaluation.metrics["colour/accuracy"] == 100.0
+    assert evaluation.metrics["colour/matched"] == 1.0
+
+
+def test_accuracy_is_zero_when_nothing_is_found_and_absent_when_nothing_is_labelled() -> None:
+    nothing_found = evaluate(dataset([annotation(1, 0)]), predictions([]))
+    nothing_labelled = evaluate(dataset([annotation(1, 0, colour=UNKNOWN)]), predictions([0]))
+
+    assert nothing_found.metrics["colour/accuracy"] == 0.0
+    assert "colour/accuracy" not in nothing_labelled.metrics
+    assert nothing_found.metrics["colour/matched"] == nothing_labelled.metrics["colour/matched"] == 0.0
+
+
+def test_results_without_the_head_are_refused() -> None:
+    results = instances_to_results(predictions([0]), image_id=10, categories=CATEGORIES)
+    del results[0]["colour"]
+
+    with pytest.raises(DatasetError, match=r"do not state 'colour'.*DATASETS\.SUBCATEGORIES"):
+        evaluate_results(dataset([annotation(1, 0)]), results)

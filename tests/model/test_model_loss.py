@@ -1,0 +1,213 @@
+"""Matching and loss: invariants, edge cases, and agreement with plain formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import (
+    UNKNOWN,
+    LossWeights,
+    MultiTaskMaskFormer,
+    NonFiniteError,
+    Outputs,
+    RandomPoints,
+    SetCriterion,
+    Target,
+    count_targets,
+)
+from model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
+
+MakeTarget = Callable[..., Target]
+CPU = torch.device("cpu")
+
+
+def points(*seeds: int) -> RandomPoints:
+    return RandomPoints(seeds, CPU)
+
+
+def test_permuted_targets_give_the_same_loss(
+    network: MultiTaskMaskFormer,
+    images: list[Tensor],
+    criterion: SetCriterion,
+    make_target: MakeTarget,
+    same_points: RandomPoints,
+) -> None:
+    outputs, target = network(images), make_target(5)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    shuffled = Target(
+        target.labels[order], target.masks[order], {name: x[order] for name, x in target.sublabels.items()}
+    )
+    first = criterion(outputs, [target, make_target(2, 9)], same_points)
+    second = criterion(outputs, [shuffled, make_target(2, 9)], same_points)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, msg=name)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    """What makes gradient accumulation and any number of workers give the same gradient."""
+    targets = [make_target(5), make_target(2, 9)]
+    whole = criterion(network(images), targets, points(11, 12))
+    counts = count_targets(targets, network.num_queries, network.heads)
+    parts = [
+        criterion(network([image]), [target], points(seed), counts)
+        for image, target, seed in zip(images, targets, (11, 12), strict=True)
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[0][name] + parts[1][name], value, msg=name, atol=1e-4, rtol=1e-4)
+
+
+def test_an_image_without_instances_trains(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    losses = criterion(network(images), [make_target(0), make_target(3)], points(1, 2))
+    assert torch.isfinite(criterion.total(losses))
+
+
+def test_a_batch_without_instances_trains_every_parameter(
+    images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget, network: MultiTaskMaskFormer
+) -> None:
+    """DDP waits for ever for a parameter without a gradient."""
+    network.zero_grad()
+    losses = criterion(network(images), [make_target(0), make_target(0)], points(1, 2))
+    criterion.total(losses).backward()
+    assert losses["loss_mask"].tolist() == [0.0] * 4
+    assert losses["loss_ce"].min() > 0
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_more_instances_than_queries_match_every_query_once(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    targets = [make_target(9), make_target(1)]
+    matches = criterion.matcher(network(images), targets, points(1, 2))
+    assert matches[0].queries.shape == (4, 6)
+    assert all(sorted(layer.tolist()) == list(range(6)) for layer in matches[0].queries)
+    assert all(len(set(layer.tolist())) == 6 for layer in matches[0].instances)
+    assert torch.isfinite(criterion.total(criterion(network(images), targets, points(1, 2))))
+
+
+def _outputs(logits: Tensor, sublogits: dict[str, Tensor], masks: Tensor) -> Outputs:
+    """Outputs of one layer and one image whose masks are given: (Q, C), (Q, C_k) and (Q, h, w)."""
+    queries, h, w = masks.shape
+    return Outputs(
+        pred_logits=logits[None, None],
+        pred_sublogits={name: x[None, None] for name, x in sublogits.items()},
+        mask_embed=torch.eye(queries)[None, None],
+        mask_features=masks[None],
+    )
+
+
+def test_the_matcher_looks_at_every_head(same_points: RandomPoints) -> None:
+    """Two queries with equal masks and categories: the subcategory decides."""
+    masks = torch.full((2, 16, 16), 3.0)
+    sub = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
+    target = Target(torch.tensor([0]), torch.ones(1, 64, 64, dtype=torch.bool), {"color": torch.tensor([1])})
+    outputs = _outputs(torch.zeros(2, 3), {"color": sub}, masks)
+    (match,) = HungarianMatcher(LossWeights(), 32)(outputs, [target], same_points)
+    assert match.queries.item() == 1
+    flipped = replace(target, sublabels={"color": torch.tensor([0])})
+    (match,) = HungarianMatcher(LossWeights(), 32)(outputs, [flipped], same_points)
+    assert match.queries.item() == 0
+
+
+def test_an_unknown_subcategory_costs_nothing_and_teaches_nothing(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    known, other = make_target(3), make_target(2, 9)
+    unknown = replace(known, sublabels={**known.sublabels, "color": torch.full((3,), UNKNOWN)})
+    outputs = network(images)
+    matcher = criterion.matcher
+    no_color = replace(outputs, pred_sublogits={"texture": outputs.pred_sublogits["texture"]})
+    torch.testing.assert_close(
+        matcher.cost(outputs, 0, unknown, points(1, 2)), matcher.cost(no_color, 0, unknown, points(1, 2))
+    )
+    color = outputs.pred_sublogits["color"].detach().requires_grad_()
+    losses = criterion(
+        replace(outputs, pred_sublogits={**outputs.pred_sublogits, "color": color}), [unknown, other], points(1, 2)
+    )
+    losses["loss_color"].sum().backward()
+    assert color.grad is not None
+    matches = matcher(outputs, [unknown, other], points(1, 2))
+    for layer, queries in enumerate(matches[0].queries):
+        assert (color.grad[layer, 0, queries] == 0).all()
+    assert (color.grad != 0).any()
+
+
+def test_cross_entropy_is_the_weighted_mean_of_every_head(same_points: RandomPoints) -> None:
+    """Mask2Former's: weights in numerator and denominator, no-object being the last class."""
+    torch.manual_seed(0)
+    logits, sub = torch.randn(3, 4), torch.randn(3, 3)
+    masks = torch.randn(3, 16, 16)
+    target = Target(torch.tensor([2]), masks[1:2].repeat_interleave(4, 1).repeat_interleave(4, 2) > 0, {})
+    target = replace(target, sublabels={"color": torch.tensor([1])})
+    weights = LossWeights(classes=0, subcategory=0)  # the mask alone decides: query 1
+    criterion = SetCriterion(weights, num_points=256, oversample_ratio=3, importance_sample_ratio=0.75)
+    losses = criterion(_outputs(logits, {"color": sub}, masks * 10), [target], same_points)
+    wanted = F.cross_entropy(logits, torch.tensor([3, 2, 3]), torch.tensor([1, 1, 1, 0.1]))
+    torch.testing.assert_close(losses["loss_ce"][0], wanted)
+    wanted = F.cross_entropy(sub, torch.tensor([2, 1, 2]), torch.tensor([1, 1, 0.1]))
+    torch.testing.assert_close(losses["loss_color"][0], wanted)
+
+
+def test_a_perfect_mask_has_almost_no_mask_loss(same_points: RandomPoints) -> None:
+    mask = torch.zeros(16, 16)
+    mask[4:12, 4:12] = 1
+    target = Target(torch.tensor([0]), mask.repeat_interleave(4, 0).repeat_interleave(4, 1)[None] > 0)
+    criterion = SetCriterion(LossWeights(), num_points=256, oversample_ratio=3, importance_sample_ratio=0.0)
+    good = criterion(_outputs(torch.zeros(1, 2), {}, (mask[None] - 0.5) * 40), [target], same_points)
+    bad = criterion(_outputs(torch.zeros(1, 2), {}, (0.5 - mask[None]) * 40), [target], same_points)
+    assert good["loss_dice"].item() < 0.1 < 0.9 < bad["loss_dice"].item()
+    assert good["loss_mask"].item() < 0.5 < 10 < bad["loss_mask"].item()
+
+
+def test_pairwise_costs_are_the_plain_formulas() -> None:
+    logits, truth = torch.randn(4, 50), (torch.rand(3, 50) > 0.5).float()
+    for q in range(4):
+        for n in range(3):
+            bce = F.binary_cross_entropy_with_logits(logits[q], truth[n])
+            torch.testing.assert_close(pairwise_bce(logits, truth)[q, n], bce)
+            p = logits[q].sigmoid()
+            dice = 1 - (2 * (p * truth[n]).sum() + 1) / (p.sum() + truth[n].sum() + 1)
+            torch.testing.assert_close(pairwise_dice(logits, truth)[q, n], dice)
+
+
+def test_predictions_that_are_not_finite_end_by_name(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    outputs = network(images)
+    broken = replace(outputs, pred_logits=outputs.pred_logits * float("nan"))
+    with pytest.raises(NonFiniteError, match="not finite"):
+        criterion(broken, [make_target(2), make_target(1)], points(1, 2))
+
+
+def test_without_deep_supervision_the_last_output_alone_is_compared(
+    network: MultiTaskMaskFormer, images: list[Tensor], make_target: MakeTarget
+) -> None:
+    shallow = SetCriterion(
+        LossWeights(), num_points=64, oversample_ratio=3, importance_sample_ratio=0.75, deep_supervision=False
+    )
+    losses = shallow(network(images), [make_target(2), make_target(1)], points(1, 2))
+    assert {name: x.shape for name, x in losses.items()} == dict.fromkeys(losses, (1,))
+
+
+@pytest.mark.parametrize("heads", [{}, {"a": 2, "b": 3, "c": 1}])
+def test_any_number_of_heads_trains(
+    heads: dict[str, int],
+    images: list[Tensor],
+    criterion: SetCriterion,
+    make_target: MakeTarget,
+    make_network: Callable[..., MultiTaskMaskFormer],
+) -> None:
+    net = make_network(heads, num_classes=1)
+    targets = [make_target(2, classes=1, heads=heads), make_target(1, classes=1, heads=heads)]
+    losses = criterion(net(images), targets, points(1, 2))
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)}
+    criterion.total(losses).backward()

@@ -1,0 +1,155 @@
+"""The network: shapes, independence of images, and what each head reads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from model import MultiTaskMaskFormer, build_model, pad_masks, padded_size
+from model.backbone import ResNet, detectron2_name
+from model.deformable_attention import deformable_sampling
+from model.position_encoding import sine_position_encoding
+from model.transformer_decoder import attention_mask
+
+
+def test_every_output_has_its_shape(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
+    outputs = network(images)
+    assert outputs.pred_logits.shape == (4, 2, 6, 3 + 1)
+    assert outputs.pred_sublogits["color"].shape == (4, 2, 6, 4 + 1)
+    assert outputs.pred_sublogits["texture"].shape == (4, 2, 6, 3 + 1)
+    assert outputs.pred_masks.shape == (2, 6, 16, 16)
+
+
+def test_a_batch_gives_what_its_images_give_alone(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
+    together = network(images)
+    for i, image in enumerate(images):
+        alone = network([image])
+        torch.testing.assert_close(together.pred_logits[:, i], alone.pred_logits[:, 0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together.pred_masks[i], alone.pred_masks[0], atol=1e-4, rtol=1e-4)
+        for name, logits in together.pred_sublogits.items():
+            torch.testing.assert_close(logits[:, i], alone.pred_sublogits[name][:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_predictions_of_a_batch_are_those_of_its_images(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
+    sizes = [(64, 64), (128, 96)]
+    together = network.predict(images, sizes, max_instances=10)
+    for image, size, instances in zip(images, sizes, together, strict=True):
+        (alone,) = network.predict([image], [size], max_instances=10)
+        assert instances.masks.shape == (10, *size)
+        torch.testing.assert_close(instances.scores, alone.scores, atol=1e-5, rtol=1e-4)
+        for name, probs in instances.subprobs.items():
+            torch.testing.assert_close(probs, alone.subprobs[name], atol=1e-5, rtol=1e-4)
+
+
+def test_subcategory_logits_differ_between_images(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
+    """They come from the decoder's output for the image, not from the query weights or the last image."""
+    logits = network(images).pred_sublogits["color"][-1]
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_kept_instances_carry_the_subcategories_of_their_own_query(
+    network: MultiTaskMaskFormer, images: list[Tensor]
+) -> None:
+    outputs = network(images)
+    (instances, _) = network.predict(images, [(64, 64)] * 2, max_instances=7)
+    expected = outputs.pred_sublogits["texture"][-1, 0].softmax(-1)[instances.queries, :-1]
+    torch.testing.assert_close(instances.subprobs["texture"], expected)
+
+
+@pytest.mark.parametrize("ranking", ["main", "sum", "product"])
+def test_instances_come_best_first_in_every_ranking(
+    network: MultiTaskMaskFormer, images: list[Tensor], ranking: str
+) -> None:
+    (instances, _) = network.predict(images, [(64, 64)] * 2, max_instances=12, ranking=ranking)  # type: ignore[arg-type]
+    assert (instances.scores.diff() <= 0).all()
+    assert ((instances.scores >= 0) & (instances.scores <= 1)).all()
+
+
+def test_more_detections_than_queries_times_classes_keeps_all(
+    network: MultiTaskMaskFormer, images: list[Tensor]
+) -> None:
+    (instances, _) = network.predict(images, [(64, 64)] * 2, max_instances=100)
+    assert len(instances) == 6 * 3
+
+
+def test_images_of_any_size_are_padded_to_a_multiple_of_32(network: MultiTaskMaskFormer) -> None:
+    batch = network.preprocess([torch.zeros(3, 40, 70), torch.zeros(3, 64, 33)])
+    assert batch.shape == (2, 3, 64, 96)
+    assert (batch[0, :, 40:] == 0).all()
+    assert padded_size([torch.zeros(3, 40, 70)], 32) == (64, 96)
+    assert pad_masks(torch.ones(2, 40, 70, dtype=torch.bool), (64, 96)).sum() == 2 * 40 * 70
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("conv1.weight", "stem.conv1.weight"),
+        ("bn1.running_var", "stem.conv1.norm.running_var"),
+        ("layer1.0.conv2.weight", "res2.0.conv2.weight"),
+        ("layer4.1.bn3.bias", "res5.1.conv3.norm.bias"),
+        ("layer2.0.downsample.0.weight", "res3.0.shortcut.weight"),
+        ("layer2.0.downsample.1.weight", "res3.0.shortcut.norm.weight"),
+    ],
+)
+def test_backbone_parameters_have_detectron2s_names(ours: str, theirs: str) -> None:
+    assert detectron2_name(ours) == theirs
+
+
+@pytest.mark.parametrize(("depth", "channels"), [(18, [64, 128, 256, 512]), (50, [256, 512, 1024, 2048])])
+def test_backbone_levels_and_a_round_trip_of_its_weights(depth: int, channels: list[int]) -> None:
+    backbone = ResNet(depth, "FrozenBN")
+    features = backbone(torch.zeros(1, 3, 64, 64))
+    assert [x.shape[1] for x in features.values()] == channels
+    assert [x.shape[2] for x in features.values()] == [16, 8, 4, 2]
+    state = backbone.state_dict()
+    assert all(name.startswith(("stem.", "res")) for name in state)
+    other = ResNet(depth, "FrozenBN")
+    other.load_state_dict(state)
+    torch.testing.assert_close(other.layer4[0].conv1.weight, backbone.layer4[0].conv1.weight)
+
+
+def test_a_network_without_heads_is_mask2former() -> None:
+    names = build_model(num_classes=80, subcategories={}, backbone_depth=50).state_dict()
+    head = "sem_seg_head.predictor"
+    for name in (
+        f"{head}.transformer_cross_attention_layers.8.multihead_attn.in_proj_weight",
+        f"{head}.transformer_self_attention_layers.0.self_attn.out_proj.bias",
+        f"{head}.class_embed.weight",
+        f"{head}.mask_embed.layers.2.weight",
+        "sem_seg_head.pixel_decoder.transformer.encoder.layers.5.self_attn.sampling_offsets.weight",
+        "sem_seg_head.pixel_decoder.adapter_1.norm.weight",
+        "sem_seg_head.pixel_decoder.input_proj.2.1.weight",
+        "backbone.res2.0.shortcut.norm.running_mean",
+    ):
+        assert name in names
+    assert f"{head}.input_proj.0.weight" not in names
+
+
+def test_deformable_sampling_reads_cells_at_their_centres() -> None:
+    shapes = [(2, 3), (4, 5)]
+    cells = sum(h * w for h, w in shapes)
+    value = torch.rand(1, cells, 2, 3)
+    centre = torch.tensor([(2 + 0.5) / 5, (1 + 0.5) / 4])  # column 2, row 1 of the second level
+    locations = centre.expand(1, cells, 2, 2, 1, 2).contiguous()
+    weights = torch.zeros(1, cells, 2, 2, 1)
+    weights[..., 1, :] = 1  # all weight on the second level
+    out = deformable_sampling(value, shapes, locations, weights)
+    torch.testing.assert_close(out[0, 0].view(2, 3), value[0, 6 + 1 * 5 + 2])
+
+
+def test_a_query_whose_mask_is_empty_attends_everywhere() -> None:
+    features = torch.ones(1, 2, 5)
+    features[0, :, 3:] = -1
+    allowed = attention_mask(torch.tensor([[[1.0, 1.0], [0.0, 0.0], [-3.0, 1.0]]]), features)
+    assert allowed[0, 0].tolist() == [True, True, True, False, False]
+    assert allowed[0, 1].all()
+    assert allowed[0, 2].tolist() == [False, False, False, True, True]
+    assert attention_mask(torch.full((1, 1, 2), -1.0), torch.ones(1, 2, 5)).all()
+
+
+def test_position_encoding_is_y_then_x() -> None:
+    encoding = sine_position_encoding(4, 6, 8, torch.device("cpu"))
+    assert encoding.shape == (8, 4, 6)
+    assert (encoding[:4] == encoding[:4, :, :1]).all()
+    assert (encoding[4:] == encoding[4:, :1, :]).all()

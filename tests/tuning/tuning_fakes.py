@@ -1,0 +1,114 @@
+"""A study without a network: a scripted learning curve in place of `train_trial`, and the settings around it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import DatasetError
+from raytune_m2f.training import metrics
+from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.runner import create_study
+from raytune_m2f.tuning.settings import Budget, StudySettings
+from raytune_m2f.tuning.space import SearchSpace
+from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
+
+LR = "SOLVER.BASE_LR"
+MAX_ITER, PERIOD = 80, 10
+
+
+def config() -> Config:
+    return Config.from_dict({"SOLVER": {"MAX_ITER": MAX_ITER, "STEPS": []}, "TEST": {"EVAL_PERIOD": PERIOD}})
+
+
+def space() -> SearchSpace:
+    return SearchSpace.from_dict({LR: {"type": "loguniform", "low": 1e-5, "high": 1e-2}})
+
+
+def settings(trials: int | None = 4, **others: Any) -> StudySettings:
+    return StudySettings(budget=others.pop("budget", None) or Budget(trials=trials), **others)
+
+
+def new_study(root: Path, study_settings: StudySettings | None = None) -> StudyDirectory:
+    return create_study(root / "study", config(), space(), study_settings or settings())
+
+
+def open_record(study: StudyDirectory) -> Record:
+    return Record(study, StudyPlan.load(study.plan_file))
+
+
+def score(lr: float, iteration: int) -> float:
+    """A curve that rises with the iterations towards a peak that is higher the nearer LR is to 1e-3."""
+    return 50.0 * math.exp(-abs(math.log10(lr) + 3)) * iteration / MAX_ITER
+
+
+def report(iteration: int, value: float) -> Report:
+    return {"iteration": iteration, "segm/AP": value, "loss": 1.0, "lr": 1e-4, "seconds": iteration / 10}
+
+
+def leave_reports(output_dir: Path, values: dict[int, float]) -> None:
+    """What a trial has on disk after these reports."""
+    (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (output_dir / "checkpoints" / "best.pth").touch()
+    for iteration, value in values.items():
+        metrics.append_report(output_dir, report(iteration, value))
+
+
+@dataclass(frozen=True)
+class FakeTraining:
+    """Stands for `train_trial`: goes on from its own files, leaves its files, reports.
+
+    Attributes:
+        seconds: between reports.
+        fault: None, `nan`, `dataset`, `die` (the process, in the first attempt only) or `die always`, at `at`.
+        only: the one trial that has the fault, None for all.
+    """
+
+    seconds: float = 0.0
+    fault: str | None = None
+    at: int = 3 * PERIOD
+    only: str | None = None
+
+    def __call__(self, config: Config, context: TrialContext) -> Report | None:
+        done = metrics.read_reports(context.output_dir)
+        start = int(done[-1]["iteration"]) if done else 0
+        with (context.output_dir / "starts").open("a") as file:
+            file.write(f"{start} {os.getpid()} {context.world_size}\n")
+        last = done[-1] if done else None
+        for iteration in range(start + PERIOD, MAX_ITER + 1, PERIOD):
+            time.sleep(self.seconds)
+            value = self._value(config, context, iteration)
+            last = {**report(iteration, value), "rank": context.rank}
+            if context.is_main:
+                leave_reports(context.output_dir, {iteration: value})
+            if context.report(last):
+                break
+        print("the last words of the trial")
+        return last
+
+    def _value(self, config: Config, context: TrialContext, iteration: int) -> float:
+        faulty = self.fault and iteration == self.at and self.only in (None, context.output_dir.name)
+        if faulty and context.rank == context.world_size - 1:
+            if self.fault == "dataset":
+                raise DatasetError("annotations.json: annotation 7 has label 9, allowed: 0 to 3")
+            if self.fault == "bug":
+                raise KeyError("no such thing")
+            first = not (context.output_dir / "died").exists()
+            if self.fault == "die always" or (self.fault == "die" and first):
+                (context.output_dir / "died").touch()
+                print("about to die", flush=True)
+                os._exit(9)
+        if faulty and self.fault == "nan":
+            return math.nan
+        return score(config.value(LR), iteration)
+
+
+def journal_operations(study: StudyDirectory) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in study.journal.read_text().splitlines()]
