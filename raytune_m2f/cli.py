@@ -131,13 +131,16 @@ def tune(
                 workers=workers_per_trial, gpus_per_worker=gpus_per_worker, concurrent=concurrent
             ),
         )
-        tuning.create_study(loaded, tuning.load_space(space, loaded), settings, study)
+        tuning.create_study(study, loaded, tuning.load_space(space, loaded), settings)
         _drive(study, address)
 
 
 @app.command()
 def resume(
     study: Annotated[Path, typer.Argument(help="Study directory.")],
+    concurrent: Annotated[
+        Optional[int], typer.Option(min=1, help="Trials at once at most; by default what the study says.")
+    ] = None,
     address: Address = None,
 ) -> None:
     """Go on with a study whose driver ended or was killed; unfinished trials continue from their checkpoints.
@@ -146,7 +149,7 @@ def resume(
     """
     with clear_errors():
         log_to_stderr()
-        _drive(study, address)
+        _drive(study, address, concurrent)
 
 
 @app.command()
@@ -181,11 +184,11 @@ def export(
     with clear_errors():
         from raytune_m2f.errors import InputError
         from raytune_m2f.export import export_run
-        from raytune_m2f.tuning import is_study, trial_to_export
+        from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
-        if is_study(source):
-            run = trial_to_export(source, trial)
+        if StudyDirectory.at(source).plan_file.exists():
+            run = Path(trial_to_export(source, trial).directory)
         elif trial is not None:
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
         else:
@@ -248,15 +251,15 @@ def predict(
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
 
 
-def _drive(study: Path, address: str | None) -> None:
+def _drive(study: Path, address: str | None, concurrent: int | None = None) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 
-    tuning.resume_study(study, address=address)
-    state = tuning.study_status(study)
-    out.print(tuning.status_table(state))
-    if state.best is not None:
-        out.print(f"export the best trial: raytune-m2f export {study} --output DIR")
+    with tuning.StudyProgress(err) as progress:
+        status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress)
+    out.print(tuning.status_table(status))
+    if status.best is not None:
+        out.print(f"export the best trial: raytune-m2f export {study} --output DIR", soft_wrap=True)
 
 
 def _metrics_table(report: dict[str, float], title: str) -> Table:

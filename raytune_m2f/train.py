@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
@@ -41,7 +44,8 @@ def run_training(
         raise InputError(f"--resume: {output} has no checkpoint to go on from.")
     if workers is None and address is None:
         device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
-        return train_trial(config, TrialContext(output, device=device))
+        with _log_file(output):
+            return train_trial(config, TrialContext(output, device=device))
     from raytune_m2f.training.ray_train import train_on_ray  # Ray only where it is asked for
 
     if gpus_per_worker is None:
@@ -49,3 +53,18 @@ def run_training(
     return train_on_ray(
         config, output, workers=workers or 1, gpus_per_worker=gpus_per_worker, address=address
     )
+
+
+@contextmanager
+def _log_file(output: Path) -> Iterator[None]:
+    """Add the package's log to `output`/log.txt."""
+    output.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(output / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log = logging.getLogger("raytune_m2f")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("raytune_m2f.evaluation", "raytune_m2f.visualize"),
     ("raytune_m2f.engines",),
     ("raytune_m2f.training",),
-    ("raytune_m2f.export", "raytune_m2f.predict"),
+    ("raytune_m2f.export", "raytune_m2f.predict", "raytune_m2f.train", "raytune_m2f.console"),
     ("raytune_m2f.tuning",),
     ("raytune_m2f.demo", "raytune_m2f.cli", "raytune_m2f.__main__"),
     ("raytune_m2f.testing",),  # tests the layers below it, and none of them needs it

@@ -91,7 +91,7 @@ def _problems(error: ValidationError, root: type[Section]) -> list[Problem]:
 
 
 def _in_our_words(kind: str, value: Any, location: Location, root: type[Section]) -> str:
-    if kind in ("extra_forbidden", "invalid_key"):
+    if kind == "extra_forbidden":
         beside = known_keys(_section_at(root, location[:-1]), f"{_dotted(location[:-1])}.".lstrip("."))
         return unknown_key(_dotted(location), {**beside, **known_keys(root)})
     info = key_info(_dotted(location), _field_at(root, location))
@@ -101,7 +101,7 @@ def _in_our_words(kind: str, value: Any, location: Location, root: type[Section]
 
 
 def _dotted(location: Location) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]"]
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
     return "".join(parts).removeprefix(".")
 
 
@@ -109,8 +109,6 @@ def _field_at(root: type[Section], location: Location) -> FieldInfo:
     """The field at a location; for an item of a list the whole list."""
     field = FieldInfo(annotation=root)
     for part in location:
-        if part == "[key]":
-            return FieldInfo(annotation=str)
         if is_section(field.annotation):
             field = field.annotation.model_fields[str(part)]
         elif get_origin(field.annotation) is dict:

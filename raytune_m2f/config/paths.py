@@ -33,8 +33,8 @@ def absolute(text: str, folder: Path) -> str:
     return os.path.normpath(folder.absolute() / path)
 
 
-def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[Any, Any], list[tuple[str, str]]]:
-    """A copy of the nested `values` with every path of the configuration made absolute.
+def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """A copy of the nested `values` with every key as text and every path of the configuration made absolute.
 
     Values of a wrong type are left for the type check.
 
@@ -43,8 +43,8 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[Any, An
     """
     problems: list[tuple[str, str]] = []
 
-    def walk(node: Mapping[Any, Any], prefix: str) -> dict[Any, Any]:
-        resolved: dict[Any, Any] = {}
+    def walk(node: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
+        resolved: dict[str, Any] = {}
         for key, value in node.items():
             dotted = f"{prefix}{key}"
             if isinstance(value, Mapping):
@@ -54,7 +54,7 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[Any, An
                     value = absolute(str(value), folder)
                 except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
                     problems.append((dotted, str(problem)))
-            resolved[key] = value
+            resolved[str(key)] = value  # YAML reads `5:` as a number and `on:` as true
         return resolved
 
     return walk(values, ""), problems

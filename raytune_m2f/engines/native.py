@@ -98,11 +98,8 @@ def load_registered(config: Config, name: str) -> CocoDataset:
 
 def only_test_dataset(config: Config) -> str:
     """The one dataset that scores a trial."""
-    if len(config.DATASETS.TEST) != 1:
-        raise ConfigError(
-            f"DATASETS.TEST names {len(config.DATASETS.TEST)} datasets {list(config.DATASETS.TEST)}: a trial is "
-            "scored by exactly one. Name that one."
-        )
+    if not config.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: name the dataset of DATASETS.REGISTER that scores the training.")
     return config.DATASETS.TEST[0]
 
 

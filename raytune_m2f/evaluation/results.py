@@ -26,9 +26,11 @@ probability)."""
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Attributes:
-    metrics: "segm/..." of `evaluate_segm` and "<head>/..." of `head_metrics`.
-    heads: each subcategory head with its confusion table.
+    """All that is measured.
+
+    Attributes:
+        metrics: "segm/..." of `evaluate_segm` and "<head>/..." of `head_metrics`.
+        heads: each subcategory head with its confusion table.
     """
 
     metrics: dict[str, float]

@@ -20,6 +20,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the driver
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of 2 s: how fast the end of a worker is seen
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table of the experiment even if told to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # the record has the cause and the log
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "300",
@@ -38,11 +39,11 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     Raises:
         InputError: there is no cluster at the address.
     """
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
     if ray.is_initialized():
         yield
         return
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
     _connect(address)
     try:
         yield

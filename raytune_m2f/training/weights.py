@@ -71,7 +71,7 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
             "set MODEL.WEIGHTS='' to train from scratch (then MODEL.RESNETS.NORM must be BN or GN to learn)."
         )
     try:
-        content = _SafeUnpickler(path.open("rb")).load() if path.suffix == ".pkl" else _load_torch(path)
+        content = _load_pickle(path) if path.suffix == ".pkl" else _load_torch(path)
     except Exception as error:  # pickle and torch raise many kinds
         raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error}") from error
     state = content.get("model", content) if isinstance(content, dict) else {}
@@ -83,6 +83,11 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
 
 def _load_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _load_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        return _SafeUnpickler(file).load()
 
 
 class _SafeUnpickler(pickle.Unpickler):

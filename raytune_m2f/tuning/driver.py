@@ -46,7 +46,7 @@ class Driver:
         self._on_change = on_change
         self._ended: list[FrozenTrial] = []
         self._out_of_budget = False
-        self._session = f"{socket.gethostname()} {os.getpid()} {time.time():.0f}"
+        self._session = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
         self._started = self._noted = time.monotonic()
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
@@ -102,7 +102,7 @@ class Driver:
         if not (budget.iterations or budget.seconds or budget.gpu_hours):
             return None
         usage = self.record.usage()
-        usage.model_copy(update={"seconds": usage.seconds + since_noted})
+        usage = usage.model_copy(update={"seconds": usage.seconds + since_noted})
         return budget.spent(usage)
 
     def _check_breaker(self) -> None:

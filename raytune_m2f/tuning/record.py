@@ -173,7 +173,8 @@ class Record:
         if "stopped" in trial.user_attrs:
             return True
         stopping = self.plan.settings.early_stopping
-        if stopping.method == "none" or trial.state.is_finished():
+        baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
+        if stopping.method == "none" or baseline or trial.state.is_finished():
             return False
         max_iter = self.max_iter(trial)
         rung = stopped_at(

@@ -155,9 +155,13 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
 
 
 def _resources(allotment: Allotment) -> PlacementGroupFactory:
-    """Of the trial's own process; with several workers it only waits, and Ray Train asks for theirs."""
+    """Of the trial's own process; with several workers it only waits, and Ray Train asks for theirs.
+
+    A process that asks for a part of a CPU would keep the last worker from getting a whole one, and Tune refuses one
+    that asks for nothing: it asks for the memory that it takes.
+    """
     if allotment.workers > 1:
-        return PlacementGroupFactory([{}])
+        return PlacementGroupFactory([{"memory": 256 * 2**20}])
     gpu = {"GPU": allotment.gpus_per_worker} if allotment.gpus_per_worker else {}
     return PlacementGroupFactory([{"CPU": allotment.cpus_per_worker, **gpu}])
 

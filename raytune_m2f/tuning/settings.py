@@ -51,7 +51,7 @@ class Budget(_Settings):
         if self.iterations is not None and usage.iterations >= self.iterations:
             return f"the budget of {self.iterations} iterations is used up"
         if self.seconds is not None and usage.seconds >= self.seconds:
-            return f"the time limit of {self.seconds:.0f} seconds is reached"
+            return f"the time limit of {self.seconds:g} seconds is reached"
         if self.gpu_hours is not None and usage.gpu_hours >= self.gpu_hours:
             return f"the budget of {self.gpu_hours:g} GPU-hours is used up"
         return None
@@ -61,7 +61,10 @@ class Budget(_Settings):
 
 
 class EarlyStopping(_Settings):
-    """Asynchronous successive halving (ASHA) on iterations; see `asha.py`."""
+    """Asynchronous successive halving (ASHA) on iterations; see `asha.py`.
+
+    The configuration's own values, which are tried first, are never stopped: they are the baseline.
+    """
 
     method: Literal["asha", "none"] = "asha"
     """`none` runs each trial to its end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,13 @@ class Label:
 
 @dataclass(frozen=True)
 class PlacedLabel:
+    """A label and the box that it fills."""
+
     label: Label
     box: Box
 
 
+@cache
 def load_font(size: float) -> ImageFont.FreeTypeFont:
     """Pillow's own scalable font: no file to find, the same on every machine."""
     font = ImageFont.load_default(size)
@@ -77,14 +81,12 @@ def place_legend(entries: Sequence[tuple[str, Colour]], size: tuple[int, int]) -
     labels = [Label(text, (), colour) for text, colour in entries]
     extents = [_extent(label, font_size(size)) for label in labels]
     width = max((width for width, _ in extents), default=0)
-    rows = [
-        (_GAP + i * height, label, height) for i, (label, (_, height)) in enumerate(zip(labels, extents, strict=True))
-    ]
-    return [
-        PlacedLabel(label, (_GAP, top, _GAP + width, top + height))
-        for top, label, height in rows
-        if top + height <= size[1]
-    ]
+    placed, top = [], _GAP
+    for label, (_, height) in zip(labels, extents, strict=True):
+        if top + height <= size[1]:
+            placed.append(PlacedLabel(label, (_GAP, top, _GAP + width, top + height)))
+        top += height
+    return placed
 
 
 def _place(

@@ -1,7 +1,6 @@
 """Instances over their image.
 
-Everything is drawn at the output size (h, w): a small image is enlarged first, so that its labels can be
-read.
+Everything is drawn at the output size (h, w): a small image is enlarged first, so that its labels can be read.
 """
 
 from __future__ import annotations
@@ -24,10 +23,12 @@ from raytune_m2f.visualize.shapes import Shape, mask_shape
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
-_FILL = 0.36  # opacity of a mask
+_FILL = 0.27  # opacity of a mask: its colours stay visible, for a colour may be what a subcategory is about
 _OUTLINE = 2.4  # width in pixels; less for an instance so small that a line would hide it
 _RIM = 2.0  # a dark line under the outline shows it on bright pictures; its width in widths of the outline
 _RIM_OPACITY = 0.40
+_LONGEST_SIDE = 2048  # pixels: no image is enlarged beyond it
+_LONGEST_NAME = 32  # characters
 
 
 def draw_instances(
@@ -41,9 +42,8 @@ def draw_instances(
 ) -> Picture:
     """Draw instances over their image.
 
-    A label gives the category and its score, then each subcategory and its probability. Where labels would
-    smother the picture they become shorter; in a crowd a legend, how many of which category, takes their
-    place.
+    A label gives the category and its score, then each subcategory and its probability. Where labels would smother
+    the picture they become shorter; in a crowd a legend, how many of which category, takes their place.
 
     Args:
         image: (H, W, 3) uint8, RGB.
@@ -57,8 +57,7 @@ def draw_instances(
         (h, w, 3) uint8, RGB.
     """
     picture = _enlarged(image, short_side)
-    masks, classes = instances.masks.cpu(), instances.labels.tolist()
-    scores = instances.scores.tolist()
+    masks, scores, classes = instances.masks.cpu(), instances.scores.tolist(), instances.labels.tolist()
     kept = [i for i, score in enumerate(scores) if score >= score_threshold and masks[i].any()]
     shapes = [mask_shape(masks[i], (picture.height, picture.width)) for i in kept]
     colours = instance_colours([classes[i] for i in kept])
@@ -73,7 +72,7 @@ def draw_instances(
 
 def _enlarged(image: Picture, short_side: int) -> Image.Image:
     picture = Image.fromarray(image)
-    scale = short_side / min(picture.size)
+    scale = min(short_side / min(picture.size), _LONGEST_SIDE / max(picture.size))
     if scale <= 1:
         return picture
     size = round(picture.width * scale), round(picture.height * scale)
@@ -126,6 +125,7 @@ def _text(instances: Instances, i: int, categories: Categories, show_scores: boo
 
 
 def _named(name: str, probability: float, show: bool) -> str:
+    name = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     return f"{name} {probability:.0%}" if show else name
 
 

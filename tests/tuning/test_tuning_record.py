@@ -7,8 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
+from fake_study import LR, MAX_ITER, leave_reports, new_study, open_record, report, settings
 from optuna.trial import TrialState
-from tuning_fakes import LR, MAX_ITER, leave_reports, new_study, open_record, report, settings
 
 from raytune_m2f.errors import DatasetError, NonFiniteLossError
 from raytune_m2f.training.trial_dir import write_failure

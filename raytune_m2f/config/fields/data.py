@@ -45,7 +45,9 @@ class Input(Section):
         -1, "Padding by the mapper: none, MODEL.MASK_FORMER.SIZE_DIVISIBILITY pads [pixels]."
     )
     CROP: Crop = Crop()
-    MIN_SIZE_TEST: int = Field(800, ge=32, le=8192, description="Shorter side of a test image in the network [pixels].")
+    MIN_SIZE_TEST: int = Field(
+        800, ge=0, le=8192, description="Shorter side of a test image in the network; 0 = no resize [pixels]."
+    )
     MAX_SIZE_TEST: int = Field(
         1333,
         ge=32,
@@ -74,7 +76,7 @@ class DatasetEntry(Section):
 class Datasets(Section):
     """`DATASETS`."""
 
-    TRAIN: tuple[str, ...] = Field((), max_length=1, description="Name of the data set to train on.")
+    TRAIN: tuple[str, ...] = Field((), description="Names of the data sets to train on, as one; labels must agree.")
     TEST: tuple[str, ...] = Field((), max_length=1, description="Name of the data set to evaluate on.")
     REGISTER: dict[str, DatasetEntry] = Field(
         {}, description="Where data sets lie: {name: {annotations: FILE.json, images: FOLDER}}."

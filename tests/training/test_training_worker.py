@@ -1,0 +1,179 @@
+"""A whole trial in this process: what it writes, and that nothing that happens to it changes the result."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import ConfigError, DatasetError, NonFiniteLossError
+from raytune_m2f.training import checkpoint
+from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.worker import train_trial
+
+
+def same(report: Report) -> Report:
+    """A report without what differs between equal runs."""
+    return {name: value for name, value in report.items() if name != "seconds"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trial that ran without a break."""
+    output = tmp_path_factory.mktemp("finished")
+    train_trial(tiny_config, TrialContext(output))
+    return output
+
+
+def test_a_trial_leaves_what_its_directory_promises(finished: Path) -> None:
+    files = sorted(str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file())
+    assert files == [
+        "checkpoints/best.pth",
+        "checkpoints/iter_0000002.pth",
+        "checkpoints/iter_0000004.pth",
+        "config.yaml",
+        "metrics.jsonl",
+    ]
+    reports = read_reports(finished)
+    assert [report["iteration"] for report in reports] == [2, 4]
+    for key in ("segm/AP", "segm/AP50", "segm/AP-circle", "loss", "loss_ce", "loss_mask", "loss_dice", "loss_color"):
+        assert key in reports[0]
+    assert reports[0]["lr"] == pytest.approx(1e-3)
+    assert (reports[0]["global_batch"], reports[0]["micro_batch"]) == (4, 4)
+
+
+def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
+    train_trial(tiny_config, TrialContext(tmp_path, report=lambda report: True))  # stopped at its first report
+    assert [report["iteration"] for report in read_reports(tmp_path)] == [2]
+    told: list[int] = []
+
+    def report(metrics: Report) -> bool:
+        told.append(metrics["iteration"])
+        return False
+
+    train_trial(tiny_config, TrialContext(tmp_path, report=report))
+    assert told == [2, 4]  # the one before the break is told again
+    assert [same(r) for r in read_reports(tmp_path)] == [same(r) for r in read_reports(finished)]
+    ours, theirs = (
+        checkpoint.load(folder / "checkpoints/iter_0000004.pth")["model"] for folder in (tmp_path, finished)
+    )
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_finished_trial_reports_once_more(tiny_config: Config, finished: Path) -> None:
+    told: list[Report] = []
+    before = (finished / "metrics.jsonl").read_text()
+    train_trial(tiny_config, TrialContext(finished, report=lambda r: bool(told.append(r))))
+    assert [report["iteration"] for report in told] == [4]
+    assert (finished / "metrics.jsonl").read_text() == before
+
+
+def test_a_report_without_its_checkpoint_is_made_again(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
+    """A kill after the report was written, with the newest checkpoint cut short: go on from the one before."""
+    train_trial(tiny_config, TrialContext(tmp_path))
+    newest = tmp_path / "checkpoints/iter_0000004.pth"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    told: list[int] = []
+    train_trial(tiny_config, TrialContext(tmp_path, report=lambda r: bool(told.append(r["iteration"]))))
+    assert told == [2, 4]
+    assert [same(r) for r in read_reports(tmp_path)] == [same(r) for r in read_reports(finished)]
+
+
+def test_micro_batches_do_not_change_what_is_learned(tiny_config: Config, tmp_path: Path) -> None:
+    # Adam's first steps are the sign of the gradient: at a high rate they amplify float noise where it is nearly 0
+    config = tiny_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
+    train_trial(config, TrialContext(tmp_path / "whole"))
+    train_trial(config.with_values({"SOLVER.MICRO_BATCH": 1}, source="test"), TrialContext(tmp_path / "small"))
+    for small, whole in zip(read_reports(tmp_path / "small"), read_reports(tmp_path / "whole"), strict=True):
+        assert (small["micro_batch"], whole["micro_batch"]) == (1, 4)
+        assert small["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+
+
+def test_fewer_queries_than_instances_train_and_say_so_once(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config.with_values({"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 2}, source="test")
+    with caplog.at_level(logging.WARNING, "raytune_m2f"):
+        train_trial(config, TrialContext(tmp_path))
+    warnings = [record.getMessage() for record in caplog.records if "queries" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "NUM_OBJECT_QUERIES" in warnings[0]
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_by_name(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Stepper._backward
+
+    def broken(self: Stepper, *args: Any) -> dict[str, torch.Tensor]:
+        return {name: value * float("nan") for name, value in real(self, *args).items()}
+
+    monkeypatch.setattr(Stepper, "_backward", broken)
+    with pytest.raises(NonFiniteLossError, match=r"iteration 0: the loss is nan.*BASE_LR"):
+        train_trial(tiny_config, TrialContext(tmp_path))
+    assert read_reports(tmp_path) == []
+
+
+def _edited(tiny_dataset: dict[str, Path], tmp_path: Path, config: Config, edit: Any) -> Config:
+    """The configuration with a changed copy of the training annotations."""
+    content = json.loads(tiny_dataset["train_annotations"].read_text())
+    edit(content)
+    file = tmp_path / "edited.json"
+    file.write_text(json.dumps(content))
+    changed = config.to_dict()
+    changed["DATASETS"]["REGISTER"]["train"]["annotations"] = str(file)
+    return Config.from_dict(changed, source="test")
+
+
+def test_a_label_out_of_range_is_refused_before_training(
+    tiny_config: Config, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    def edit(content: Any) -> None:
+        content["annotations"][3]["texture"] = 3
+
+    config = _edited(tiny_dataset, tmp_path, tiny_config, edit)
+    with pytest.raises(DatasetError) as error:
+        train_trial(config, TrialContext(tmp_path / "run"))
+    message = str(error.value)
+    assert "edited.json" in message
+    assert "texture" in message
+    assert "3" in message
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_images_without_instances_and_unknown_subcategories_train(
+    tiny_config: Config, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    def edit(content: Any) -> None:
+        first = content["images"][0]["id"]
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != first]
+        for annotation in content["annotations"][::2]:
+            del annotation["color"]
+
+    config = _edited(tiny_dataset, tmp_path, tiny_config, edit)
+    config = config.with_values(
+        {"DATALOADER.FILTER_EMPTY_ANNOTATIONS": False, "SOLVER.IMS_PER_BATCH": 12}, source="test"
+    )
+    report = train_trial(config, TrialContext(tmp_path / "run"))
+    assert report["iteration"] == 4
+
+
+def test_a_number_of_classes_that_the_data_does_not_have_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    config = tiny_config.with_values({"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 80}, source="test")
+    with pytest.raises(ConfigError, match=r"NUM_CLASSES = 80.* has 3 categories"):
+        train_trial(config, TrialContext(tmp_path))
+
+
+def test_it_learns(tiny_config: Config, tmp_path: Path) -> None:
+    config = tiny_config.with_values({"SOLVER.MAX_ITER": 16, "TEST.EVAL_PERIOD": 8}, source="test")
+    train_trial(config, TrialContext(tmp_path))
+    first, last = read_reports(tmp_path)
+    assert last["loss"] < 0.9 * first["loss"]
