@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -23,14 +23,12 @@ app = typer.Typer(
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration in detectron2's keys (YAML).")]
 Overrides = Annotated[
-    Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Configuration values that win over the file.")
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration values that win over the file.")
 ]
-Address = Annotated[
-    Optional[str], typer.Option(help="Ray cluster to run on, e.g. 'auto'; by default this machine alone.")
-]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. 'auto'; by default this machine alone.")]
 ModelDir = Annotated[Path, typer.Option("--model", help="Exported model: a directory made by `export`.")]
 GpusPerWorker = Annotated[
-    Optional[float], typer.Option(min=0, help="GPUs of a worker, a fraction shares one; by default 1 if there is any.")
+    float | None, typer.Option(min=0, help="GPUs of a worker, a fraction shares one; by default 1 if there is any.")
 ]
 
 
@@ -57,7 +55,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Directory for checkpoints, metrics.jsonl and log.txt.")],
     overrides: Overrides = None,
     workers: Annotated[
-        Optional[int], typer.Option(min=1, help="Ray Train workers; by default this process trains, without Ray.")
+        int | None, typer.Option(min=1, help="Ray Train workers; by default this process trains, without Ray.")
     ] = None,
     gpus_per_worker: GpusPerWorker = None,
     address: Address = None,
@@ -91,18 +89,18 @@ def tune(
     ],
     study: Annotated[Path, typer.Option(help="Study directory to make; on a cluster, on storage that all nodes see.")],
     overrides: Overrides = None,
-    trials: Annotated[Optional[int], typer.Option(min=1, help="Trials in total.  [default: 20 if no other limit]")] = None,
-    time: Annotated[Optional[str], typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
-    iterations: Annotated[Optional[int], typer.Option(min=1, help="Optimizer steps over all trials.")] = None,
-    gpu_hours: Annotated[Optional[float], typer.Option(min=0, help="GPU-hours over all trials.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.  [default: 20 if no other limit]")] = None,
+    time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps over all trials.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0, help="GPU-hours over all trials.")] = None,
     concurrent: Annotated[
-        Optional[int], typer.Option(min=1, help="Trials at once at most; by default as many as fit.")
+        int | None, typer.Option(min=1, help="Trials at once at most; by default as many as fit.")
     ] = None,
     workers_per_trial: Annotated[int, typer.Option(min=1, help="Ray Train workers of a trial.")] = 1,
     gpus_per_worker: GpusPerWorker = None,
     metric: Annotated[str, typer.Option(help="What is maximised: a key of the reports.")] = "segm/AP",
     early_stopping: Annotated[bool, typer.Option(help="Stop hopeless trials early (ASHA).")] = True,
-    grace: Annotated[Optional[int], typer.Option(min=1, help="Iterations before which no trial is stopped.")] = None,
+    grace: Annotated[int | None, typer.Option(min=1, help="Iterations before which no trial is stopped.")] = None,
     reduction_factor: Annotated[int, typer.Option(min=2, help="ASHA: one in so many trials goes on.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
     address: Address = None,
@@ -139,7 +137,7 @@ def tune(
 def resume(
     study: Annotated[Path, typer.Argument(help="Study directory.")],
     concurrent: Annotated[
-        Optional[int], typer.Option(min=1, help="Trials at once at most; by default what the study says.")
+        int | None, typer.Option(min=1, help="Trials at once at most; by default what the study says.")
     ] = None,
     address: Address = None,
 ) -> None:
@@ -175,7 +173,7 @@ def status(
 def export(
     source: Annotated[Path, typer.Argument(help="Study directory, or the output directory of `train`.")],
     output: Annotated[Path, typer.Option(help="Directory to make.")],
-    trial: Annotated[Optional[int], typer.Option(min=0, help="Trial to export; by default the best.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Trial to export; by default the best.")] = None,
 ) -> None:
     """Export the best checkpoint as a directory that is enough to evaluate and predict.
 
@@ -202,7 +200,7 @@ def evaluate(
     model: ModelDir,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
-    output: Annotated[Optional[Path], typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
 ) -> None:
     """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
 
@@ -214,7 +212,9 @@ def evaluate(
 
         log_to_stderr()
         with err.status("evaluating") as line:
-            evaluator = evaluate_export(load_export(model), annotations, images, progress=lambda name: line.update(name))
+            evaluator = evaluate_export(
+                load_export(model), annotations, images, progress=lambda name: line.update(name)
+            )
         metrics = evaluator.evaluate()
         if output is not None:
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}

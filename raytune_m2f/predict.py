@@ -137,12 +137,12 @@ def _expand(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """`<name>.png` for each file; with its old suffix, or its folder, where two would be the same."""
-    for name in (lambda f: f.stem, lambda f: f.name, lambda f: f"{f.parent.name}_{f.name}"):
-        names = {file: f"{name(file)}.png" for file in files}
+    """`<name>.png` for each file, with its folder's name in front where two would be the same."""
+    for folders in range(3):
+        names = {file: "_".join((*file.absolute().parts[-1 - folders : -1], file.stem)) + ".png" for file in files}
         if len(set(names.values())) == len(names):
             return names
-    raise InputError("two of the images have the same name and folder name: predict them in two calls")
+    raise InputError("two of the images have the same name (a.png, a.jpg?): predict them in two calls")
 
 
 def _annotation(number: int, result: dict[str, Any]) -> dict[str, Any]:

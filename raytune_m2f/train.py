@@ -50,9 +50,7 @@ def run_training(
 
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if torch.cuda.is_available() else 0.0
-    return train_on_ray(
-        config, output, workers=workers or 1, gpus_per_worker=gpus_per_worker, address=address
-    )
+    return train_on_ray(config, output, workers=workers or 1, gpus_per_worker=gpus_per_worker, address=address)
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from raytune_m2f.config import Config
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.training import metrics
@@ -67,7 +69,8 @@ class FakeTraining:
 
     Attributes:
         seconds: between reports.
-        fault: None, `nan`, `dataset`, `die` (the process, in the first attempt only) or `die always`, at `at`.
+        fault: None, `nan`, `dataset`, `bug`, `die` (the process, in the first attempt only) or `die always`, at
+            iteration `at`; of several workers the last one has it.
         only: the one trial that has the fault, None for all.
     """
 
@@ -82,6 +85,8 @@ class FakeTraining:
         with (context.output_dir / "starts").open("a") as file:
             file.write(f"{start} {os.getpid()} {context.world_size}\n")
         last = done[-1] if done else None
+        if context.world_size > 1:
+            dist.barrier()  # all have read before rank 0 writes
         for iteration in range(start + PERIOD, MAX_ITER + 1, PERIOD):
             time.sleep(self.seconds)
             value = self._value(config, context, iteration)

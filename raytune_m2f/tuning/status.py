@@ -128,6 +128,26 @@ def best_trial(directory: str | PathLike[str]) -> TrialStatus:
     return status.best_trial
 
 
+def trial_to_export(directory: str | PathLike[str], number: int | None = None) -> TrialStatus:
+    """The trial with this number, or the best one.
+
+    Raises:
+        StudyError: there is no such trial, or it has no weights yet.
+    """
+    if number is None:
+        return best_trial(directory)
+    status = study_status(directory)
+    trial = next((trial for trial in status.trials if trial.number == number), None)
+    if trial is None or trial.checkpoint is None:
+        usable = [str(trial.number) for trial in status.trials if trial.checkpoint is not None]
+        what = "does not exist" if trial is None else "has no weights"
+        raise StudyError(
+            f"trial {number} of the study {status.directory} {what}. "
+            f"Trials with weights: {', '.join(usable) or 'none yet'}."
+        )
+    return trial
+
+
 def _best(trials: list[TrialStatus]) -> int | None:
     scored = [
         (trial.best, -trial.number)

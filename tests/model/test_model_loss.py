@@ -96,7 +96,7 @@ def test_more_instances_than_queries_match_every_query_once(
 
 def _outputs(logits: Tensor, sublogits: dict[str, Tensor], masks: Tensor) -> Outputs:
     """Outputs of one layer and one image whose masks are given: (Q, C), (Q, C_k) and (Q, h, w)."""
-    queries, h, w = masks.shape
+    queries = len(masks)
     return Outputs(
         pred_logits=logits[None, None],
         pred_sublogits={name: x[None, None] for name, x in sublogits.items()},

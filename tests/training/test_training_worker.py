@@ -19,6 +19,17 @@ from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
 
 
+class Listener:
+    """Hears the reports of a trial and never stops it."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def __call__(self, report: Report) -> bool:
+        self.told.append(report["iteration"])
+        return False
+
+
 def same(report: Report) -> Report:
     """A report without what differs between equal runs."""
     return {name: value for name, value in report.items() if name != "seconds"}
@@ -52,14 +63,9 @@ def test_a_trial_leaves_what_its_directory_promises(finished: Path) -> None:
 def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
     train_trial(tiny_config, TrialContext(tmp_path, report=lambda report: True))  # stopped at its first report
     assert [report["iteration"] for report in read_reports(tmp_path)] == [2]
-    told: list[int] = []
-
-    def report(metrics: Report) -> bool:
-        told.append(metrics["iteration"])
-        return False
-
-    train_trial(tiny_config, TrialContext(tmp_path, report=report))
-    assert told == [2, 4]  # the one before the break is told again
+    listener = Listener()
+    train_trial(tiny_config, TrialContext(tmp_path, report=listener))
+    assert listener.told == [2, 4]  # the one before the break is told again
     assert [same(r) for r in read_reports(tmp_path)] == [same(r) for r in read_reports(finished)]
     ours, theirs = (
         checkpoint.load(folder / "checkpoints/iter_0000004.pth")["model"] for folder in (tmp_path, finished)
@@ -69,10 +75,10 @@ def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: P
 
 
 def test_a_finished_trial_reports_once_more(tiny_config: Config, finished: Path) -> None:
-    told: list[Report] = []
+    listener = Listener()
     before = (finished / "metrics.jsonl").read_text()
-    train_trial(tiny_config, TrialContext(finished, report=lambda r: bool(told.append(r))))
-    assert [report["iteration"] for report in told] == [4]
+    train_trial(tiny_config, TrialContext(finished, report=listener))
+    assert listener.told == [4]
     assert (finished / "metrics.jsonl").read_text() == before
 
 
@@ -81,9 +87,9 @@ def test_a_report_without_its_checkpoint_is_made_again(tiny_config: Config, fini
     train_trial(tiny_config, TrialContext(tmp_path))
     newest = tmp_path / "checkpoints/iter_0000004.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
-    told: list[int] = []
-    train_trial(tiny_config, TrialContext(tmp_path, report=lambda r: bool(told.append(r["iteration"]))))
-    assert told == [2, 4]
+    listener = Listener()
+    train_trial(tiny_config, TrialContext(tmp_path, report=listener))
+    assert listener.told == [2, 4]
     assert [same(r) for r in read_reports(tmp_path)] == [same(r) for r in read_reports(finished)]
 
 

@@ -1,0 +1,114 @@
+"""Training over Ray Train workers, with a scripted trial; what the network does on two workers is tested elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import fake_study
+import pytest
+import ray
+from fake_study import MAX_ITER, PERIOD, FakeTraining, config
+
+from raytune_m2f.errors import DatasetError, InputError, TrainingError
+from raytune_m2f.training.context import Report
+from raytune_m2f.training.ray_session import ray_session
+from raytune_m2f.training.ray_train import _Bridge, train_on_ray
+
+pytestmark = pytest.mark.filterwarnings("ignore:::ray")
+ray.cloudpickle.register_pickle_by_value(fake_study)  # its folder is not on the workers' path
+
+
+def test_the_bridge_answers_each_report_with_its_own_answer() -> None:
+    async def talk() -> None:
+        bridge = _Bridge()
+        assert await bridge.next_report(0.01) is None
+        for iteration, stop in ((10, False), (20, True)):
+            asked = asyncio.ensure_future(bridge.report({"iteration": iteration}))
+            assert await bridge.next_report(1.0) == {"iteration": iteration}
+            await bridge.answer(stop)
+            assert await asked is stop
+
+    asyncio.run(talk())
+
+
+def test_the_bridge_keeps_the_first_error_and_forgets_it_for_a_new_attempt() -> None:
+    async def talk() -> None:
+        bridge = _Bridge()
+        await bridge.note_error(None, "rank 1: out of memory")
+        await bridge.note_error(None, "rank 0: connection closed by peer")
+        assert await bridge.error() == (None, "rank 1: out of memory")
+        assert await bridge.begin() is True  # worth another attempt
+        error = DatasetError("label 9")
+        await bridge.note_error(error, "rank 1: label 9")
+        assert await bridge.begin() is False  # it would fail again
+        assert await bridge.error() == (error, "rank 1: label 9")
+
+    asyncio.run(talk())
+
+
+def test_no_cluster_at_the_address_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("nobody there")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with (
+        pytest.raises(InputError, match=r"no Ray cluster answers at 'head:6379': nobody there"),
+        ray_session("head:6379"),
+    ):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+class TestTwoWorkers:
+    def test_reports_come_from_rank_0_and_a_stop_reaches_both(self, tmp_path: Path) -> None:
+        seen: list[Report] = []
+
+        def on_report(report: Report) -> bool:
+            seen.append(report)
+            return len(seen) == 3
+
+        last = train_on_ray(config(), tmp_path, workers=2, on_report=on_report, function=FakeTraining())
+        assert [report["iteration"] for report in seen] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
+        assert {report["rank"] for report in seen} == {0}
+        assert last == seen[-1]
+        for log in ("log.txt", "log_1.txt"):
+            assert "the last words of the trial" in (tmp_path / log).read_text()
+        worlds = [line.split()[2] for line in (tmp_path / "starts").read_text().splitlines()]
+        assert worlds == ["2", "2"]
+        assert not (tmp_path / ".placement_group").exists()
+
+    def test_a_worker_that_dies_is_replaced(self, tmp_path: Path) -> None:
+        seen: list[Report] = []
+        last = train_on_ray(
+            config(),
+            tmp_path,
+            workers=2,
+            on_report=lambda report: bool(seen.append(report)),
+            function=FakeTraining(fault="die"),
+        )
+        assert last["iteration"] == MAX_ITER
+        assert {report["iteration"] for report in seen} == set(range(PERIOD, MAX_ITER + 1, PERIOD))
+
+    def test_an_error_of_ours_comes_as_it_is_and_is_not_retried(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match=r"^annotations\.json: annotation 7 has label 9"):
+            train_on_ray(config(), tmp_path, workers=2, function=FakeTraining(fault="dataset"), max_failures=3)
+        assert len((tmp_path / "starts").read_text().splitlines()) == 2
+
+    def test_any_other_error_comes_as_one_with_cause_and_log(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            TrainingError, match=r"a worker failed: rank 1, process .*KeyError: 'no such thing'"
+        ) as caught:
+            train_on_ray(config(), tmp_path, workers=2, function=FakeTraining(fault="bug"), max_failures=0)
+        assert str(tmp_path / "log.txt") in str(caught.value)
+
+    def test_an_error_of_the_listener_ends_the_training(self, tmp_path: Path) -> None:
+        def refuse(report: Report) -> bool:
+            raise TrainingError("nobody wants this")
+
+        with pytest.raises(TrainingError, match="nobody wants this"):
+            train_on_ray(config(), tmp_path, workers=2, on_report=refuse, function=FakeTraining())
+        assert ray.available_resources()["CPU"] == 2.0
