@@ -129,7 +129,10 @@ def tune(
                 workers=workers_per_trial, gpus_per_worker=gpus_per_worker, concurrent=concurrent
             ),
         )
-        tuning.create_study(study, loaded, tuning.load_space(space, loaded), settings)
+        searched = tuning.load_space(space, loaded)
+        for note in tuning.check_before_start(loaded, searched, workers=workers_per_trial):
+            err.print(note, style="yellow", soft_wrap=True)
+        tuning.create_study(study, loaded, searched, settings)
         _drive(study, address)
 
 

@@ -49,9 +49,7 @@ def test_an_export_holds_the_best_checkpoint(run: Path, exported: Path) -> None:
 
 
 def test_an_export_scores_what_its_report_says(exported: Path, tiny_dataset: dict[str, Path]) -> None:
-    evaluator = evaluate_export(
-        load_export(exported, CPU), tiny_dataset["val_annotations"], tiny_dataset["val_images"]
-    )
+    evaluator = evaluate_export(load_export(exported, CPU), tiny_dataset["val_annotations"], tiny_dataset["val_images"])
     report = json.loads((exported / "metrics.json").read_text())
     metrics = evaluator.evaluate()
     # a batch of one where training evaluated two: equal but for float noise at mask borders

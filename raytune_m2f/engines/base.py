@@ -23,9 +23,11 @@ class Engine(ABC):
 
     Attributes:
         categories: names of the main categories and of every trained subcategory head.
+        most_instances: of the fullest training image, crowds not counted.
     """
 
     categories: Categories
+    most_instances: int
 
     @abstractmethod
     def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[TrainSample]]:

@@ -42,6 +42,7 @@ class NativeEngine(Engine):
         self.test = load_registered(config, only_test_dataset(config))
         check_same_labels(self.train, self.test)
         self.categories = self.train.categories
+        self.most_instances = max((len(record.instances) for record in self.train.records), default=0)
         check_num_classes(config, self.train)
 
     def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[TrainSample]]:

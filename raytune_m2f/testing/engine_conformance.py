@@ -39,6 +39,7 @@ class EngineConformance:
         sizes = engine.categories.sizes
         for sample in next(engine.train_batches(rank=0, world_size=1, start_iteration=0)):
             target = sample.target
+            assert len(target) <= engine.most_instances
             assert sample.image.dtype == torch.uint8
             assert target.masks.dtype == torch.bool
             assert target.masks.shape == (len(target), *sample.image.shape[1:])

@@ -35,8 +35,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     Args:
         address: of a running cluster (`auto`, `HOST:PORT`, `ray://...`), or None for a session of our own on this
-            machine, which dies with this process. A cluster with token authentication takes Ray's own settings
-            (RAY_AUTH_MODE, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH).
+            machine, which dies with this process. Authentication is Ray's own business, by its environment
+            variables (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); its defaults are left alone.
     Raises:
         InputError: there is no cluster at the address.
     """
@@ -54,10 +54,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 def _connect(address: str | None) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
-    if address is None:
-        # A session of our own listens on this machine only and needs no token.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False} if address is None else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray about itself
         try:
@@ -66,7 +63,7 @@ def _connect(address: str | None) -> None:
                 address=address or "local",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                **(own if address is None else {}),
+                **own,
             )
         except (ConnectionError, ValueError) as error:
             raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error

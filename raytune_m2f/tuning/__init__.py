@@ -6,8 +6,10 @@ record.py     reports and ends, in Optuna                  asha.py       who is 
 driver.py     what happens at each event                   searcher.py   Ray Tune's view of the driver
 runner.py     start, resume, extend: one path              trial.py      one trial, in its own process
 status.py     how a study stands                           progress.py   the same, live
+preflight.py  data and space, before anything runs
 """
 
+from raytune_m2f.tuning.preflight import check_before_start
 from raytune_m2f.tuning.progress import StudyProgress, status_table
 from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
@@ -25,6 +27,7 @@ __all__ = [
     "StudySettings",
     "StudyStatus",
     "TrialStatus",
+    "check_before_start",
     "create_study",
     "load_space",
     "run_study",

@@ -82,8 +82,7 @@ class Record:
 
     def ask(self) -> int:
         """Start a new trial and return its number."""
-        started = len(self.trials(*STARTED))
-        self._study.sampler = make_sampler(self.plan.settings.seed, started, self.plan.settings.budget.trials)
+        self._prepare_sampler(started=len(self.trials(*STARTED)))
         trial = self._study.ask()
         suggest(trial, self.plan.space.distributions)
         return trial.number
@@ -91,12 +90,17 @@ class Record:
     def reconcile(self) -> list[int]:
         """Bring the record up to date with what trials left behind; returns the trials that have to go on."""
         unfinished = []
+        # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got.
+        self._prepare_sampler(started=max(0, len(self.trials(*STARTED)) - 1))
         for trial in self.trials(TrialState.RUNNING):
-            started = optuna.trial.Trial(self._study, trial._trial_id)
-            suggest(started, self.plan.space.distributions)  # the driver may have been killed while it asked
+            suggest(optuna.trial.Trial(self._study, trial._trial_id), self.plan.space.distributions)
             if self.settle(trial.number) is None:
                 unfinished.append(trial.number)
         return unfinished
+
+    def _prepare_sampler(self, started: int) -> None:
+        settings = self.plan.settings
+        self._study.sampler = make_sampler(settings.seed, started, settings.budget.trials)
 
     # Telling what trials did
 

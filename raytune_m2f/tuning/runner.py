@@ -15,7 +15,7 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 
 from raytune_m2f.config import Config
-from raytune_m2f.errors import StudyError, TrainingError
+from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.ray_train import release_workers
 from raytune_m2f.tuning.driver import Driver
@@ -69,6 +69,7 @@ def run_study(
     Raises:
         StudyError: no study, another driver runs it, or a trial does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
+        RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
     study = StudyDirectory.at(directory)
@@ -167,6 +168,11 @@ def _resources(allotment: Allotment) -> PlacementGroupFactory:
 
 
 def _raise_if_broken(driver: Driver) -> None:
+    if isinstance(driver.error, OSError):
+        raise RaytuneM2FError(
+            f"the study's record could not be written: {driver.error}. What it holds is intact: make room, then "
+            f"`raytune-m2f resume {driver.record.directory.root}`."
+        ) from driver.error
     if driver.error is not None:
         raise driver.error
     if driver.breaker is not None:

@@ -82,16 +82,15 @@ class TestTwoWorkers:
         assert not (tmp_path / ".placement_group").exists()
 
     def test_a_worker_that_dies_is_replaced(self, tmp_path: Path) -> None:
-        seen: list[Report] = []
-        last = train_on_ray(
-            config(),
-            tmp_path,
-            workers=2,
-            on_report=lambda report: bool(seen.append(report)),
-            function=FakeTraining(fault="die"),
-        )
+        seen: set[int] = set()
+
+        def on_report(report: Report) -> bool:
+            seen.add(report["iteration"])
+            return False
+
+        last = train_on_ray(config(), tmp_path, workers=2, on_report=on_report, function=FakeTraining(fault="die"))
         assert last["iteration"] == MAX_ITER
-        assert {report["iteration"] for report in seen} == set(range(PERIOD, MAX_ITER + 1, PERIOD))
+        assert seen == set(range(PERIOD, MAX_ITER + 1, PERIOD))
 
     def test_an_error_of_ours_comes_as_it_is_and_is_not_retried(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"^annotations\.json: annotation 7 has label 9"):

@@ -163,11 +163,16 @@ def test_a_kill_between_a_report_and_the_decision_is_decided_later(
     assert again.trial(second).state == TrialState.PRUNED
 
 
-def test_a_trial_that_was_killed_while_it_was_asked_gets_all_its_values(study: StudyDirectory, record: Record) -> None:
+def test_a_trial_that_was_killed_while_it_was_asked_gets_the_values_it_would_have_got(tmp_path: Path) -> None:
+    whole = open_record(new_study(tmp_path / "whole"))
+    expected = [whole.trial(whole.ask()).params for _ in range(2)]
+    study = new_study(tmp_path / "killed")
+    record = open_record(study)
+    record.ask()
     record._study.ask()  # the kill comes before the values
     again = open_record(study)
-    assert again.reconcile() == [0]
-    assert LR in again.trial(0).params
+    assert again.reconcile() == [0, 1]
+    assert [trial.params for trial in again.trials()] == expected
 
 
 def test_a_torn_journal_is_cut_and_a_stale_lock_removed(study: StudyDirectory, record: Record) -> None:

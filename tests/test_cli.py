@@ -1,0 +1,141 @@
+"""The command line: wrong input is one clear error with exit code 2, and the commands work together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from raytune_m2f.cli import app
+from raytune_m2f.config import Config
+from raytune_m2f.console import parse_duration
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call the command line in this process, on a wide screen."""
+    monkeypatch.setattr("raytune_m2f.console.err.width", 400)
+    monkeypatch.setattr("raytune_m2f.console.out.width", 400)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def config_file(tiny_config: Config, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_config.to_yaml())
+    return path
+
+
+def refused(result: Result) -> str:
+    """The message of an error of the user's: exit code 2, no traceback, nothing on stdout."""
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_a_wrong_key_is_named_with_the_right_one(run: Run, config_file: Path, tmp_path: Path) -> None:
+    message = refused(run("train", "--config", config_file, "--output", tmp_path / "o", "SOLVER.BASE_RL=1e-4"))
+    assert "SOLVER.BASE_RL" in message
+    assert "SOLVER.BASE_LR" in message
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_wrong_type_is_named_with_what_is_allowed(run: Run, config_file: Path, tmp_path: Path) -> None:
+    message = refused(run("train", "--config", config_file, "--output", tmp_path / "o", "SOLVER.MAX_ITER=soon"))
+    assert "SOLVER.MAX_ITER" in message
+    assert "soon" in message
+
+
+def test_a_missing_config_file_is_named(run: Run, tmp_path: Path) -> None:
+    message = refused(run("train", "--config", tmp_path / "no.yaml", "--output", tmp_path / "o"))
+    assert "no.yaml" in message
+
+
+def test_a_missing_annotation_file_is_named(run: Run, config_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config_file.read_text())
+    content["DATASETS"]["REGISTER"]["train"]["annotations"] = "/no/such/annotations.json"
+    config_file.write_text(yaml.safe_dump(content))
+    assert "/no/such/annotations.json" in refused(run("train", "--config", config_file, "--output", tmp_path / "o"))
+
+
+def test_an_empty_annotation_file_is_named(run: Run, config_file: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    content = yaml.safe_load(config_file.read_text())
+    content["DATASETS"]["REGISTER"]["val"]["annotations"] = str(empty)
+    config_file.write_text(yaml.safe_dump(content))
+    assert "empty.json" in refused(run("train", "--config", config_file, "--output", tmp_path / "o"))
+
+
+def test_a_space_with_an_unknown_key_is_refused(run: Run, config_file: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("SOLVER.BASE_RL: {type: loguniform, low: 1.0e-5, high: 1.0e-3}\n")
+    message = refused(run("tune", "--config", config_file, "--space", space, "--study", tmp_path / "study"))
+    assert "space.yaml" in message
+    assert "SOLVER.BASE_LR" in message
+    assert not (tmp_path / "study").exists()
+
+
+def test_wrong_data_is_refused_before_a_study_is_made(run: Run, config_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config_file.read_text())
+    content["DATASETS"]["SUBCATEGORIES"] = ["colour"]
+    config_file.write_text(yaml.safe_dump(content))
+    message = refused(run("tune", "--config", config_file, "--space", "demo", "--study", tmp_path / "study"))
+    assert "colour" in message
+    assert not (tmp_path / "study").exists()
+
+
+def test_an_argument_that_is_no_pair_is_refused(run: Run, config_file: Path, tmp_path: Path) -> None:
+    assert "KEY=VALUE" in refused(run("train", "--config", config_file, "--output", tmp_path / "o", "fast"))
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "export"])
+def test_what_is_no_study_is_refused(run: Run, tmp_path: Path, command: str) -> None:
+    more = ["--output", tmp_path / "model"] if command == "export" else []
+    assert str(tmp_path) in refused(run(command, tmp_path, *more))
+
+
+def test_train_resume_export_evaluate_predict(
+    run: Run, config_file: Path, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    first = run("train", "--config", config_file, "--output", output)
+    assert first.exit_code == 0, first.output
+    assert "segm/AP" in first.stdout
+    assert "iteration 4" in (output / "log.txt").read_text()
+    assert "--resume" in refused(run("train", "--config", config_file, "--output", output))
+    again = run("train", "--config", config_file, "--output", output, "--resume", "SOLVER.MAX_ITER=6")
+    assert again.exit_code == 0, again.output
+    assert run("export", output, "--output", tmp_path / "model").exit_code == 0
+    scored = run(
+        "evaluate", "--model", tmp_path / "model", "--annotations", tiny_dataset["val_annotations"],
+        "--images", tiny_dataset["val_images"], "--output", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert scored.exit_code == 0, scored.output
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert "segm/AP" in scores["metrics"]
+    assert len(scores["confusion"]["texture"]) == 3
+    predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
+    assert predicted.exit_code == 0, predicted.output
+    assert len(list((tmp_path / "p").glob("*.png"))) == 6
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "tune", "resume", "status", "export", "evaluate", "predict"])
+def test_every_command_explains_itself_with_an_example(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: raytune-m2f {command}" in result.stdout
+
+
+def test_durations() -> None:
+    assert [parse_duration(text) for text in ("90s", "45m", "2h", "1d", "1h30m", None)] == [
+        90, 2700, 7200, 86400, 5400, None,
+    ]  # fmt: skip

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from raytune_m2f.errors import DatasetError, NonFiniteLossError, TrainingError
+from raytune_m2f.training.trial_dir import add_to_log, check_metric, log_tail, occupied, read_failure, write_failure
+
+
+def test_everything_that_is_said_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with occupied(tmp_path / "0007"):
+        logging.getLogger("raytune_m2f.test").info("step %d", 3)
+        os.write(2, b"a library's own words\n")
+    sys.stderr.write("afterwards\n")
+    text = (tmp_path / "0007" / "log.txt").read_text()
+    assert "INFO raytune_m2f.test: step 3" in text
+    assert "a library's own words" in text
+    assert capfd.readouterr().err == "afterwards\n"
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with occupied(tmp_path):
+        with pytest.raises(TrainingError, match="another process has been training"), occupied(tmp_path, wait=0.0):
+            pass
+        with occupied(tmp_path, rank=1, wait=0.0):  # another worker of the same trial
+            pass
+    with occupied(tmp_path, wait=0.0):
+        pass
+
+
+def test_our_own_errors_need_no_trace_others_do(tmp_path: Path) -> None:
+    assert read_failure(tmp_path) is None
+    write_failure(tmp_path, DatasetError("annotation 7"))
+    assert read_failure(tmp_path) == {"error_type": "DatasetError", "cause": "annotation 7", "traceback": ""}
+    try:
+        raise KeyError("key")
+    except KeyError as error:
+        write_failure(tmp_path, error)
+    failure = read_failure(tmp_path)
+    assert failure is not None
+    assert failure["error_type"] == "KeyError"
+    assert "test_training_trial_dir.py" in failure["traceback"]
+
+
+def test_the_tail_of_the_log(tmp_path: Path) -> None:
+    assert log_tail(tmp_path) == []
+    for number in range(5000):
+        add_to_log(tmp_path, f"line {number}\n")
+    assert log_tail(tmp_path, lines=2) == ["line 4998", "line 4999"]
+
+
+def test_a_score_is_a_finite_number() -> None:
+    assert check_metric({"iteration": 10, "segm/AP": 3}, "segm/AP") == 3.0
+    with pytest.raises(TrainingError, match=r"no 'segm/APx'; it has iteration, segm/AP"):
+        check_metric({"iteration": 10, "segm/AP": 3}, "segm/APx")
+    for bad in (math.nan, math.inf):
+        with pytest.raises(NonFiniteLossError, match="at iteration 10"):
+            check_metric({"iteration": 10, "segm/AP": bad}, "segm/AP")

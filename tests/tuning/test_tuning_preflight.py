@@ -1,0 +1,38 @@
+"""What is found before a study is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import DatasetError, SearchSpaceError
+from raytune_m2f.tuning import SearchSpace, check_before_start
+
+QUERIES, BATCH = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "SOLVER.IMS_PER_BATCH"
+
+
+def space(key: str, **entry: Any) -> SearchSpace:
+    return SearchSpace.from_dict({key: entry})
+
+
+def test_fewer_queries_than_instances_are_worth_a_note(tiny_config: Config) -> None:
+    (note,) = check_before_start(tiny_config, space(QUERIES, type="int", low=2, high=20), workers=1)
+    assert "an image has 4 instances" in note
+    assert "can be 2" in note
+    assert check_before_start(tiny_config, space(QUERIES, type="int", low=4, high=20), workers=1) == []
+
+
+def test_a_batch_smaller_than_the_workers_is_refused(tiny_config: Config) -> None:
+    batches = space(BATCH, type="categorical", choices=[2, 4, 8])
+    assert check_before_start(tiny_config, batches, workers=2) == []
+    with pytest.raises(SearchSpaceError, match="can be 2, but a trial has 3 workers"):
+        check_before_start(tiny_config, batches, workers=3)
+
+
+def test_wrong_data_are_refused(tiny_config: Config) -> None:
+    content = tiny_config.to_dict()
+    content["DATASETS"]["SUBCATEGORIES"] = ["colour"]
+    with pytest.raises(DatasetError, match="colour"):
+        check_before_start(Config.from_dict(content), space(QUERIES, type="int", low=4, high=20), workers=1)
