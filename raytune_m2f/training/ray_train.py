@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import threading
 import traceback
 from collections.abc import Callable
@@ -134,6 +135,7 @@ def train_on_ray(
             return _follow(trainer, bridge, on_report, output_dir)
         finally:
             release_workers(output_dir)
+            shutil.rmtree(output_dir / ".ray", ignore_errors=True)  # Ray Train's own files; we restore from ours
 
 
 def release_workers(output_dir: Path) -> None:

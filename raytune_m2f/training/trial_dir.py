@@ -120,14 +120,14 @@ def _logging_to(log: IO[str]) -> Iterator[None]:
     handler = logging.StreamHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
+    before, level = root.handlers, root.level
+    root.handlers = [handler]  # instead of Ray's own, which would say everything a second time
     root.setLevel(logging.INFO)
     try:
         yield
     finally:
+        root.handlers = before
         root.setLevel(level)
-        root.removeHandler(handler)
         sys.stdout.flush()
         sys.stderr.flush()
         for number, descriptor in enumerate(saved, start=1):

@@ -24,10 +24,12 @@ from fake_study import (
     report,
     score,
     settings,
+    space,
 )
 
+from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError, TrainingError
-from raytune_m2f.tuning.runner import run_study
+from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources
 from raytune_m2f.tuning.status import StudyStatus, study_status
 from raytune_m2f.tuning.study import StudyDirectory
@@ -140,7 +142,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import fake_study, ray
 ray.cloudpickle.register_pickle_by_value(fake_study)
-from raytune_m2f.tuning.runner import run_study
+from raytune_m2f.tuning.runner import create_study, run_study
 try:
     run_study(sys.argv[1], trial_function=fake_study.FakeTraining(seconds=0.3))
 except KeyboardInterrupt:
@@ -201,3 +203,17 @@ def test_trials_of_two_workers_run_one_after_the_other_and_leave_nothing(tmp_pat
     assert not list(study.trials.glob("*/.placement_group"))
     assert ray.available_resources()["CPU"] == 2.0
     assert os.path.exists(study.trial(0) / "log_1.txt")
+
+
+@pytest.mark.slow
+def test_the_real_training_leaves_the_same_record_by_one_worker_as_by_two(tmp_path: Path, tiny_config: Config) -> None:
+    values = []
+    for workers in (1, 2):
+        asked = settings(trials=1, resources=Resources(workers=workers, cpus_per_worker=1))
+        study = create_study(tmp_path / str(workers), tiny_config, space(), asked)
+        trial = run_study(study.root).trials[0]
+        assert (trial.state, trial.iteration, trial.origin) == ("complete", 4, "config")
+        assert "segm/AP" in (study.trial(0) / "log.txt").read_text()
+        values.append(open_record(study).trial(0).user_attrs["last"])
+    assert [value["workers"] for value in values] == [1, 2]
+    assert values[1]["loss"] == pytest.approx(values[0]["loss"], rel=1e-4)
