@@ -42,7 +42,6 @@ def log_to_stderr(verbose: bool = False) -> None:
     log = logging.getLogger("raytune_m2f")
     log.handlers = [handler]
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
-    log.propagate = False
 
 
 def parse_duration(text: str | None) -> float | None:

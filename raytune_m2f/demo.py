@@ -43,7 +43,7 @@ def run_demo(output: Path, *, trials: int, seed: int) -> StudyStatus:
     if output.exists() and any(output.iterdir()):
         raise InputError(f"--output {output} is not empty: give a new directory, or remove it.")
     log.info("1/4 generating synthetic shapes in %s", output / "data")
-    data = generate_shapes(output / "data", train_images=400, val_images=60, max_instances=4, seed=seed)
+    data = generate_shapes(output / "data", seed=seed)
     config_file = output / CONFIG
     packaged = Path(configs.__file__).with_name(CONFIG)
     config_file.write_text(packaged.read_text(encoding="utf-8"), encoding="utf-8")
@@ -64,7 +64,7 @@ def run_demo(output: Path, *, trials: int, seed: int) -> StudyStatus:
     images = sorted(data["val_images"].iterdir())[:PICTURES]
     predict_files(load_export(output / "model"), images, output / "predictions")
     pictures = [np.asarray(Image.open(output / "predictions" / image.name)) for image in images]
-    Image.fromarray(contact_sheet(pictures, columns=4, cell_width=400)).save(output / "predictions.png")
+    Image.fromarray(contact_sheet(pictures, columns=4, cell_width=480)).save(output / "predictions.png")
     out.print(_summary(status, output))
     return status
 

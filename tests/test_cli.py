@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,14 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Call the command line in this process, on a wide screen."""
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Call the command line in this process, on a wide screen; its log handler is taken back afterwards."""
     monkeypatch.setattr("raytune_m2f.console.err.width", 400)
     monkeypatch.setattr("raytune_m2f.console.out.width", 400)
-    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    log = logging.getLogger("raytune_m2f")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def test_an_export_holds_the_best_checkpoint(run: Path, exported: Path) -> None:
     weights = torch.load(exported / "model.pth", weights_only=True)["model"]
     for name, value in checkpoint.load(run / "checkpoints/best.pth")["model"].items():
         assert torch.equal(weights[name], value)
-    assert "circle, square, triangle" in (exported / "README.md").read_text()
+    assert "disc, ring, cross" in (exported / "README.md").read_text()
 
 
 def test_an_export_scores_what_its_report_says(exported: Path, tiny_dataset: dict[str, Path]) -> None:
