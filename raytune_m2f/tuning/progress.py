@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Protocol
 
-from rich.console import Console
+from rich import box
+from rich.console import Console, JustifyMethod
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,8 @@ STYLES = {
     "stopped": "dim",
     "failed": "red",
 }
+MARKS = {"config": "*", "published": "+"}
+FOOTNOTES = {"config": "* the configuration's own values", "published": "+ the published loss weights"}
 ENDED = ("complete", "stopped", "failed")
 
 
@@ -79,12 +82,20 @@ class StudyProgress:
 def status_table(status: StudyStatus) -> Table:
     """One row a trial; the best is marked."""
     keys = list(dict.fromkeys(key for trial in status.trials for key in trial.values))
-    table = Table(title=f"study {relative(status.directory)}", caption=_caption(status), title_justify="left")
-    for name in ("trial", "state", "iteration", "last", f"best {status.metric}"):
-        table.add_column(name, justify="left" if name == "state" else "right")
-    for name in _short(keys):
-        table.add_column(name, justify="right")
-    table.add_column("time", justify="right")
+    table = Table(
+        title=f"study {relative(status.directory)}",
+        caption=_caption(status),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    for name, width in (("trial", 5), ("state", 8), ("iter", 7), ("last", 5), ("best", 5)):
+        justify: JustifyMethod = "left" if name == "state" else "right"
+        table.add_column(name, justify=justify, min_width=width, no_wrap=True)
+    for name in _short(keys):  # a line for each word, and long words folded, keep the columns narrow
+        table.add_column(name.replace("_", "_\n"), justify="right", overflow="fold", min_width=7)
+    table.add_column("time", justify="right", min_width=4, no_wrap=True)
     for trial in status.trials:
         table.add_row(*_row(trial, keys), style="bold" if trial.number == status.best else "")
     return table
@@ -92,8 +103,8 @@ def status_table(status: StudyStatus) -> Table:
 
 def _row(trial: TrialStatus, keys: list[str]) -> list[Text | str]:
     return [
-        str(trial.number),
-        Text(trial.state + (f" ({trial.origin})" if trial.origin else ""), style=STYLES[trial.state]),
+        f"{MARKS.get(trial.origin or '', '')}{trial.number}",
+        Text(trial.state, style=STYLES[trial.state]),
         f"{trial.iteration}/{trial.max_iter}",
         _number(trial.last),
         _number(trial.best),
@@ -104,11 +115,15 @@ def _row(trial: TrialStatus, keys: list[str]) -> list[Text | str]:
 
 def _caption(status: StudyStatus) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in status.counts.items())
+    if not counts:
+        return "no trials yet"
     limit = status.budget["trials"]
     of = f" of {limit:.0f} trials" if limit else " trials"
     best = status.best_trial
     leader = "" if best is None else f"; best: trial {best.number} with {status.metric} {_number(best.best)}"
-    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}" if counts else "no trials yet"
+    origins = dict.fromkeys(trial.origin for trial in status.trials if trial.origin in FOOTNOTES)
+    notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
+    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{notes}"
 
 
 def _line(trial: TrialStatus, status: StudyStatus) -> str:
@@ -137,7 +152,7 @@ def _number(value: float | None) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    return f"{value:.2g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _duration(seconds: float) -> str:
