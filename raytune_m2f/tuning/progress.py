@@ -94,7 +94,7 @@ def status_table(status: StudyStatus) -> Table:
         justify: JustifyMethod = "left" if name == "state" else "right"
         table.add_column(name, justify=justify, min_width=width, no_wrap=True)
     for name in _short(keys):  # a line for each word, and long words folded, keep the columns narrow
-        table.add_column(name.replace("_", "_\n"), justify="right", overflow="fold", min_width=7)
+        table.add_column(name.replace("_", "_\n"), justify="right", overflow="fold", min_width=6)
     table.add_column("time", justify="right", min_width=4, no_wrap=True)
     for trial in status.trials:
         table.add_row(*_row(trial, keys), style="bold" if trial.number == status.best else "")
