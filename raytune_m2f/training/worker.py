@@ -17,6 +17,7 @@ from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather
+from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.weights import load_weights
 
@@ -155,6 +156,7 @@ class Run:
             **{name: value for name, value in scores.items() if math.isfinite(value)},
             **means,
             "lr": max(self.stepper.scheduler.get_last_lr()),
+            "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
             "workers": self.context.world_size,

@@ -56,7 +56,7 @@ def test_a_trial_leaves_what_its_directory_promises(finished: Path) -> None:
     assert [report["iteration"] for report in reports] == [2, 4]
     for key in ("segm/AP", "segm/AP50", "segm/AP-disc", "loss", "loss_ce", "loss_mask", "loss_dice", "loss_color"):
         assert key in reports[0]
-    assert reports[0]["lr"] == pytest.approx(1e-3)
+    assert reports[0]["lr"] == reports[0]["effective_lr"] == pytest.approx(1e-3)
     assert (reports[0]["global_batch"], reports[0]["micro_batch"]) == (4, 4)
 
 
