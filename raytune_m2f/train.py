@@ -15,6 +15,8 @@ from raytune_m2f.training.checkpoint import newest_first
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.worker import train_trial
 
+log = logging.getLogger(__name__)
+
 
 def run_training(
     config: Config,
@@ -30,7 +32,7 @@ def run_training(
     Args:
         output: the run's directory.
         workers: Ray Train workers; None with no `address` trains in this process, where a debugger works.
-        gpus_per_worker: None takes one each if this machine has GPUs.
+        gpus_per_worker: None takes one each if there are as many.
         address: of a Ray cluster.
         resume: go on from the newest checkpoint in `output`, which may otherwise have none.
 
@@ -46,11 +48,32 @@ def run_training(
         device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
         with _log_file(output):
             return train_trial(config, TrialContext(output, device=device))
-    from raytune_m2f.training.ray_train import train_on_ray  # Ray only where it is asked for
+    return _train_on_ray(config, output, workers or 1, gpus_per_worker, address)
 
-    if gpus_per_worker is None:
-        gpus_per_worker = 1.0 if torch.cuda.is_available() else 0.0
-    return train_on_ray(config, output, workers=workers or 1, gpus_per_worker=gpus_per_worker, address=address)
+
+def _train_on_ray(
+    config: Config, output: Path, workers: int, gpus_per_worker: float | None, address: str | None
+) -> Report:
+    import ray  # only where it is asked for
+
+    from raytune_m2f.training.ray_session import ray_session
+    from raytune_m2f.training.ray_train import train_on_ray
+
+    def tell(report: Report) -> bool:
+        log.info("iteration %d: segm/AP %.2f", report["iteration"], report["segm/AP"])
+        return False
+
+    with ray_session(address):
+        cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
+        if gpus_per_worker is None:
+            gpus_per_worker = 1.0 if gpus >= workers else 0.0
+        if cpus < workers or gpus < workers * gpus_per_worker:
+            raise InputError(
+                f"--workers {workers} need {workers} CPUs and {workers * gpus_per_worker:g} GPUs; the cluster has "
+                f"{cpus:g} and {gpus:g}. Ask for fewer workers, or for a larger cluster."
+            )
+        log.info("%d workers, %g GPUs each; their log is %s", workers, gpus_per_worker, output / "log.txt")
+        return train_on_ray(config, output, workers=workers, gpus_per_worker=gpus_per_worker, on_report=tell)
 
 
 @contextmanager
@@ -59,10 +82,10 @@ def _log_file(output: Path) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(output / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log = logging.getLogger("raytune_m2f")
-    log.addHandler(handler)
+    package = logging.getLogger("raytune_m2f")
+    package.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        package.removeHandler(handler)
         handler.close()

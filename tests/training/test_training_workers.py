@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from raytune_m2f.config import Config
+from raytune_m2f.errors import InputError
 from raytune_m2f.train import run_training
 from raytune_m2f.training.metrics import read_reports
 
@@ -32,3 +33,9 @@ def test_two_ray_train_workers_give_the_loss_curve_of_one(tiny_config: Config, t
             assert shared[name] == pytest.approx(alone[name], rel=1e-4), (shared["iteration"], name)
         assert shared["segm/AP"] == pytest.approx(alone["segm/AP"], abs=0.05)
     assert last["iteration"] == 4
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_more_workers_than_there_is_room_for_are_refused(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--workers 3 need 3 CPUs and 0 GPUs; the cluster has 2 and 0"):
+        run_training(tiny_config, tmp_path, workers=3)
