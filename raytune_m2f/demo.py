@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 CONFIG = "demo.yaml"
 PICTURES = 12
+SURE_ENOUGH = 0.35  # after minutes of training from scratch no score is near one
 
 
 def run_demo(output: Path, *, trials: int, seed: int) -> StudyStatus:
@@ -62,7 +63,7 @@ def run_demo(output: Path, *, trials: int, seed: int) -> StudyStatus:
 
     log.info("4/4 predicting validation images in %s", output / "predictions")
     images = sorted(data["val_images"].iterdir())[:PICTURES]
-    predict_files(load_export(output / "model"), images, output / "predictions")
+    predict_files(load_export(output / "model"), images, output / "predictions", score_threshold=SURE_ENOUGH)
     pictures = [np.asarray(Image.open(output / "predictions" / image.name)) for image in images]
     Image.fromarray(contact_sheet(pictures, columns=4, cell_width=480)).save(output / "predictions.png")
     out.print(_summary(status, output))
