@@ -78,7 +78,7 @@ def train(
             address=address,
             resume=resume,
         )
-        out.print(_metrics_table(report, f"{output}, iteration {report['iteration']}"))
+        _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
 @app.command()
@@ -195,7 +195,7 @@ def export(
         else:
             run = source
         report = export_run(run, output)
-        out.print(_metrics_table(report, f"{output}, from {run}, iteration {report['iteration']}"))
+        _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
 
 
 @app.command()
@@ -223,7 +223,7 @@ def evaluate(
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
             content = {name: value if value == value else None for name, value in metrics.items()}
             output.write_text(json.dumps({"metrics": content, "confusion": tables}, indent=2) + "\n", encoding="utf-8")
-        out.print(_metrics_table(metrics, f"{model} on {annotations}"))
+        _print_metrics(metrics, f"{model} on {annotations}")
 
 
 @app.command()
@@ -265,13 +265,14 @@ def _drive(study: Path, address: str | None, concurrent: int | None = None) -> N
         out.print(f"export the best trial: raytune-m2f export {study} --output DIR", soft_wrap=True)
 
 
-def _metrics_table(report: dict[str, float], title: str) -> Table:
+def _print_metrics(report: dict[str, float], title: str) -> None:
     """Segm AP and subcategory accuracies, a row each."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     for name, value in report.items():
         if "/" in name:
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
-    return table
+    out.print(title, soft_wrap=True)
+    out.print(table)
 
 
 def main() -> None:
