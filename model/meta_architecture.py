@@ -113,7 +113,7 @@ class MultiTaskMaskFormer(nn.Module):
 def padded_size(images: Sequence[Tensor], divisibility: int) -> Size:
     """The common size of a batch: the largest sides, rounded up."""
     height, width = (max(image.shape[side] for image in images) for side in (1, 2))
-    return tuple(-(-side // divisibility) * divisibility for side in (height, width))  # type: ignore[return-value]
+    return -(-height // divisibility) * divisibility, -(-width // divisibility) * divisibility
 
 
 def pad_masks(masks: Tensor, size: Size) -> Tensor:

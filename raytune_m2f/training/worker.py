@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from raytune_m2f.config import Config
+from raytune_m2f.data import TrainSample
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import NonFiniteLossError, TrainingError
 from raytune_m2f.training import checkpoint, metrics
@@ -94,7 +95,7 @@ class Run:
         period = self.config.TEST.EVAL_PERIOD
         return self.finished or (period > 0 and self.iteration % period == 0)
 
-    def batches(self) -> Iterator[tuple[int, list]]:  # type: ignore[type-arg]
+    def batches(self) -> Iterator[tuple[int, list[TrainSample]]]:
         context = self.context
         batches = self.engine.train_batches(
             rank=context.rank, world_size=context.world_size, start_iteration=self.iteration
