@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from time import sleep
 from typing import Annotated
 
 import typer
+from rich.live import Live
 from rich.table import Table
 
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_duration, require_pairs
@@ -20,6 +22,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Tune a multitask Mask2Former with Ray Tune and Optuna. Start with [bold]raytune-m2f demo[/].",
 )
+
+WATCH_SECONDS = 2.0
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration in detectron2's keys (YAML).")]
 Overrides = Annotated[
@@ -157,6 +161,7 @@ def resume(
 def status(
     study: Annotated[Path, typer.Argument(help="Study directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until the study is not run any more.")] = False,
 ) -> None:
     """Show the trials of a study, running or not.
 
@@ -168,6 +173,12 @@ def status(
         state = tuning.study_status(study)
         if as_json:
             print(state.to_json())
+        elif watch:
+            with Live(tuning.status_table(state), console=out, auto_refresh=False) as live:
+                while state.driver is not None:
+                    sleep(WATCH_SECONDS)
+                    state = tuning.study_status(study)
+                    live.update(tuning.status_table(state), refresh=True)
         else:
             out.print(tuning.status_table(state))
 
