@@ -62,7 +62,8 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).view(B, S, M, L * P).softmax(-1).view(B, S, M, L, P)
         size = torch.tensor([(w, h) for h, w in shapes], dtype=query.dtype, device=query.device)
         locations = reference[None, :, None, None, None, :] + offsets / size[:, None, :]
-        return self.output_proj(deformable_sampling(value, shapes, locations, weights))
+        attended: Tensor = self.output_proj(deformable_sampling(value, shapes, locations, weights))
+        return attended
 
 
 def deformable_sampling(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:

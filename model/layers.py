@@ -35,7 +35,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x)
+        y: Tensor = self.layers[-1](x)
+        return y
 
 
 def xavier_fill(conv: nn.Conv2d) -> None:

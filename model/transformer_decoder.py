@@ -55,7 +55,8 @@ class Attention(nn.MultiheadAttention):
         )
         mask = None if allowed is None else allowed[:, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+        attended: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
+        return attended
 
 
 class CrossAttentionLayer(nn.Module):
@@ -68,7 +69,8 @@ class CrossAttentionLayer(nn.Module):
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
-        return self.norm(x + self.multihead_attn(x + query_pos, key, value, allowed))
+        y: Tensor = self.norm(x + self.multihead_attn(x + query_pos, key, value, allowed))
+        return y
 
 
 class SelfAttentionLayer(nn.Module):
@@ -82,7 +84,8 @@ class SelfAttentionLayer(nn.Module):
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
         placed = x + query_pos
-        return self.norm(x + self.self_attn(placed, placed, x))
+        y: Tensor = self.norm(x + self.self_attn(placed, placed, x))
+        return y
 
 
 class FFNLayer(nn.Module):
@@ -96,7 +99,8 @@ class FFNLayer(nn.Module):
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        y: Tensor = self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        return y
 
 
 class MultiTaskTransformerDecoder(nn.Module):

@@ -40,7 +40,8 @@ class Annotation:
 
     def mask(self, height: int, width: int) -> npt.NDArray[np.bool_]:
         """(H, W) bool, at the image's size in pixels."""
-        return decode([self.rle(height, width)], height, width)[0].astype(bool)
+        mask: npt.NDArray[np.bool_] = decode([self.rle(height, width)], height, width)[0].astype(bool)
+        return mask
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ def instances(*boxes: tuple[int, int, int, int], height: int = 96, width: int = 
 
 def changed(picture: Picture, image: Picture = GREY) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     """Where anything was drawn on a picture of the image's size."""
-    return np.any(picture != image, axis=-1)
+    drawn: np.ndarray[tuple[int, ...], np.dtype[np.bool_]] = np.any(picture != image, axis=-1)
+    return drawn
 
 
 @pytest.mark.parametrize(
