@@ -96,7 +96,7 @@ def tune(
     trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.  [default: 20 if no other limit]")] = None,
     time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps over all trials.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(min=0, help="GPU-hours over all trials.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0.01, help="GPU-hours over all trials.")] = None,
     concurrent: Annotated[
         int | None, typer.Option(min=1, help="Trials at once at most; by default as many as fit.")
     ] = None,
@@ -123,7 +123,7 @@ def tune(
             trials = 20
         loaded = load_config(config, require_pairs(overrides or []))
         settings = tuning.StudySettings(
-            budget=tuning.Budget(trials=trials, seconds=seconds, iterations=iterations, gpu_hours=gpu_hours or None),
+            budget=tuning.Budget(trials=trials, seconds=seconds, iterations=iterations, gpu_hours=gpu_hours),
             metric=metric,
             seed=seed,
             early_stopping=tuning.EarlyStopping(
@@ -233,6 +233,7 @@ def evaluate(
         if output is not None:
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
             content = {name: value if value == value else None for name, value in metrics.items()}
+            output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps({"metrics": content, "confusion": tables}, indent=2) + "\n", encoding="utf-8")
         _print_metrics(metrics, f"{model} on {annotations}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -25,23 +24,30 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn our errors into a message and an exit code; Ctrl-C into 130."""
+    """Turn our errors, and paths that cannot be used, into a message and an exit code; Ctrl-C into 130."""
     try:
         yield
     except RaytuneM2FError as error:
-        err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        _show(str(error))
         raise SystemExit(error.exit_code) from None
+    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        _show(f"{error.filename}: {error.strerror}. Give a path that can be used.")
+        raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         err.print("[bold]interrupted[/]; what was finished is kept")
         raise SystemExit(130) from None
 
 
-def log_to_stderr(verbose: bool = False) -> None:
+def _show(message: str) -> None:
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+
+
+def log_to_stderr() -> None:
     """Show the package's log on stderr."""
     handler = RichHandler(console=err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
     log = logging.getLogger("raytune_m2f")
     log.handlers = [handler]
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.INFO)
 
 
 def parse_duration(text: str | None) -> float | None:
@@ -68,8 +74,3 @@ def require_pairs(overrides: list[str]) -> list[str]:
         if "=" not in override:
             raise InputError(f"unexpected argument {override!r}: configuration values are given as KEY=VALUE")
     return overrides
-
-
-def is_terminal() -> bool:
-    """Whether a person watches stderr."""
-    return sys.stderr.isatty()

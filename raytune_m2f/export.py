@@ -112,7 +112,10 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
         )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = load_config(folder / CONFIG)
-    content = json.loads((folder / CATEGORIES).read_text(encoding="utf-8"))
+    try:
+        content = json.loads((folder / CATEGORIES).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{folder / CATEGORIES} is no JSON: {error}") from error
     categories = Categories.from_dict(content, source=str(folder / CATEGORIES))
     model = build_network(config, categories)
     try:

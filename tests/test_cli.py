@@ -101,6 +101,12 @@ def test_an_argument_that_is_no_pair_is_refused(run: Run, config_file: Path, tmp
     assert "KEY=VALUE" in refused(run("train", "--config", config_file, "--output", tmp_path / "o", "fast"))
 
 
+def test_a_path_that_cannot_be_used_is_named(run: Run, config_file: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert str(taken) in refused(run("train", "--config", config_file, "--output", taken))
+
+
 @pytest.mark.parametrize("command", ["status", "resume", "export"])
 def test_what_is_no_study_is_refused(run: Run, tmp_path: Path, command: str) -> None:
     more = ["--output", tmp_path / "model"] if command == "export" else []
