@@ -1,9 +1,10 @@
 """The multitask Mask2Former: network, matching, loss and inference. torch only.
 
 It knows nothing of Ray, files, COCO or detectron2. The path of a batch is four files deep:
-`meta_architecture`, `backbone`, `pixel_decoder`, `transformer_decoder`; then `criterion` or `inference`.
+`meta_architecture`, `backbones`, `pixel_decoder`, `transformer_decoder`; then `criterion` or `inference`.
 """
 
+from model.backbones import Backbone, MobileNetV3, ResNet, SwinTransformer
 from model.criterion import SetCriterion, count_targets
 from model.matcher import LossWeights, NonFiniteError
 from model.meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
@@ -13,13 +14,17 @@ from model.transformer_decoder import Outputs
 
 __all__ = [
     "UNKNOWN",
+    "Backbone",
     "Instances",
     "LossWeights",
+    "MobileNetV3",
     "MultiTaskMaskFormer",
     "NonFiniteError",
     "Outputs",
     "RandomPoints",
+    "ResNet",
     "SetCriterion",
+    "SwinTransformer",
     "Target",
     "build_model",
     "count_targets",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbone import ResNet
+from model.backbones import Backbone
 from model.inference import Ranking, Size, instances_of_image
 from model.pixel_decoder import MSDeformAttnPixelDecoder
 from model.structures import Instances
@@ -47,7 +47,7 @@ class MultiTaskMaskFormer(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: Backbone,
         sem_seg_head: MaskFormerHead,
         *,
         pixel_mean: Sequence[float],
@@ -123,10 +123,9 @@ def pad_masks(masks: Tensor, size: Size) -> Tensor:
 
 def build_model(
     *,
+    backbone: Backbone,
     num_classes: int,
     subcategories: Mapping[str, int],
-    backbone_depth: int = 50,
-    backbone_norm: str = "FrozenBN",
     conv_dim: int = 256,
     mask_dim: int = 256,
     encoder_layers: int = 6,
@@ -143,13 +142,13 @@ def build_model(
     pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     size_divisibility: int = 32,
 ) -> MultiTaskMaskFormer:
-    """Build the network; the defaults are those of the paper's R50 on COCO.
+    """Build the network; the defaults are the paper's for COCO.
 
     Args:
+        backbone: gives res2 to res5.
         num_classes: main categories, "no object" not counted.
         subcategories: classes of each subcategory head, "no object" not counted.
     """
-    backbone = ResNet(backbone_depth, backbone_norm)
     pixel_decoder = MSDeformAttnPixelDecoder(
         backbone.channels,
         conv_dim=conv_dim,

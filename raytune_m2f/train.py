@@ -13,6 +13,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
 from raytune_m2f.training.checkpoint import newest_first
 from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.weight_files import check_source
 from raytune_m2f.training.worker import train_trial
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def run_training(
         resume: go on from the newest checkpoint in `output`, which may otherwise have none.
 
     Raises:
+        ModelError: MODEL.WEIGHTS names what is not there.
         InputError: `output` has checkpoints and `resume` is False, or the other way round.
     """
     started = bool(newest_first(output / "checkpoints"))
@@ -44,6 +46,8 @@ def run_training(
         raise InputError(f"--output {output} holds a training run: go on with it by --resume, or give a new directory.")
     if resume and not started:
         raise InputError(f"--resume: {output} has no checkpoint to go on from.")
+    if not resume and address is None:  # a cluster's files need not be here
+        check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:
         device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
         with _log_file(output):

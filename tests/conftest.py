@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import LossWeights, MultiTaskMaskFormer, RandomPoints, SetCriterion, Target, build_model
+from model import LossWeights, MultiTaskMaskFormer, RandomPoints, ResNet, SetCriterion, Target, build_model
 from raytune_m2f.config import Config
 from raytune_m2f.data import generate_shapes
 
@@ -97,12 +97,13 @@ def network() -> MultiTaskMaskFormer:
     return tiny_network(HEADS).eval()
 
 
-def tiny_network(heads: dict[str, int], *, num_queries: int = 6, num_classes: int = 3) -> MultiTaskMaskFormer:
+def tiny_network(
+    heads: dict[str, int], *, num_queries: int = 6, num_classes: int = 3, decoder_layers: int = 3
+) -> MultiTaskMaskFormer:
     return build_model(
+        backbone=ResNet(18, "GN"),
         num_classes=num_classes,
         subcategories=heads,
-        backbone_depth=18,
-        backbone_norm="GN",
         conv_dim=32,
         mask_dim=32,
         encoder_layers=1,
@@ -110,7 +111,7 @@ def tiny_network(heads: dict[str, int], *, num_queries: int = 6, num_classes: in
         hidden_dim=32,
         num_heads=4,
         dim_feedforward=64,
-        decoder_layers=3,
+        decoder_layers=decoder_layers,
     )
 
 

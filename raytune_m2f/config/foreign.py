@@ -15,7 +15,6 @@ FOREIGN_KEYS: dict[str, str] = {
     "MODEL.LOAD_PROPOSALS": "remove it; there are no proposals in Mask2Former",
     "MODEL.MASK_ON": "remove it; masks are always predicted",
     "MODEL.KEYPOINT_ON": "remove it; keypoints are not predicted",
-    "MODEL.SWIN": "choose a ResNet with MODEL.RESNETS.DEPTH (18, 34, 50, 101)",
     "MODEL.RESNETS.NUM_GROUPS": "remove it; choose a ResNet with MODEL.RESNETS.DEPTH",
     "MODEL.RESNETS.WIDTH_PER_GROUP": "remove it; choose a ResNet with MODEL.RESNETS.DEPTH",
     "MODEL.RESNETS.RES4_DILATION": "remove it; no stage is dilated",

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from model import LossWeights, MultiTaskMaskFormer, SetCriterion, build_model
+from model import (
+    Backbone,
+    LossWeights,
+    MobileNetV3,
+    MultiTaskMaskFormer,
+    ResNet,
+    SetCriterion,
+    SwinTransformer,
+    build_model,
+)
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 
@@ -11,10 +20,9 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
     """The network for these categories, with fresh weights."""
     head, former = config.MODEL.SEM_SEG_HEAD, config.MODEL.MASK_FORMER
     return build_model(
+        backbone=build_backbone(config),
         num_classes=len(categories.names),
         subcategories={name: len(classes) for name, classes in categories.subcategories.items()},
-        backbone_depth=config.MODEL.RESNETS.DEPTH,
-        backbone_norm=config.MODEL.RESNETS.NORM,
         conv_dim=head.CONVS_DIM,
         mask_dim=head.MASK_DIM,
         encoder_layers=head.TRANSFORMER_ENC_LAYERS,
@@ -31,6 +39,22 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         pixel_std=config.MODEL.PIXEL_STD,
         size_divisibility=former.SIZE_DIVISIBILITY,
     )
+
+
+def build_backbone(config: Config) -> Backbone:
+    """The backbone that MODEL.BACKBONE.NAME chooses, with fresh weights; the sections of the others are not read."""
+    model = config.MODEL
+    if model.BACKBONE.NAME == "D2SwinTransformer":
+        return SwinTransformer(
+            embed_dim=model.SWIN.EMBED_DIM,
+            depths=model.SWIN.DEPTHS,
+            num_heads=model.SWIN.NUM_HEADS,
+            window_size=model.SWIN.WINDOW_SIZE,
+            drop_path_rate=model.SWIN.DROP_PATH_RATE,
+        )
+    if model.BACKBONE.NAME == "build_mobilenet_v3_backbone":
+        return MobileNetV3(model.MOBILENETV3.ARCH, model.MOBILENETV3.NORM)
+    return ResNet(model.RESNETS.DEPTH, model.RESNETS.NORM)
 
 
 def build_criterion(config: Config) -> SetCriterion:

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from raytune_m2f.config import Config
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+_POSITIONS = ("relative_position_bias_table", "absolute_pos_embed")  # Swin's
 
 
 def effective_lr(config: Config) -> float:
@@ -27,9 +28,10 @@ def effective_lr(config: Config) -> float:
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.AdamW:
-    """AdamW: the backbone learns slower, norms and embeddings do not decay (Mask2Former's train_net.py).
+    """AdamW: the backbone learns slower; norms, embeddings and Swin's positions do not decay.
 
-    Parameters with the same learning rate and decay share a group, at most four, so that the fused step is one call.
+    Source: Mask2Former's train_net.py. Parameters with the same learning rate and decay share a group, at most six in
+    all, so that the fused step is few calls.
     """
     solver, lr = config.SOLVER, effective_lr(config)
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
@@ -40,9 +42,9 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.AdamW:
         elif isinstance(module, nn.Embedding):
             decay = solver.WEIGHT_DECAY_EMBED
         factor = solver.BACKBONE_MULTIPLIER if name.split(".")[0] == "backbone" else 1.0
-        for parameter in module.parameters(recurse=False):
+        for kind, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                groups[lr * factor, decay].append(parameter)
+                groups[lr * factor, 0.0 if kind in _POSITIONS else decay].append(parameter)
     return torch.optim.AdamW(
         [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
         fused=True,

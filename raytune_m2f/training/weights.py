@@ -1,4 +1,4 @@
-"""Initial weights from a file (`MODEL.WEIGHTS`): a checkpoint of ours, of Mask2Former, or a detectron2 backbone.
+"""Initial weights (`MODEL.WEIGHTS`): a checkpoint of ours or of Mask2Former, or a backbone trained on ImageNet.
 
 Whatever does not fit is named, never passed over in silence.
 """
@@ -6,21 +6,30 @@ Whatever does not fit is named, never passed over in silence.
 from __future__ import annotations
 
 import logging
-import pickle
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model import Backbone, MultiTaskMaskFormer
 from raytune_m2f.errors import ModelError
+from raytune_m2f.training.weight_files import read_state_dict
 
 log = logging.getLogger(__name__)
 
+State = Mapping[str, Tensor]
+
+PREDICTOR = "sem_seg_head.predictor."
 QUERIES = ("query_feat.weight", "query_embed.weight")
-DROPPED = "criterion.empty_weight"  # the reference stores its class weights; ours come from the configuration
+NOT_HEADS = ("query", "level", "mask")
+"""`<name>_embed` of the predictor that classify nothing."""
+NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "criterion.empty_weight")
+"""Counters, indices that follow from the window, and the reference's class weights (ours are in the configuration)."""
+
+_OLD_PIXEL_DECODER = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
+_CLASSIFIER = re.compile(r"^backbone\.(?:stem\.fc|fc|head|classifier|norm)\.|\.attn_mask$")
 
 
 @dataclass(frozen=True)
@@ -31,81 +40,45 @@ class Loaded:
     unused: tuple[str, ...]
 
 
-def load_weights(model: nn.Module, source: str) -> Loaded:
-    """Load what fits from a weights file into the network.
+def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
+    """Load what fits from `MODEL.WEIGHTS` into the network.
 
     Args:
-        source: path of a `.pth` or `.pkl` file.
+        source: as for `read_state_dict`.
 
     Raises:
-        ModelError: no such file, not readable, or nothing in it fits.
+        ModelError: no such file, not readable, or it is not for this backbone.
     """
-    state = read_state_dict(source)
-    own = model.state_dict()
-    if not any(name.startswith(("backbone.", "sem_seg_head.")) for name in state):
-        state = {f"backbone.{name}": value for name, value in state.items()}  # a bare backbone
+    state = _learned(network_names(read_state_dict(source), model.backbone))
+    own = _learned(model.state_dict())
     fitted = {name: _fit(name, state[name], own[name]) for name in own if name in state}
     usable = {name: value for name, value in fitted.items() if value is not None}
-    if not usable:
-        raise ModelError(
-            f"MODEL.WEIGHTS = {source!r}: nothing in this file fits the network. It holds e.g. "
-            f"{', '.join(sorted(state)[:3])}; the network e.g. {', '.join(sorted(own)[:3])}."
-        )
+    _require_backbone(source, own, state, usable)
     model.load_state_dict(usable, strict=False)
-    fresh = tuple(name for name in own if name not in usable and not name.endswith("num_batches_tracked"))
-    unused = tuple(name for name in state if name not in usable and name != DROPPED)
-    _tell(source, fresh, unused)
-    return Loaded(fresh, unused)
+    loaded = Loaded(*(tuple(name for name in names if name not in usable) for names in (own, state)))
+    only_backbone = not any(name.startswith("sem_seg_head.") for name in state)
+    heads = () if only_backbone else tuple(_tell_heads(source, model.heads, own, state))
+    _tell_fresh(source, own, state, [n for n in loaded.fresh if n not in heads], only_backbone)
+    _tell_unused(source, [n for n in loaded.unused if n not in own and n not in heads])
+    return loaded
 
 
-def read_state_dict(source: str) -> dict[str, Tensor]:
-    """Read the tensors of a `.pth` or `.pkl` file; nothing else in it is executed.
+def network_names(state: State, backbone: Backbone) -> dict[str, Tensor]:
+    """A file's tensors under the network's names.
 
-    Raises:
-        ModelError: no such file, or it holds no tensors.
+    A bare backbone has torchvision's names or the published ones. Older checkpoints of Mask2Former call two things
+    otherwise (the reference's `_load_from_state_dict` renames them too).
     """
-    path = Path(source)
-    if "://" in source or not path.is_file():
-        raise ModelError(
-            f"MODEL.WEIGHTS = {source!r} is not a file on this machine. Download the weights and give their path, or "
-            "set MODEL.WEIGHTS='' to train from scratch (then MODEL.RESNETS.NORM must be BN or GN to learn)."
-        )
-    try:
-        content = _load_pickle(path) if path.suffix == ".pkl" else _load_torch(path)
-    except Exception as error:  # pickle and torch raise many kinds
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error}") from error
-    state = content.get("model", content) if isinstance(content, dict) else {}
-    tensors = {name: torch.as_tensor(value) for name, value in state.items() if isinstance(value, np.ndarray | Tensor)}
-    if not tensors:
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} holds no weights under 'model'.")
-    return tensors
+    if not any(name.startswith(("backbone.", "sem_seg_head.")) for name in state):
+        return {f"backbone.{backbone.stored_name(name)}": value for name, value in state.items()}
+    return {
+        _OLD_PIXEL_DECODER.sub("sem_seg_head.pixel_decoder.", name).replace(".static_query.", ".query_feat."): value
+        for name, value in state.items()
+    }
 
 
-def _load_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        return _SafeUnpickler(file).load()
-
-
-class _SafeUnpickler(pickle.Unpickler):
-    """detectron2's .pkl files are pickled dicts of numpy arrays: only what these need may be loaded."""
-
-    ALLOWED = frozenset(
-        (module, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name in ("_reconstruct", "scalar")
-    ) | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"), ("collections", "OrderedDict")}
-
-    def __init__(self, file: Any):
-        super().__init__(file, encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weights file")
-        return super().find_class(module, name)
+def _learned(state: State) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.endswith(NOT_LEARNED)}
 
 
 def _fit(name: str, value: Tensor, own: Tensor) -> Tensor | None:
@@ -118,12 +91,66 @@ def _fit(name: str, value: Tensor, own: Tensor) -> Tensor | None:
     return None
 
 
-def _tell(source: str, fresh: tuple[str, ...], unused: tuple[str, ...]) -> None:
-    if fresh:
-        log.warning("%s has no fitting values for %d tensors, they start fresh: %s", source, len(fresh), _some(fresh))
-    if unused:
-        log.warning("%s holds %d tensors that have no use here: %s", source, len(unused), _some(unused))
+def _require_backbone(source: str, own: State, state: State, usable: State) -> None:
+    """Refuse a file that fits less than half of the backbone: it belongs to another one."""
+    backbone = [name for name in own if name.startswith("backbone.")]
+    fitting = [name for name in backbone if name in usable]
+    if 2 * len(fitting) >= len(backbone):
+        return
+    raise ModelError(
+        f"MODEL.WEIGHTS = {source!r} is not for this backbone: {len(fitting)} of its {len(backbone)} tensors fit. "
+        f"The file holds e.g. {_some(_with_shape(state), 3)}; the network "
+        f"{_some(_with_shape(own), 3)}. Give weights of the backbone that the configuration chooses."
+    )
 
 
-def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+def _tell_heads(source: str, heads: Iterable[str], own: State, state: State) -> Iterator[str]:
+    """Log each classifier that the file has otherwise or not at all; gives the names of their tensors."""
+    found = [re.fullmatch(re.escape(PREDICTOR) + r"(\w+)_embed\.weight", name) for name in state]
+    theirs = [match[1] for match in found if match and match[1] not in NOT_HEADS]
+    for head in dict.fromkeys(("class", *heads, *theirs)):
+        name = f"{PREDICTOR}{head}_embed"
+        there, here = (values.get(f"{name}.weight") for values in (state, own))
+        if there is not None and here is not None and there.shape == here.shape:
+            continue
+        log.warning("%s: %s: %s in the file, %s here%s", source, name, _classes(there), _classes(here),
+                    "" if here is None else ": it starts fresh")  # fmt: skip
+        yield from (f"{name}.weight", f"{name}.bias")
+
+
+def _classes(weight: Tensor | None) -> str:
+    if weight is None:
+        return "no such head"
+    count = len(weight) - 1  # "no object" is one more
+    return f"{count} class{'es' * (count != 1)}"
+
+
+def _tell_fresh(source: str, own: State, state: State, fresh: list[str], only_backbone: bool) -> None:
+    if only_backbone:
+        log.info("%s holds a backbone: pixel decoder and transformer decoder start fresh", source)
+        fresh = [name for name in fresh if name.startswith("backbone.")]
+    absent, other = ([n for n in fresh if (n in state) is there] for there in (False, True))
+    if absent:
+        log.warning("%s has no values for %d tensors, they start fresh: %s", source, len(absent), _some(absent))
+    if other:
+        shapes = [f"{n} {list(state[n].shape)}, here {list(own[n].shape)}" for n in other]
+        log.warning("%s has %d tensors of another shape, they start fresh: %s", source, len(other), _some(shapes))
+
+
+def _tell_unused(source: str, unused: list[str]) -> None:
+    classifier = [name for name in unused if _CLASSIFIER.search(name)]
+    rest = [name for name in unused if name not in classifier]
+    if classifier:
+        log.info("%s: of its training only, not needed here: %s", source, _some(classifier))
+    if rest:
+        log.warning("%s holds %d tensors that have no use here: %s", source, len(rest), _some(rest))
+
+
+def _with_shape(state: State) -> list[str]:
+    """Name and shape of the backbone's tensors, or of all if there are none of it."""
+    names = [name for name in sorted(state) if name.startswith("backbone.")] or sorted(state)
+    return [f"{name} {list(state[name].shape)}" for name in names]
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (" …" if len(names) > most else "")

@@ -1,4 +1,4 @@
-"""What is checked before a study is made: the data, and the search space against the data and the workers."""
+"""What is checked before a study is made: weights, data, and the search space against the data and the workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from raytune_m2f.config import Config
 from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import SearchSpaceError
+from raytune_m2f.training.weight_files import check_source
 from raytune_m2f.tuning.space import SearchSpace
 
 BATCH = "SOLVER.IMS_PER_BATCH"
@@ -21,8 +22,10 @@ def check_before_start(config: Config, space: SearchSpace, *, workers: int) -> l
 
     Raises:
         DatasetError, ConfigError: the data or the configuration are wrong.
+        ModelError: MODEL.WEIGHTS names what is not there; an address is not tried.
         SearchSpaceError: a batch in the space is smaller than the workers of a trial.
     """
+    check_source(config.MODEL.WEIGHTS)
     engine = build_engine(config)
     batch = _smallest(config, space, BATCH)
     if batch < workers:

@@ -13,6 +13,8 @@ from raytune_m2f.config.fields.data import Input
 from raytune_m2f.config.nested import nest
 from raytune_m2f.errors import ConfigError
 
+SWIN, MOBILENET = "D2SwinTransformer", "build_mobilenet_v3_backbone"
+
 
 def problems_of(values: dict[str, Any]) -> list[str]:
     """Each line of the error, without its source."""
@@ -57,7 +59,6 @@ def test_a_dotted_key_in_a_file_is_explained(tmp_path: Path) -> None:
         ("INPUT.MIN_SIZE_TRAIN", "INPUT.MIN_SCALE"),
         ("INPUT.CROP.SIZE", "INPUT.IMAGE_SIZE"),
         ("TEST.AUG.FLIP", "no test-time augmentation"),
-        ("MODEL.SWIN.EMBED_DIM", "MODEL.RESNETS.DEPTH"),
     ],
 )
 def test_a_key_of_detectron2_that_is_not_honoured_is_refused_with_advice(key: str, advice: str) -> None:
@@ -73,7 +74,9 @@ def test_a_key_of_detectron2_that_is_not_honoured_is_refused_with_advice(key: st
         ("MODEL.RESNETS.RES5_MULTI_GRID", [1, 2, 4], "[1, 1, 1]"),
         ("MODEL.RESNETS.STRIDE_IN_1X1", True, "false"),
         ("MODEL.BACKBONE.FREEZE_AT", 2, "0"),
-        ("MODEL.BACKBONE.NAME", "D2SwinTransformer", "'build_resnet_backbone'"),
+        ("MODEL.SWIN.APE", True, "false"),
+        ("MODEL.SWIN.QK_SCALE", 0.5, "nothing"),
+        ("MODEL.SWIN.PATCH_SIZE", 2, "4"),
         ("MODEL.MASK_FORMER.DROPOUT", 0.1, "0.0"),
         ("MODEL.MASK_FORMER.PRE_NORM", True, "false"),
         ("MODEL.MASK_FORMER.TEST.SEMANTIC_ON", True, "false"),
@@ -115,6 +118,12 @@ def test_a_key_with_one_value_refuses_any_other(key: str, value: object, only: s
         ("SEED", -1, "got -1, allowed: a whole number from 0"),
         ("INPUT.RANDOM_FLIP", "both", "got 'both', allowed: 'horizontal' or 'vertical' or 'none'"),
         ("MODEL.RESNETS.DEPTH", 152, "got 152, allowed: 18 or 34 or 50 or 101"),
+        (
+            "MODEL.BACKBONE.NAME",
+            "swin",
+            "allowed: 'build_resnet_backbone' or 'D2SwinTransformer' or 'build_mobilenet_v3",
+        ),
+        ("MODEL.MOBILENETV3.ARCH", "tiny", "got 'tiny', allowed: 'small' or 'large'"),
         ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 100, "allowed: a whole number from 32 up to 2048 in multiples of 32"),
         ("MODEL.WEIGHTS", 3, "got 3, allowed: text"),
         ("DATASETS.TEST", "coco", "got 'coco', allowed: a list in brackets of at most 1 item, each text"),
@@ -135,6 +144,9 @@ def test_an_item_of_a_list_is_named() -> None:
     assert problems_of({"SOLVER.STEPS": [10, "x"]})[0].startswith("SOLVER.STEPS[1]: got 'x', allowed: a list in")
     assert problems_of({"MODEL.PIXEL_STD": [1, 0, 1]})[0].startswith("MODEL.PIXEL_STD[1]: got 0, allowed: a list in")
     assert problems_of({"MODEL.PIXEL_STD": [1, 1]})[0].startswith("MODEL.PIXEL_STD[2]: missing, allowed: a list in")
+    assert problems_of({"MODEL.SWIN.DEPTHS": [2, 2, 6]})[0].startswith(
+        "MODEL.SWIN.DEPTHS[3]: missing, allowed: a list in"
+    )
 
 
 def test_a_missing_part_of_a_data_set_is_named() -> None:
@@ -159,7 +171,27 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
         ({"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}, ["RES2_OUT_CHANNELS: got 64, but a ResNet-50 has 256"]),
         ({"MODEL.WEIGHTS": ""}, ["MODEL.RESNETS.NORM: got FrozenBN, which never trains, with MODEL.WEIGHTS"]),
         ({"MODEL.WEIGHTS": "s3://bucket/a.pth"}, ["MODEL.WEIGHTS: got 's3://bucket/a.pth', allowed: a path, or"]),
-        ({"MODEL.RESNETS.DEPTH": 18}, ["R-50.pkl', a ResNet-50, but MODEL.RESNETS.DEPTH is 18; give weights that fit"]),
+        ({"MODEL.WEIGHTS": "my-store://a.pth"}, ["got 'my-store://a.pth', allowed: a path, or an address with http, "]),
+        (
+            {"MODEL.RESNETS.DEPTH": 18},
+            ["R-50.pkl', of a ResNet-50, but the backbone is a ResNet-18 (MODEL.BACKBONE.NAME, "],
+        ),
+        (
+            {"MODEL.SWIN.NUM_HEADS": [5, 6, 12, 36]},
+            [
+                "NUM_HEADS[0]: got 5, which does not divide the width of res2, 96 (MODEL.SWIN.EMBED_DIM 96 times 1)",
+                "NUM_HEADS[3]: got 36, which does not divide the width of res5, 768",
+            ],
+        ),
+        (
+            {"MODEL.BACKBONE.NAME": MOBILENET, "MODEL.WEIGHTS": ""},
+            ["MODEL.MOBILENETV3.NORM: got FrozenBN, which never trains, with MODEL.WEIGHTS"],
+        ),
+        (
+            {"MODEL.WEIGHTS": "torchvision://resnet50"},
+            ["allowed: torchvision://<class>.<name> with ResNet18_Weights, "],
+        ),
+        ({"MODEL.WEIGHTS": "torchvision://ViT_B_16_Weights.DEFAULT"}, ["allowed: torchvision://<class>.<name> with"]),
         ({"DATASETS.REGISTER": {"a.b": {"annotations": "/a", "images": "/b"}}}, ["got the name 'a.b', allowed"]),
         (
             {"SOLVER.STEPS": [2, 1], "SOLVER.MICRO_BATCH": 17, "MODEL.MASK_FORMER.NHEADS": 7, "MODEL.WEIGHTS": ""},
@@ -185,10 +217,55 @@ def test_values_that_do_not_go_together_are_all_named(values: dict[str, Any], me
         {"MODEL.WEIGHTS": "https://example.com/model.pth", "MODEL.RESNETS.DEPTH": 34},
         {"MODEL.RESNETS.DEPTH": 101, "MODEL.WEIGHTS": "detectron2://ImageNetPretrained/torchvision/R-101.pkl"},
         {"DATASETS.SUBCATEGORIES": ["subcat_1", "subcat_2"]},
+        {"MODEL.BACKBONE.NAME": SWIN, "MODEL.WEIGHTS": ""},
+        {"MODEL.BACKBONE.NAME": SWIN, "MODEL.WEIGHTS": "", "MODEL.RESNETS.DEPTH": 18},
+        {"MODEL.BACKBONE.NAME": MOBILENET, "MODEL.WEIGHTS": "", "MODEL.MOBILENETV3.NORM": "BN"},
+        {"MODEL.SWIN.EMBED_DIM": 128, "MODEL.SWIN.NUM_HEADS": [4, 8, 16, 32]},  # of a backbone that is not chosen
     ],
 )
 def test_values_at_the_limit_are_accepted(values: dict[str, Any]) -> None:
     assert problems_of(values) == []
+
+
+WEIGHTS_OF = {
+    "a ResNet-50": ["/x/R-50.pkl", "torchvision://ResNet50_Weights.IMAGENET1K_V2"],
+    "a ResNet-18": ["torchvision://ResNet18_Weights.DEFAULT"],
+    "a MobileNetV3-small": ["torchvision://MobileNet_V3_Small_Weights.IMAGENET1K_V1"],
+    "a MobileNetV3-large": ["torchvision://MobileNet_V3_Large_Weights.IMAGENET1K_V1"],
+    "a Swin-T with window 7": [
+        "torchvision://Swin_T_Weights.IMAGENET1K_V1",
+        "/x/swin_tiny_patch4_window7_224.pkl",
+        "https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth",
+    ],
+    "a Swin-B with window 12": ["swin_base_patch4_window12_384_22k.pkl"],
+    "a Swin-B with window 7": ["torchvision://Swin_B_Weights.IMAGENET1K_V1"],
+}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "a ResNet-50": {},
+    "a ResNet-18": {"MODEL.RESNETS.DEPTH": 18},
+    "a MobileNetV3-small": {"MODEL.BACKBONE.NAME": MOBILENET},
+    "a MobileNetV3-large": {"MODEL.BACKBONE.NAME": MOBILENET, "MODEL.MOBILENETV3.ARCH": "large"},
+    "a Swin-T with window 7": {"MODEL.BACKBONE.NAME": SWIN},
+    "a Swin-B with window 12": {
+        "MODEL.BACKBONE.NAME": SWIN,
+        "MODEL.SWIN.EMBED_DIM": 128,
+        "MODEL.SWIN.DEPTHS": [2, 2, 18, 2],
+        "MODEL.SWIN.NUM_HEADS": [4, 8, 16, 32],
+        "MODEL.SWIN.WINDOW_SIZE": 12,
+    },
+}
+
+
+@pytest.mark.parametrize("chosen", BACKBONES)
+@pytest.mark.parametrize("theirs", WEIGHTS_OF)
+def test_weights_of_another_backbone_are_refused_by_their_name(chosen: str, theirs: str) -> None:
+    for weights in WEIGHTS_OF[theirs]:
+        problems = problems_of({**BACKBONES[chosen], "MODEL.WEIGHTS": weights})
+        if chosen == theirs:
+            assert problems == []
+        else:
+            assert len(problems) == 1
+            assert f"of {theirs}, but the backbone is {chosen} (MODEL.BACKBONE.NAME, MODEL." in problems[0]
 
 
 @pytest.mark.parametrize(

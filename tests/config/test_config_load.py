@@ -141,6 +141,29 @@ def test_the_real_files_of_mask2former_load_unchanged() -> None:
     assert Path(deeper.MODEL.WEIGHTS) == recipes / "R-101.pkl"
 
 
+SWINS = {
+    "swin_tiny_bs16_50ep": (96, (2, 2, 6, 2), 7, "swin_tiny_patch4_window7_224.pkl"),
+    "swin_small_bs16_50ep": (96, (2, 2, 18, 2), 7, "swin_small_patch4_window7_224.pkl"),
+    "swin_base_384_bs16_50ep": (128, (2, 2, 18, 2), 12, "swin_base_patch4_window12_384.pkl"),
+    "swin_base_IN21k_384_bs16_50ep": (128, (2, 2, 18, 2), 12, "swin_base_patch4_window12_384_22k.pkl"),
+    "swin_large_IN21k_384_bs16_100ep": (192, (2, 2, 18, 2), 12, "swin_large_patch4_window12_384_22k.pkl"),
+}
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", SWINS)
+def test_the_real_swin_files_of_mask2former_load_unchanged(name: str) -> None:
+    folder = os.environ.get("MASK2FORMER_DIR")
+    if not folder:
+        pytest.skip("MASK2FORMER_DIR is not set")
+    recipes = Path(folder) / "configs/coco/instance-segmentation/swin"
+    assert {path.stem for path in recipes.glob("*.yaml")} == {f"maskformer2_{swin}" for swin in SWINS}
+    model = load_config(recipes / f"maskformer2_{name}.yaml").MODEL
+    assert model.BACKBONE.NAME == "D2SwinTransformer"
+    sizes = (model.SWIN.EMBED_DIM, model.SWIN.DEPTHS, model.SWIN.WINDOW_SIZE, Path(model.WEIGHTS).name)
+    assert sizes == SWINS[name]
+
+
 def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert load_config(write(tmp_path / "empty.yaml", "# nothing\n")) == Config()
 

@@ -57,7 +57,7 @@ def test_an_unset_variable_is_named_together_with_the_other_problems(
 
 
 @pytest.mark.parametrize(
-    "weights", ["", "detectron2://a/b.pkl", "torchvision://resnet18", "https://example.com/$x/~/m.pth"]
+    "weights", ["", "detectron2://a/b.pkl", "torchvision://ResNet50_Weights.DEFAULT", "https://example.com/$x/~/m.pth"]
 )
 def test_addresses_and_no_weights_are_kept_as_they_are(tmp_path: Path, weights: str) -> None:
     (tmp_path / "c.yaml").write_text(f"MODEL: {{WEIGHTS: '{weights}', RESNETS: {{NORM: BN}}}}")

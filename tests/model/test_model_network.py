@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import MultiTaskMaskFormer, build_model, pad_masks, padded_size
-from model.backbone import ResNet, detectron2_name
-from model.deformable_attention import deformable_sampling
+from model import MultiTaskMaskFormer, ResNet, build_model, pad_masks, padded_size
 from model.position_encoding import sine_position_encoding
 from model.transformer_decoder import attention_mask
 
@@ -81,36 +79,8 @@ def test_images_of_any_size_are_padded_to_a_multiple_of_32(network: MultiTaskMas
     assert pad_masks(torch.ones(2, 40, 70, dtype=torch.bool), (64, 96)).sum() == 2 * 40 * 70
 
 
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [
-        ("conv1.weight", "stem.conv1.weight"),
-        ("bn1.running_var", "stem.conv1.norm.running_var"),
-        ("layer1.0.conv2.weight", "res2.0.conv2.weight"),
-        ("layer4.1.bn3.bias", "res5.1.conv3.norm.bias"),
-        ("layer2.0.downsample.0.weight", "res3.0.shortcut.weight"),
-        ("layer2.0.downsample.1.weight", "res3.0.shortcut.norm.weight"),
-    ],
-)
-def test_backbone_parameters_have_detectron2s_names(ours: str, theirs: str) -> None:
-    assert detectron2_name(ours) == theirs
-
-
-@pytest.mark.parametrize(("depth", "channels"), [(18, [64, 128, 256, 512]), (50, [256, 512, 1024, 2048])])
-def test_backbone_levels_and_a_round_trip_of_its_weights(depth: int, channels: list[int]) -> None:
-    backbone = ResNet(depth, "FrozenBN")
-    features = backbone(torch.zeros(1, 3, 64, 64))
-    assert [x.shape[1] for x in features.values()] == channels
-    assert [x.shape[2] for x in features.values()] == [16, 8, 4, 2]
-    state = backbone.state_dict()
-    assert all(name.startswith(("stem.", "res")) for name in state)
-    other = ResNet(depth, "FrozenBN")
-    other.load_state_dict(state)
-    torch.testing.assert_close(other.layer4[0].conv1.weight, backbone.layer4[0].conv1.weight)
-
-
 def test_a_network_without_heads_is_mask2former() -> None:
-    names = build_model(num_classes=80, subcategories={}, backbone_depth=50).state_dict()
+    names = build_model(backbone=ResNet(50, "FrozenBN"), num_classes=80, subcategories={}).state_dict()
     head = "sem_seg_head.predictor"
     for name in (
         f"{head}.transformer_cross_attention_layers.8.multihead_attn.in_proj_weight",
@@ -124,18 +94,6 @@ def test_a_network_without_heads_is_mask2former() -> None:
     ):
         assert name in names
     assert f"{head}.input_proj.0.weight" not in names
-
-
-def test_deformable_sampling_reads_cells_at_their_centres() -> None:
-    shapes = [(2, 3), (4, 5)]
-    cells = sum(h * w for h, w in shapes)
-    value = torch.rand(1, cells, 2, 3)
-    centre = torch.tensor([(2 + 0.5) / 5, (1 + 0.5) / 4])  # column 2, row 1 of the second level
-    locations = centre.expand(1, cells, 2, 2, 1, 2).contiguous()
-    weights = torch.zeros(1, cells, 2, 2, 1)
-    weights[..., 1, :] = 1  # all weight on the second level
-    out = deformable_sampling(value, shapes, locations, weights)
-    torch.testing.assert_close(out[0, 0].view(2, 3), value[0, 6 + 1 * 5 + 2])
 
 
 def test_a_query_whose_mask_is_empty_attends_everywhere() -> None:

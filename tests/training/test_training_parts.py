@@ -1,8 +1,7 @@
-"""Optimizer, schedules, checkpoints, weights and the reports' file, each alone."""
+"""Optimizer, schedules, checkpoints and the reports' file, each alone."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,10 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.errors import CheckpointError, ModelError
+from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.optimizer import build_optimizer, effective_lr, schedule_factor
-from raytune_m2f.training.weights import load_weights
 
 CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})
 
@@ -50,6 +48,22 @@ def test_optimizer_groups_are_mask2formers(tiny_config: Config) -> None:
     }
     for name, group in expected.items():
         assert groups[id(named[name])] == pytest.approx(group), name
+
+
+def test_the_positions_of_a_swin_do_not_decay(tiny_config: Config) -> None:
+    swin = {"EMBED_DIM": 8, "DEPTHS": [1, 1, 1, 1], "NUM_HEADS": [1, 1, 1, 1]}
+    config = tiny_config.with_values(
+        {"MODEL.BACKBONE.NAME": "D2SwinTransformer", **{f"MODEL.SWIN.{key}": value for key, value in swin.items()}}
+    )
+    config = solver(config, BASE_LR=1e-3, BACKBONE_MULTIPLIER=0.1, WEIGHT_DECAY=0.05)
+    network = build_network(config, CATEGORIES)
+    groups = build_optimizer(config, network).param_groups
+    assert len(groups) == 4
+    found = {id(parameter): group for group in groups for parameter in group["params"]}
+    for name, parameter in network.backbone.named_parameters():
+        free = "norm" in name or ".0.2." in name or name.endswith("relative_position_bias_table")
+        assert found[id(parameter)]["weight_decay"] == (0.0 if free else 0.05), name
+        assert found[id(parameter)]["lr"] == pytest.approx(1e-4)
 
 
 def test_schedules_are_detectron2s(tiny_config: Config) -> None:
@@ -100,57 +114,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyte
         checkpoint.save(_state(10), path)
     assert checkpoint.load(path)["iteration"] == 5
     assert [file.name for file in tmp_path.iterdir()] == ["best.pth"]
-
-
-class Evil:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return (eval, ("1 / 0",))  # executed, it would raise ZeroDivisionError
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
-def test_nothing_in_a_weights_file_is_executed(tiny_config: Config, tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"evil{suffix}"
-    path.write_bytes(pickle.dumps({"model": Evil()}))
-    with pytest.raises(ModelError, match="cannot be read"):
-        load_weights(build_network(tiny_config, CATEGORIES), str(path))
-
-
-def test_queries_are_cut_or_grown_and_heads_may_be_new(tiny_config: Config, tmp_path: Path) -> None:
-    source = build_network(tiny_config, Categories(ids=(1, 2), names=("a", "b")))
-    path = tmp_path / "other.pth"
-    torch.save({"model": {**source.state_dict(), "criterion.empty_weight": torch.ones(3)}}, path)
-    theirs = source.sem_seg_head.predictor.query_feat.weight
-    for queries in (5, 11):
-        config = tiny_config.with_values({"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": queries}, source="test")
-        network = build_network(config, CATEGORIES)
-        fresh = network.sem_seg_head.predictor.query_feat.weight.detach().clone()
-        loaded = load_weights(network, str(path))
-        ours = network.sem_seg_head.predictor.query_feat.weight
-        torch.testing.assert_close(ours[:5], theirs[:5])
-        torch.testing.assert_close(ours[8:], fresh[8:])
-        embeds = ("class_embed", "color_embed")
-        assert sorted(loaded.fresh) == sorted(
-            f"sem_seg_head.predictor.{e}.{p}" for e in embeds for p in ("weight", "bias")
-        )
-        assert sorted(loaded.unused) == sorted(f"sem_seg_head.predictor.class_embed.{p}" for p in ("weight", "bias"))
-
-
-def test_a_detectron2_backbone_loads_from_its_pickle(tiny_config: Config, tmp_path: Path) -> None:
-    source = build_network(tiny_config, CATEGORIES)
-    arrays = {name: value.numpy() + 1 for name, value in source.backbone.state_dict().items()}
-    path = tmp_path / "R-18.pkl"
-    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision", "matching_heuristics": True}))
-    network = build_network(tiny_config, CATEGORIES)
-    loaded = load_weights(network, str(path))
-    assert loaded.unused == ()
-    assert all(name.startswith("sem_seg_head.") for name in loaded.fresh)
-    torch.testing.assert_close(network.backbone.conv1.weight, source.backbone.conv1.weight + 1)  # type: ignore[operator,union-attr]
-
-
-@pytest.mark.parametrize("source", ["detectron2://ImageNetPretrained/torchvision/R-50.pkl", "no/such/file.pth"])
-def test_weights_that_are_not_here_are_refused(tiny_config: Config, source: str) -> None:
-    with pytest.raises(ModelError, match=r"is not a file on this machine.*WEIGHTS=''"):
-        load_weights(build_network(tiny_config, CATEGORIES), source)
 
 
 def test_reports_after_the_checkpoint_are_taken_back(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raytune_m2f.config import Config
-from raytune_m2f.errors import DatasetError, SearchSpaceError
+from raytune_m2f.errors import DatasetError, ModelError, SearchSpaceError
 from raytune_m2f.tuning import SearchSpace, check_before_start
 
 QUERIES, BATCH = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "SOLVER.IMS_PER_BATCH"
@@ -29,6 +29,12 @@ def test_a_batch_smaller_than_the_workers_is_refused(tiny_config: Config) -> Non
     assert check_before_start(tiny_config, batches, workers=2) == []
     with pytest.raises(SearchSpaceError, match="can be 2, but a trial has 3 workers"):
         check_before_start(tiny_config, batches, workers=3)
+
+
+def test_weights_that_are_not_there_are_refused(tiny_config: Config) -> None:
+    config = tiny_config.with_values({"MODEL.WEIGHTS": "/no/such/file.pth"})
+    with pytest.raises(ModelError, match=r"/no/such/file\.pth' is not a file on this machine"):
+        check_before_start(config, space(QUERIES, type="int", low=4, high=20), workers=1)
 
 
 def test_wrong_data_are_refused(tiny_config: Config) -> None:

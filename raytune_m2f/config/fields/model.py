@@ -5,55 +5,17 @@ Units stand in brackets at the end of each description.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from raytune_m2f.config.fields.backbones import Backbone, MobileNetV3, ResNets, Swin
 from raytune_m2f.config.fields.base import Problem, Section, fixed
-
-SCHEMES = ("http", "https", "detectron2", "torchvision")
-"""What a MODEL.WEIGHTS with `://` may start with; everything else is a path."""
+from raytune_m2f.config.fields.weights import backbone_of, source_problem, swin_name
 
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0, le=255)]
-
-
-class Backbone(Section):
-    """`MODEL.BACKBONE`."""
-
-    NAME: str = fixed("build_resnet_backbone", "Builder of the backbone; MODEL.RESNETS chooses among ResNets.")
-    FREEZE_AT: int = fixed(0, "Stages kept frozen; Mask2Former freezes none (FrozenBN apart) [stages].")
-
-
-class ResNets(Section):
-    """`MODEL.RESNETS`: ResNets of torchvision under detectron2's names."""
-
-    DEPTH: Literal[18, 34, 50, 101] = Field(50, description="Which ResNet [layers].")
-    NORM: Literal["FrozenBN", "BN", "SyncBN", "GN"] = Field(
-        "FrozenBN",
-        description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only.",
-    )
-    STEM_TYPE: str = fixed("basic", "First layers: the ordinary 7x7 convolution.")
-    STEM_OUT_CHANNELS: int = fixed(64, "Width of the stem [channels].")
-    RES2_OUT_CHANNELS: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="Width of res2; 0 = what DEPTH asks for: 64 up to 34 layers, else 256 [channels].",
-    )
-    STRIDE_IN_1X1: bool = fixed(False, "The stride is in the 3x3 convolution, as in torchvision's weights.")
-    OUT_FEATURES: tuple[str, ...] = fixed(("res2", "res3", "res4", "res5"), "Stages that the head reads.")
-    RES5_MULTI_GRID: tuple[int, ...] = fixed((1, 1, 1), "Dilations within res5: none [pixels].")
-
-    def clashes(self) -> Iterator[Problem]:
-        width = 64 if self.DEPTH < 50 else 256
-        if self.RES2_OUT_CHANNELS not in (0, width):
-            yield Problem(
-                ("MODEL.RESNETS.RES2_OUT_CHANNELS", "MODEL.RESNETS.DEPTH"),
-                f"got {self.RES2_OUT_CHANNELS}, but a ResNet-{self.DEPTH} has {width}; remove the key",
-            )
 
 
 class SemSegHead(Section):
@@ -207,7 +169,8 @@ class Model(Section):
     )
     WEIGHTS: str = Field(
         "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-        description='Weights to start from: a path or an address (detectron2://...); "" = from scratch.',
+        description="Weights to start from: a path or an address (torchvision://..., detectron2://..., https://...); "
+        '"" = from scratch.',
     )
     PIXEL_MEAN: tuple[Level, Level, Level] = Field(
         (123.675, 116.28, 103.53), description="Subtracted from red, green and blue [levels of 0-255]."
@@ -217,26 +180,37 @@ class Model(Section):
     )
     BACKBONE: Backbone = Backbone()
     RESNETS: ResNets = ResNets()
+    SWIN: Swin = Swin()
+    MOBILENETV3: MobileNetV3 = MobileNetV3()
     SEM_SEG_HEAD: SemSegHead = SemSegHead()
     MASK_FORMER: MaskFormer = MaskFormer()
 
     def clashes(self) -> Iterator[Problem]:
-        if not self.WEIGHTS and self.RESNETS.NORM == "FrozenBN":
+        kind, size_keys, norm_key, norm = self._backbone()
+        if not self.WEIGHTS and norm == "FrozenBN":
+            smallest = ", GN for tiny batches" if norm_key == "MODEL.RESNETS.NORM" else ""
             yield Problem(
-                ("MODEL.RESNETS.NORM", "MODEL.WEIGHTS"),
+                (norm_key, "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME"),
                 'got FrozenBN, which never trains, with MODEL.WEIGHTS "" (from scratch); set it to BN '
-                "(SyncBN on several GPUs, GN for tiny batches), or give MODEL.WEIGHTS",
+                f"(SyncBN on several GPUs{smallest}), or give MODEL.WEIGHTS",
             )
-        scheme, separator, _ = self.WEIGHTS.partition("://")
-        if separator and scheme not in SCHEMES:
+        if problem := source_problem(self.WEIGHTS):
+            yield Problem(("MODEL.WEIGHTS",), problem)
+        theirs = backbone_of(self.WEIGHTS)
+        if theirs and theirs != kind:
+            how = f" (with {norm_key} BN)" if norm_key else ""
             yield Problem(
-                ("MODEL.WEIGHTS",),
-                f"got {self.WEIGHTS!r}, allowed: a path, or an address with {', '.join(SCHEMES)}",
+                ("MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", *size_keys),
+                f"got {self.WEIGHTS!r}, of {theirs}, but the backbone is {kind} (MODEL.BACKBONE.NAME, "
+                f'{", ".join(size_keys)}); give weights that fit, or "" to train from scratch{how}',
             )
-        zoo = re.search(r"(?:^|/)R-(\d+)\.pkl$", self.WEIGHTS)
-        if zoo and int(zoo[1]) != self.RESNETS.DEPTH:
-            yield Problem(
-                ("MODEL.WEIGHTS", "MODEL.RESNETS.DEPTH"),
-                f"got {self.WEIGHTS!r}, a ResNet-{zoo[1]}, but MODEL.RESNETS.DEPTH is {self.RESNETS.DEPTH}; "
-                'give weights that fit, or "" to train from scratch (with MODEL.RESNETS.NORM BN)',
-            )
+
+    def _backbone(self) -> tuple[str, tuple[str, ...], str, str]:
+        """The chosen backbone: what it is, the keys that say so, the key of its norm if it has one, and the norm."""
+        if self.BACKBONE.NAME == "D2SwinTransformer":
+            sizes = ("MODEL.SWIN.EMBED_DIM", "MODEL.SWIN.DEPTHS", "MODEL.SWIN.WINDOW_SIZE")
+            return swin_name(self.SWIN.EMBED_DIM, self.SWIN.DEPTHS, self.SWIN.WINDOW_SIZE), sizes, "", "LN"
+        if self.BACKBONE.NAME == "build_mobilenet_v3_backbone":
+            arch, norm = self.MOBILENETV3.ARCH, self.MOBILENETV3.NORM
+            return f"a MobileNetV3-{arch}", ("MODEL.MOBILENETV3.ARCH",), "MODEL.MOBILENETV3.NORM", norm
+        return f"a ResNet-{self.RESNETS.DEPTH}", ("MODEL.RESNETS.DEPTH",), "MODEL.RESNETS.NORM", self.RESNETS.NORM

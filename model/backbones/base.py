@@ -1,0 +1,63 @@
+"""What all backbones share: torchvision's network, four maps, and the parameter names of the published weights.
+
+Shapes: B images, H W pixels; level resN has stride 2**N and shape (B, C_N, H / 2**N, W / 2**N).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+LEVELS = ("res2", "res3", "res4", "res5")
+
+
+class Backbone(nn.Module):
+    """The contract: `channels`, and a forward that maps normalised images to the four levels.
+
+    The modules are torchvision's and keep its names; the state dict has those of `stored_name`, in which weights are
+    published for Mask2Former.
+
+    Attributes:
+        channels: width of each level.
+    """
+
+    channels: dict[str, int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_state_dict_post_hook(_to_stored)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_from_stored)  # type: ignore[no-untyped-call]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W), H and W multiples of 32, to the map of each level."""
+        raise NotImplementedError
+
+    def stored_name(self, name: str) -> str:
+        """The name in the state dict of what torchvision calls `name`; any other name is returned as it is."""
+        return name
+
+
+def batch_norm(norm: str, *, eps: float = 1e-5, momentum: float = 0.1) -> Callable[[int], nn.Module]:
+    """A layer of a given width: "FrozenBN" (statistics and scale never change), "BN" or "SyncBN"."""
+    if norm == "FrozenBN":
+        return partial(FrozenBatchNorm2d, eps=eps)
+    kind = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[norm]
+    return partial(kind, eps=eps, momentum=momentum)
+
+
+def _to_stored(module: Backbone, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + module.stored_name(name[len(prefix) :])] = state.pop(name)
+
+
+def _from_stored(module: Backbone, state: dict[str, Tensor], prefix: str, *args: Any) -> None:
+    # the module's own names, not its state_dict(): that one is already translated
+    own = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
+    for name in own:
+        stored = prefix + module.stored_name(name)
+        if stored in state:
+            state[prefix + name] = state.pop(stored)

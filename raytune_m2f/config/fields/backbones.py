@@ -1,0 +1,103 @@
+"""`MODEL.BACKBONE`, `MODEL.RESNETS`, `MODEL.SWIN`, `MODEL.MOBILENETV3`: which backbone, and each one's keys.
+
+The keys of a backbone that is not chosen are accepted and not read: Mask2Former's Swin YAMLs build on the ResNet's.
+Defaults are Mask2Former's. Units stand in brackets at the end of each description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raytune_m2f.config.fields.base import Problem, Section, fixed
+
+Blocks = Annotated[int, Field(ge=1, le=64)]
+Heads = Annotated[int, Field(ge=1, le=256)]
+
+
+class Backbone(Section):
+    """`MODEL.BACKBONE`."""
+
+    NAME: Literal["build_resnet_backbone", "D2SwinTransformer", "build_mobilenet_v3_backbone"] = Field(
+        "build_resnet_backbone",
+        description="Backbone: MODEL.RESNETS, MODEL.SWIN or MODEL.MOBILENETV3 says which of its kind.",
+    )
+    FREEZE_AT: int = fixed(0, "Stages kept frozen; Mask2Former freezes none (FrozenBN apart) [stages].")
+
+
+class ResNets(Section):
+    """`MODEL.RESNETS`: ResNets of torchvision under detectron2's names."""
+
+    DEPTH: Literal[18, 34, 50, 101] = Field(50, description="Which ResNet [layers].")
+    NORM: Literal["FrozenBN", "BN", "SyncBN", "GN"] = Field(
+        "FrozenBN",
+        description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only.",
+    )
+    STEM_TYPE: str = fixed("basic", "First layers: the ordinary 7x7 convolution.")
+    STEM_OUT_CHANNELS: int = fixed(64, "Width of the stem [channels].")
+    RES2_OUT_CHANNELS: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Width of res2; 0 = what DEPTH asks for: 64 up to 34 layers, else 256 [channels].",
+    )
+    STRIDE_IN_1X1: bool = fixed(False, "The stride is in the 3x3 convolution, as in torchvision's weights.")
+    OUT_FEATURES: tuple[str, ...] = fixed(("res2", "res3", "res4", "res5"), "Stages that the head reads.")
+    RES5_MULTI_GRID: tuple[int, ...] = fixed((1, 1, 1), "Dilations within res5: none [pixels].")
+
+    def clashes(self) -> Iterator[Problem]:
+        width = 64 if self.DEPTH < 50 else 256
+        if self.RES2_OUT_CHANNELS not in (0, width):
+            yield Problem(
+                ("MODEL.RESNETS.RES2_OUT_CHANNELS", "MODEL.RESNETS.DEPTH"),
+                f"got {self.RES2_OUT_CHANNELS}, but a ResNet-{self.DEPTH} has {width}; remove the key",
+            )
+
+
+class MobileNetV3(Section):
+    """`MODEL.MOBILENETV3`: MobileNetV3 of torchvision."""
+
+    ARCH: Literal["small", "large"] = Field("small", description="Which MobileNetV3.")
+    NORM: Literal["FrozenBN", "BN", "SyncBN"] = Field(
+        "FrozenBN",
+        description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only.",
+    )
+
+
+class Swin(Section):
+    """`MODEL.SWIN`: Swin Transformers of torchvision under Mask2Former's names. The defaults are a Swin-T."""
+
+    PRETRAIN_IMG_SIZE: int = Field(
+        224, ge=32, le=4096, description="Images that the weights saw; for APE only, which is off [pixels]."
+    )
+    PATCH_SIZE: int = fixed(4, "Side of a patch, the stride of res2 [pixels].")
+    EMBED_DIM: int = Field(96, ge=8, le=1024, description="Width of res2; it doubles with each level [channels].")
+    DEPTHS: tuple[Blocks, Blocks, Blocks, Blocks] = Field((2, 2, 6, 2), description="Blocks of each level [blocks].")
+    NUM_HEADS: tuple[Heads, Heads, Heads, Heads] = Field(
+        (3, 6, 12, 24), description="Attention heads of each level; they must divide its width [heads]."
+    )
+    WINDOW_SIZE: int = Field(7, ge=2, le=64, description="Side of an attention window [cells].")
+    MLP_RATIO: float = fixed(4.0, "Width inside the feed-forward layers, in units of the level's [factor].")
+    QKV_BIAS: bool = fixed(True, "Biases of queries, keys and values.")
+    QK_SCALE: float | None = fixed(None, "Scale of the attention; nothing = 1 / sqrt(width of a head) [factor].")
+    DROP_RATE: float = fixed(0.0, "Dropout: Mask2Former's recipes have none [probability].")
+    ATTN_DROP_RATE: float = fixed(0.0, "Dropout of the attention: Mask2Former's recipes have none [probability].")
+    DROP_PATH_RATE: float = Field(
+        0.3, ge=0, le=0.9, description="Stochastic depth of the last block, from 0 at the first [probability]."
+    )
+    APE: bool = fixed(False, "Absolute position embedding: the published weights have none.")
+    PATCH_NORM: bool = fixed(True, "LayerNorm of the patches.")
+    OUT_FEATURES: tuple[str, ...] = fixed(("res2", "res3", "res4", "res5"), "Stages that the head reads.")
+    USE_CHECKPOINT: bool = fixed(False, "Recomputing activations to save memory: not done here.")
+
+    def clashes(self) -> Iterator[Problem]:
+        for level, heads in enumerate(self.NUM_HEADS):
+            width = self.EMBED_DIM * 2**level
+            if width % heads:
+                yield Problem(
+                    (f"MODEL.SWIN.NUM_HEADS[{level}]", "MODEL.SWIN.EMBED_DIM"),
+                    f"got {heads}, which does not divide the width of res{level + 2}, {width} "
+                    f"(MODEL.SWIN.EMBED_DIM {self.EMBED_DIM} times {2**level})",
+                )

@@ -1,0 +1,177 @@
+"""Weights files: what may be in one, where it comes from, and what is said when it does not come."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import logging
+import pickle
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import get_weight, resnet18
+from weight_cases import BATCH_NORM, SWIN, network_of, plus_one
+
+from raytune_m2f.config import Config
+from raytune_m2f.errors import ModelError
+from raytune_m2f.training.weight_files import check_source
+from raytune_m2f.training.weights import load_weights
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (eval, ("1 / 0",))  # executed, it would raise ZeroDivisionError
+
+
+class EvilStorage:
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return (torch.storage._load_from_bytes, (pickle.dumps(Evil()),))
+
+
+@pytest.mark.parametrize("evil", [Evil, EvilStorage])
+@pytest.mark.parametrize("suffix", [".pth", ".pkl"])
+def test_nothing_in_a_weights_file_is_executed(
+    tiny_config: Config, tmp_path: Path, suffix: str, evil: type[object]
+) -> None:
+    path = tmp_path / f"evil{suffix}"
+    path.write_bytes(pickle.dumps({"model": evil()}, protocol=2))
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_weights(network_of(tiny_config), str(path))
+
+
+def test_a_detectron2_backbone_loads_from_its_pickle(tiny_config: Config, tmp_path: Path) -> None:
+    source = network_of(tiny_config)
+    arrays = {name: value.numpy() + 1 for name, value in source.backbone.state_dict().items()}
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision", "matching_heuristics": True}))
+    network = network_of(tiny_config)
+    loaded = load_weights(network, str(path))
+    assert loaded.unused == ()
+    assert all(name.startswith("sem_seg_head.") for name in loaded.fresh)
+    torch.testing.assert_close(network.backbone.conv1.weight, source.backbone.conv1.weight + 1)  # type: ignore[operator,union-attr]
+
+
+@pytest.mark.parametrize("kind", ["converted by Mask2Former", "Swin's own"])
+def test_a_swin_of_its_own_repository_loads(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """Swin's .pth has the published names and the classifier; Mask2Former's script pickles its tensors as they are."""
+    source = network_of(tiny_config, SWIN)
+    state = plus_one({n: v for n, v in source.backbone.state_dict().items() if not n.startswith("norm")})
+    mask = {"layers.0.blocks.1.attn_mask": torch.zeros(4, 49, 49)}
+    state = {**state, **mask, "norm.weight": torch.ones(128), "head.weight": torch.ones(10, 128)}
+    path = tmp_path / ("own.pkl" if "converted" in kind else "own.pth")
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"model": state, "__author__": "third_party", "matching_heuristics": True}))
+    else:
+        torch.save({"model": state}, path)
+    caplog.set_level(logging.INFO, logger="raytune_m2f")
+    network = network_of(tiny_config, SWIN)
+    loaded = load_weights(network, str(path))
+    name = "layers.2.blocks.1.mlp.fc1.weight"
+    assert torch.equal(network.backbone.state_dict()[name], state[name])
+    assert [n for n in loaded.fresh if n.startswith("backbone.")] == [
+        f"backbone.norm{i}.{part}" for i in range(4) for part in ("weight", "bias")
+    ]
+    assert "has no values for 8 tensors, they start fresh: backbone.norm0.weight" in caplog.text
+    assert "not needed here: backbone.layers.0.blocks.1.attn_mask, backbone.norm.weight, backbone.head.weight" in (
+        caplog.text
+    )
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
+    """A folder and its address; downloads are cached beside it."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    handler = functools.partial(Quiet, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def test_weights_are_downloaded_once(tiny_config: Config, tmp_path: Path, server: tuple[Path, str]) -> None:
+    folder, address = server
+    state = plus_one(network_of(tiny_config).state_dict())
+    torch.save({"model": state}, folder / "a.pth")
+    for _ in range(2):  # the second time from the cache
+        network = network_of(tiny_config)
+        assert load_weights(network, f"{address}/a.pth").fresh == ()
+        assert torch.equal(network.state_dict()["backbone.stem.conv1.weight"], state["backbone.stem.conv1.weight"])
+        (folder / "a.pth").unlink(missing_ok=True)
+    assert [path.name for path in (tmp_path / "cache").rglob("*.pth")] == ["a.pth"]
+
+
+def test_detectron2s_addresses_are_its_model_zoo(
+    tiny_config: Config, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, address = server
+    monkeypatch.setattr("raytune_m2f.training.weight_files.MODEL_ZOO", f"{address}/")
+    arrays = {name: value.numpy() for name, value in network_of(tiny_config).backbone.state_dict().items()}
+    (folder / "ImageNetPretrained").mkdir()
+    (folder / "ImageNetPretrained/own.pkl").write_bytes(pickle.dumps({"model": arrays}))
+    assert load_weights(network_of(tiny_config), "detectron2://ImageNetPretrained/own.pkl").unused == ()
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "empty.pth"])
+def test_a_failed_download_is_one_clear_error(tiny_config: Config, server: tuple[Path, str], name: str) -> None:
+    folder, address = server
+    (folder / "empty.pth").touch()
+    with pytest.raises(ModelError, match=r"cannot be downloaded from http://127.*Check the address and the network"):
+        load_weights(network_of(tiny_config), f"{address}/{name}")
+
+
+def test_a_server_that_does_not_answer_is_one_clear_error(tiny_config: Config, server: tuple[Path, str]) -> None:
+    with pytest.raises(ModelError, match=r"cannot be downloaded from http://127\.0\.0\.1:9/a\.pth .*refused"):
+        load_weights(network_of(tiny_config), "http://127.0.0.1:9/a.pth")
+
+
+def test_torchvisions_weights_come_through_torchvision(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = plus_one(resnet18().state_dict())
+    cached = tmp_path / "hub/checkpoints" / str(get_weight("ResNet18_Weights.IMAGENET1K_V1").url).rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    torch.save(state, cached)
+    network = network_of(tiny_config, BATCH_NORM)
+    load_weights(network, "torchvision://ResNet18_Weights.IMAGENET1K_V1")
+    assert torch.equal(network.backbone.state_dict()["stem.conv1.weight"], state["conv1.weight"])
+    cached.write_bytes(cached.read_bytes()[:1000])  # a copy that was cut short
+    with pytest.raises(ModelError, match=rf"{cached.name} cannot be read .*delete it"):
+        load_weights(network, "torchvision://ResNet18_Weights.IMAGENET1K_V1")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("no/such/file.pth", r"is not a file on this machine.*WEIGHTS=''"),
+        ("torchvision://ResNet50_Weights.IMAGENET1K_V3", r"it has torchvision://ResNet50_Weights\.IMAGENET1K_V1, "),
+    ],
+)
+def test_weights_that_cannot_be_there_are_refused_at_once(tiny_config: Config, source: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_weights(network_of(tiny_config), source)
+    with pytest.raises(ModelError, match=message):
+        check_source(source)
+
+
+def test_an_address_and_no_weights_pass_the_first_check(tmp_path: Path) -> None:
+    (tmp_path / "a.pth").touch()
+    for source in ("", "detectron2://x.pkl", "https://example.com/x.pth", "torchvision://Swin_T_Weights.DEFAULT"):
+        check_source(source)
+    check_source(str(tmp_path / "a.pth"))
