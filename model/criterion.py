@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.matcher import HungarianMatcher, LossWeights, Match
-from model.points import RandomPoints, pick_uncertain, sample_points
-from model.structures import UNKNOWN, Target
+from model.matcher import HungarianMatcher, LossWeights, Matches, layers_at_once
+from model.points import RandomPoints, pick_uncertain, sample_maps
+from model.structures import UNKNOWN, Target, TargetBatch
 from model.transformer_decoder import Outputs
 
 Losses = dict[str, Tensor]
@@ -71,21 +71,14 @@ class SetCriterion:
         queries = outputs.pred_logits.shape[2]
         if counts is None:
             counts = count_targets(targets, queries, tuple(outputs.pred_sublogits))
-        counts = counts.to(outputs.pred_logits.device)
-        images, num_masks, matched, *known = counts.unbind()
+        images, num_masks, matched, *known = counts.to(outputs.pred_logits.device).unbind()
         unmatched = self.weights.no_object * (images * queries - matched)
-        matches = self.matcher(outputs, targets, points)
-        losses = {
-            "loss_ce": self.cross_entropy(
-                outputs.pred_logits, [t.labels for t in targets], matches, matched + unmatched
-            )
-        }
+        batch = TargetBatch.of(targets)
+        matches = self.matcher(outputs, batch, points)
+        losses = {"loss_ce": self.cross_entropy(outputs.pred_logits, batch.labels, matches, matched + unmatched)}
         for (name, logits), number in zip(outputs.pred_sublogits.items(), known, strict=True):
-            labels = [t.sublabels[name] for t in targets]
-            losses[f"loss_{name}"] = self.cross_entropy(logits, labels, matches, number + unmatched)
-        bce, dice = self.mask_losses(outputs, targets, matches, points)
-        losses["loss_mask"] = bce / num_masks.clamp(min=1)
-        losses["loss_dice"] = dice / num_masks.clamp(min=1)
+            losses[f"loss_{name}"] = self.cross_entropy(logits, batch.sublabels[name], matches, number + unmatched)
+        losses["loss_mask"], losses["loss_dice"] = self.mask_losses(outputs, batch.masks, matches, points, num_masks)
         return losses
 
     def weighted(self, losses: Losses) -> Losses:
@@ -98,53 +91,50 @@ class SetCriterion:
         """The weighted sum of all terms over all outputs: what is minimised."""
         return torch.stack(list(self.weighted(losses).values())).sum()
 
-    def cross_entropy(
-        self, logits: Tensor, labels: Sequence[Tensor], matches: Sequence[Match], normalizer: Tensor
-    ) -> Tensor:
+    def cross_entropy(self, logits: Tensor, labels: Tensor, matches: Matches, normalizer: Tensor) -> Tensor:
         """(L,): weighted cross-entropy of one head, unmatched queries being "no object".
 
         A query whose instance has no known label in this head is left out.
         """
         no_object = logits.shape[-1] - 1
         classes = torch.full(logits.shape[:-1], no_object, device=logits.device)
-        for image, (match, label) in enumerate(zip(matches, labels, strict=True)):
-            values = label[match.instances.to(label.device)]
-            classes[:, image].scatter_(1, match.queries.to(label.device), values)
-        weight = torch.ones(no_object + 1, device=logits.device)
-        weight[no_object] = self.weights.no_object
+        classes[matches.layers, matches.images, matches.queries] = labels[matches.instances]
+        weight = F.pad(torch.ones(no_object, device=logits.device), (0, 1), value=self.weights.no_object)
         loss = F.cross_entropy(
             logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none", ignore_index=UNKNOWN
         )
         return loss.view(len(logits), -1).sum(1) / normalizer
 
     def mask_losses(
-        self, outputs: Outputs, targets: Sequence[Target], matches: Sequence[Match], points: RandomPoints
+        self, outputs: Outputs, truth: Tensor, matches: Matches, points: RandomPoints, num_masks: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(L,) each: binary cross-entropy (mean over points) and dice, summed over the matched masks."""
-        truth = torch.cat([t.masks for t in targets])[:, None].float()  # (N, 1, H, W)
-        bce, dice = [], []
-        for layer in range(len(outputs.mask_embed)):
-            logits = matched_masks(outputs, matches, layer)  # (M, h, w)
-            at = self.choose_points(logits.detach(), matches, points)
-            predicted = sample_points(logits[:, None], at).squeeze(1)  # (M, P)
-            with torch.no_grad():
-                wanted = sample_points(truth[_matched_instances(matches, targets, layer)], at).squeeze(1)
-            bce.append(F.binary_cross_entropy_with_logits(predicted, wanted, reduction="none").mean(1).sum())
-            probability = predicted.sigmoid()
-            overlap, area = 2 * (probability * wanted).sum(1), probability.sum(1) + wanted.sum(1)
-            dice.append((1 - (overlap + 1) / (area + 1)).sum())
-        return torch.stack(bce), torch.stack(dice)
+        """(L,) each: binary cross-entropy (mean over points) and dice, summed over the matched masks / `num_masks`.
+
+        Args:
+            truth: (N, H, W) masks of the batch's instances.
+        """
+        random = self.num_candidates + self.num_points - self.num_uncertain
+        at_once = layers_at_once(sum(matches.sizes) * random, truth.device)
+        terms = []
+        parts = zip(*(x.split(at_once) for x in (matched_masks(outputs, matches), matches.instances)), strict=True)
+        for masks, index in parts:  # l of the L outputs
+            drawn = torch.cat([points.draw(b, len(masks), n, random) for b, n in enumerate(matches.sizes)], 1)
+            flat = masks.flatten(0, 1)  # (l * M, h, w)
+            at = self.choose_points(flat.detach(), drawn.flatten(0, 1))
+            predicted = sample_maps(flat, at).view(*index.shape, self.num_points)  # (l, M, P)
+            terms.append(_mask_terms(predicted, truth_at(truth, index, at.view(*predicted.shape, 2))))
+        bce, dice = torch.cat(terms, 1) / num_masks.clamp(min=1)
+        return bce, dice
 
     @torch.no_grad()
-    def choose_points(self, logits: Tensor, matches: Sequence[Match], points: RandomPoints) -> Tensor:
-        """(M, P, 2): the most uncertain of many random points, and some plain random ones."""
-        drawn, plain = [], []
-        for image, match in enumerate(matches):
-            pairs = match.queries.shape[1]
-            drawn.append(points.draw(image, pairs, self.num_candidates))
-            plain.append(points.draw(image, pairs, self.num_points - self.num_uncertain))
-        uncertain = pick_uncertain(logits, torch.cat(drawn), self.num_uncertain)
-        return torch.cat((uncertain, torch.cat(plain)), dim=1)
+    def choose_points(self, masks: Tensor, drawn: Tensor) -> Tensor:
+        """(N, P, 2): of (N, ..., 2) random points the candidates where the mask is most uncertain, and the others.
+
+        Args:
+            masks: (N, h, w) logits.
+        """
+        candidates, plain = drawn.tensor_split([self.num_candidates], dim=1)
+        return torch.cat((pick_uncertain(masks, candidates, self.num_uncertain), plain), 1)
 
 
 def count_targets(targets: Sequence[Target], num_queries: int, heads: Sequence[str]) -> Tensor:
@@ -163,22 +153,31 @@ def count_targets(targets: Sequence[Target], num_queries: int, heads: Sequence[s
     return counts
 
 
-def matched_masks(outputs: Outputs, matches: Sequence[Match], layer: int) -> Tensor:
-    """(M, h, w) float32 mask logits of the matched queries of one output; no other mask is ever built."""
-    masks = []
-    for image, match in enumerate(matches):
-        embed = outputs.mask_embed[layer, image, match.queries[layer].to(outputs.mask_embed.device)]
-        masks.append(torch.einsum("md,dhw->mhw", embed.float(), outputs.mask_features[image].float()))
-    return torch.cat(masks)
+def matched_masks(outputs: Outputs, matches: Matches) -> Tensor:
+    """(L, M, h, w) float32 mask logits of the matched queries; no other mask is ever built.
+
+    One product for each image, all outputs together: its gradient reaches the features in one product as well.
+    """
+    embeds = outputs.mask_embed[matches.layers, matches.images, matches.queries].float().split(matches.sizes, 1)
+    masks = [embed @ features.float().flatten(1) for embed, features in zip(embeds, outputs.mask_features, strict=True)]
+    return torch.cat(masks, 1).view(*matches.queries.shape, *outputs.mask_features.shape[2:])
 
 
-def _matched_instances(matches: Sequence[Match], targets: Sequence[Target], layer: int) -> Tensor | slice:
-    """Which of the batch's instances the matched pairs of an output are; all of them, as a rule."""
-    starts = [0]
-    for target in targets:
-        starts.append(starts[-1] + len(target))
-    index = torch.cat([match.instances[layer] + start for match, start in zip(matches, starts, strict=False)])
-    return slice(None) if len(index) == starts[-1] else index.to(targets[0].masks.device)
+@torch.no_grad()
+def truth_at(truth: Tensor, instances: Tensor, points: Tensor) -> Tensor:
+    """(l, M, P): the instances' masks, (N, H, W), at the points of each pair, (l, M, P, 2)."""
+    if instances.shape[1] == len(truth):  # every instance has its pair in every output, in the same order
+        by_instance = sample_maps(truth, points.transpose(0, 1).flatten(1, 2))  # (N, l * P)
+        return by_instance.view(len(truth), *points.shape[:3:2]).transpose(0, 1)
+    return torch.stack([sample_maps(truth[i], at) for i, at in zip(instances, points, strict=True)])
+
+
+def _mask_terms(logits: Tensor, truth: Tensor) -> Tensor:
+    """(l, M, P) each to (2, l): cross-entropy and dice, summed over masks (V-Net, equation 3, smoothed by one)."""
+    bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(2).sum(1)
+    probability = logits.sigmoid()
+    overlap, area = 2 * (probability * truth).sum(2), probability.sum(2) + truth.sum(2)
+    return torch.stack((bce, (1 - (overlap + 1) / (area + 1)).sum(1)))
 
 
 def _last_output(outputs: Outputs) -> Outputs:

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Shapes = list[tuple[int, int]]
-"""Height and width of each level, coarse to fine."""
+from model.deformable_sampling import Shapes, deformable_sampling
 
 
 class MSDeformAttn(nn.Module):
@@ -48,7 +47,7 @@ class MSDeformAttn(nn.Module):
 
         Args:
             query: (B, S, C), cells with their position encoding.
-            reference: (S, 2), each cell's own place as (x, y) in [0, 1].
+            reference: (S, 2, L), each cell's own place on each level: x and y in cells of that level.
             source: (B, S, C), the cells of all levels.
             shapes: the levels' sizes; their products add up to S.
 
@@ -58,32 +57,28 @@ class MSDeformAttn(nn.Module):
         B, S, C = query.shape
         M, L, P = self.num_heads, self.num_levels, self.num_points
         value = self.value_proj(source).view(B, S, M, C // M)
-        offsets = self.sampling_offsets(query).view(B, S, M, L, P, 2)
+        # the paper scales offsets by the level's size to move in [0, 1]; in cells they are what they are
+        places = reference[:, :, None, :, None] + self.offsets(query).view(B, S, 2, M, L, P)
         weights = self.attention_weights(query).view(B, S, M, L * P).softmax(-1).view(B, S, M, L, P)
-        size = torch.tensor([(w, h) for h, w in shapes], dtype=query.dtype, device=query.device)
-        locations = reference[None, :, None, None, None, :] + offsets / size[:, None, :]
-        attended: Tensor = self.output_proj(deformable_sampling(value, shapes, locations, weights))
+        attended: Tensor = self.output_proj(deformable_sampling(value, shapes, places, weights))
         return attended
 
+    def offsets(self, query: Tensor) -> Tensor:
+        """(B, S, 2 * M * L * P): all x, then all y. The stored weights alternate between the two."""
+        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        return F.linear(query, weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1), bias.view(-1, 2).T.flatten())
 
-def deformable_sampling(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum of bilinearly sampled values: the inner sums of equation 3.
 
-    Args:
-        value: (B, S, M, D).
-        shapes: the levels' sizes.
-        locations: (B, S, M, L, P, 2), (x, y) in [0, 1] of each level; what lies outside counts as zero.
-        weights: (B, S, M, L, P), adding up to one over levels and points.
+def cell_places(shapes: Shapes, device: torch.device) -> Tensor:
+    """(S, 2, L): where the centre of each cell of each level lies on every level, x and y in cells of that level."""
+    sizes = torch.tensor([[w for _, w in shapes], [h for h, _ in shapes]], dtype=torch.float32, device=device)
+    centres = torch.cat([_cell_centres(h, w, device) for h, w in shapes])
+    return centres[:, :, None] * sizes - 0.5
 
-    Returns:
-        (B, S, M * D)
-    """
-    B, S, M, D = value.shape
-    grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # (B*M, S, L, P, 2)
-    weights = weights.transpose(1, 2).flatten(0, 1)  # (B*M, S, L, P)
-    output = value.new_zeros(B * M, D, S)
-    for level, ((h, w), cells) in enumerate(zip(shapes, value.split([h * w for h, w in shapes], dim=1), strict=True)):
-        maps = cells.permute(0, 2, 3, 1).reshape(B * M, D, h, w)
-        sampled = F.grid_sample(maps, grid[:, :, level], align_corners=False)  # (B*M, D, S, P)
-        output = output + (sampled * weights[:, None, :, level]).sum(-1)
-    return output.view(B, M * D, S).transpose(1, 2)
+
+def _cell_centres(height: int, width: int, device: torch.device) -> Tensor:
+    """(height * width, 2): the centre (x, y) of each cell, in [0, 1] from edge to edge."""
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    yy, xx = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack((xx, yy), dim=-1).flatten(0, 1)

@@ -21,7 +21,7 @@ class ConvNorm(nn.Conv2d):
         x = super().forward(x)
         if self.norm is not None:
             x = self.norm(x)
-        return F.relu(x) if self.relu else x
+        return F.relu_(x) if self.relu else x
 
 
 class MLP(nn.Module):
@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
+            x = F.relu_(layer(x))
         y: Tensor = self.layers[-1](x)
         return y
 

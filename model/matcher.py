@@ -1,21 +1,26 @@
 """Which query stands for which instance: bipartite matching over every head (section 3.3; DETR equation 1).
 
-Shapes: L supervised outputs, B images, Q queries, N instances of an image, P points, D mask channels.
+Shapes: L supervised outputs, B images, Q queries, N instances of an image, M matched pairs of the batch,
+P points, D mask channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from model.points import RandomPoints, sample_points
-from model.structures import UNKNOWN, Target
+from model.points import MaskFeatures, RandomPoints, sample_maps
+from model.structures import UNKNOWN, TargetBatch
 from model.transformer_decoder import Outputs
+
+CACHED_FLOATS = 2**21
+GPU_FLOATS = 2**28
 
 
 class NonFiniteError(ArithmeticError):
@@ -42,16 +47,24 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Match:
-    """The pairs of one image, in the order of its instances.
+class Matches:
+    """The pairs of a batch, in the order of its instances: M pairs in each of the L outputs, on the outputs' device.
+
+    An image with N instances gives min(Q, N) pairs, so where a pair lies does not depend on the output.
 
     Attributes:
-        queries, instances: (L, M) int64 on the CPU, M = min(Q, N): in output l query `queries[l, i]`
-            stands for instance `instances[l, i]`.
+        layers: (L, 1) int64, 0 to L - 1.
+        images: (1, M) int64, the image of each pair.
+        queries: (L, M) int64, in output l query `queries[l, i]` of its image stands for ...
+        instances: (L, M) int64, ... instance `instances[l, i]`, counted through the whole batch.
+        sizes: pairs of each image; they add up to M.
     """
 
+    layers: Tensor
+    images: Tensor
     queries: Tensor
     instances: Tensor
+    sizes: tuple[int, ...]
 
 
 class HungarianMatcher:
@@ -62,62 +75,86 @@ class HungarianMatcher:
         self.num_points = num_points
 
     @torch.no_grad()
-    def __call__(self, outputs: Outputs, targets: Sequence[Target], points: RandomPoints) -> list[Match]:
+    def __call__(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Matches:
         """Match every output of every image.
 
         Raises:
             NonFiniteError: a cost is NaN or infinite, because a prediction is.
         """
-        costs = [self.cost(outputs, image, target, points) for image, target in enumerate(targets)]
-        on_host = torch.cat([cost.flatten() for cost in costs]).cpu()  # the one transfer of a step
-        if not torch.isfinite(on_host).all():
+        on_host = self.cost(outputs, targets, points).cpu().numpy()  # the one transfer of a step
+        if not np.isfinite(on_host).all():
             raise NonFiniteError("the network's predictions are not finite (NaN or infinite)")
-        parts = on_host.split([cost.numel() for cost in costs])
-        return [_assign(part.view(cost.shape)) for part, cost in zip(parts, costs, strict=True)]
+        return _assign(np.split(on_host, np.cumsum(targets.sizes)[:-1]), outputs.pred_logits.device)
 
-    def cost(self, outputs: Outputs, image: int, target: Target, points: RandomPoints) -> Tensor:
-        """(L, Q, N): what it costs to let a query stand for an instance."""
-        w = self.weights
-        cost = -w.classes * _probability_of(outputs.pred_logits[:, image], target.labels)
+    def cost(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Tensor:
+        """(N, L, Q): what it costs to let a query of an instance's image stand for it."""
+        cost = self.mask_cost(outputs, targets, points)
+        cost -= self.weights.classes * probability_of(outputs.pred_logits, targets.images, targets.labels)
         for name, logits in outputs.pred_sublogits.items():
-            cost = cost - w.subcategory * _probability_of(logits[:, image], target.sublabels[name])
-        places = points.draw(image, len(cost), self.num_points)
-        features = outputs.mask_features[image].float()
-        masks = target.masks.to(features)
-        for layer, at in enumerate(places):
-            # a mask's logit at a point is the product with the features at that point
-            seen = sample_points(features[None], at[None])[0]  # (D, P)
-            logits = outputs.mask_embed[layer, image].float() @ seen  # (Q, P)
-            truth = sample_points(masks[None], at[None])[0]  # (N, P)
-            cost[layer] += w.mask * pairwise_bce(logits, truth) + w.dice * pairwise_dice(logits, truth)
+            cost -= self.weights.subcategory * probability_of(logits, targets.images, targets.sublabels[name])
         return cost
+
+    def mask_cost(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Tensor:
+        """(N, L, Q): the share of mask and dice; an image's points are shared by its queries and instances."""
+        embed = outputs.mask_embed.float().transpose(0, 1)  # (B, L, Q, D)
+        B, L, Q, D = embed.shape
+        features = MaskFeatures(outputs.mask_features.float())
+        places = torch.stack([points.draw(image, L, self.num_points) for image in range(B)])  # (B, L, P, 2)
+        at_once = layers_at_once(B * self.num_points * (Q + D), embed.device)
+        costs = []
+        for queries, at in zip(embed.split(at_once, 1), places.split(at_once, 1), strict=True):  # l of the L outputs
+            logits = features.logits_at(queries, at).flatten(0, 1)  # (B * l, P, Q)
+            seen = sample_maps(targets.masks, at[targets.images].flatten(1, 2))  # (N, l * P)
+            truth = logits.new_zeros(B, at.shape[1], max(targets.sizes), self.num_points)
+            truth[targets.images, :, targets.slots] = seen.view(-1, *at.shape[1:3])
+            truth = truth.flatten(0, 1)  # (B * l, most instances, P)
+            cost = self.weights.mask * pairwise_bce(logits, truth) + self.weights.dice * pairwise_dice(logits, truth)
+            costs.append(cost.unflatten(0, at.shape[:2])[targets.images, :, targets.slots])
+        return torch.cat(costs, 1)
 
 
 def pairwise_bce(logits: Tensor, truth: Tensor) -> Tensor:
-    """(Q, P) logits and (N, P) truths to (Q, N): binary cross-entropy, mean over points.
+    """(B, P, Q) logits and (B, N, P) truths to (B, N, Q): binary cross-entropy, mean over points.
 
     -t log s(x) - (1 - t) log(1 - s(x)) = softplus(x) - t x.
     """
-    return (F.softplus(logits).sum(1, keepdim=True) - logits @ truth.T) / logits.shape[1]
+    return (F.softplus(logits).sum(1, keepdim=True) - truth.bmm(logits)) / logits.shape[1]
 
 
 def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """(Q, P) logits and (N, P) truths to (Q, N): dice loss, smoothed by one (V-Net, equation 3)."""
+    """(B, P, Q) logits and (B, N, P) truths to (B, N, Q): dice loss, smoothed by one (V-Net, equation 3)."""
     probability = logits.sigmoid()
-    overlap = 2 * probability @ truth.T
-    total = probability.sum(1, keepdim=True) + truth.sum(1)
+    overlap = 2 * truth.bmm(probability)
+    total = probability.sum(1, keepdim=True) + truth.sum(2, keepdim=True)
     return 1 - (overlap + 1) / (total + 1)
 
 
-def _probability_of(logits: Tensor, labels: Tensor) -> Tensor:
-    """(L, Q, K + 1) logits and (N,) labels to (L, Q, N) probabilities; an unknown label counts nothing."""
-    known = labels != UNKNOWN
-    return logits.float().softmax(-1)[..., labels.clamp(min=0)] * known
+def layers_at_once(floats: int, device: torch.device) -> int:
+    """How many outputs to take together if each needs a buffer of so many floats.
+
+    A CPU is fastest while the buffer stays in its cache; a GPU takes as many as fit in a gigabyte, as a rule all.
+    """
+    return max(1, (CACHED_FLOATS if device.type == "cpu" else GPU_FLOATS) // max(floats, 1))
 
 
-def _assign(cost: Tensor) -> Match:
-    """Solve the assignment of every output of an image, (L, Q, N) on the CPU; pairs in instance order."""
-    pairs = [linear_sum_assignment(layer.T.numpy()) for layer in cost]
-    instances = torch.stack([torch.from_numpy(rows) for rows, _ in pairs])
-    queries = torch.stack([torch.from_numpy(columns) for _, columns in pairs])
-    return Match(queries.long(), instances.long())
+def probability_of(logits: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """(L, B, Q, K + 1) logits and (N,) labels to (N, L, Q): the label's probability, 0 if it is unknown."""
+    known = (labels != UNKNOWN).view(-1, 1, 1)
+    return logits.float().softmax(-1)[:, images, :, labels.clamp(min=0)] * known
+
+
+def _assign(costs: list[NDArray[np.float32]], device: torch.device) -> Matches:
+    """Solve the assignment of every image and output, (N, L, Q) each, on the host; pairs in instance order."""
+    images, queries, instances = [], [], []
+    first = 0
+    for image, cost in enumerate(costs):
+        pairs = [linear_sum_assignment(layer) for layer in cost.swapaxes(0, 1)]
+        instances.append(np.stack([rows for rows, _ in pairs]) + first)
+        queries.append(np.stack([columns for _, columns in pairs]))
+        images.append(np.full((1, queries[-1].shape[1]), image))
+        first += len(cost)
+    layers = len(queries[0])
+    index = torch.from_numpy(np.concatenate([np.hstack(x) for x in (images, queries, instances)])).to(device)
+    sizes = tuple(x.shape[1] for x in images)
+    parts = index.tensor_split([1, 1 + layers])
+    return Matches(torch.arange(layers, device=device)[:, None], parts[0], parts[1], parts[2], sizes)

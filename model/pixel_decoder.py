@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.deformable_attention import MSDeformAttn, Shapes
+from model.deformable_attention import MSDeformAttn, cell_places
+from model.deformable_sampling import Shapes
 from model.layers import ConvNorm, xavier_fill, xavier_uniform_matrices
 from model.position_encoding import sine_position_encoding
 
@@ -31,7 +32,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
-        y: Tensor = self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        y: Tensor = self.norm2(x + self.linear2(F.relu_(self.linear1(x))))
         return y
 
 
@@ -67,7 +68,7 @@ class DeformableTransformer(nn.Module):
                 for (h, w), embed in zip(shapes, self.level_embed, strict=True)
             ]
         )
-        reference = torch.cat([cell_centres(h, w, device) for h, w in shapes])
+        reference = cell_places(shapes, device)
         for layer in self.encoder.layers:
             x = layer(x, position, reference, shapes)
         cells = x.split([h * w for h, w in shapes], dim=1)
@@ -126,11 +127,3 @@ def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, nn.GroupNorm(32, out_channels))
-
-
-def cell_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(height * width, 2): the centre (x, y) of each cell, in [0, 1]."""
-    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
-    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
-    yy, xx = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack((xx, yy), dim=-1).flatten(0, 1)

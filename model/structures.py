@@ -5,8 +5,10 @@ Shapes: N instances of the ground truth, K kept predictions, H W pixels, C_k cla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,6 +39,37 @@ class Target:
             masks=self.masks.to(device, non_blocking=True),
             sublabels={name: labels.to(device, non_blocking=True) for name, labels in self.sublabels.items()},
         )
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """The ground truth of a batch: the instances of its images one after the other, N in all.
+
+    Attributes:
+        sizes: instances of each image; they add up to N.
+        images: (N,) int64, the image of each instance.
+        slots: (N,) int64, its number within the image.
+        labels, sublabels: as in `Target`, (N,) each.
+        masks: (N, H, W) float32, 0 or 1.
+    """
+
+    sizes: tuple[int, ...]
+    images: Tensor
+    slots: Tensor
+    labels: Tensor
+    sublabels: dict[str, Tensor]
+    masks: Tensor
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> TargetBatch:
+        """Join targets whose masks have the same size and that lie on the same device."""
+        sizes = tuple(len(target) for target in targets)
+        slots = np.concatenate([np.arange(size) for size in sizes])
+        places = np.stack((np.repeat(np.arange(len(sizes)), sizes), slots))
+        images, slot = torch.from_numpy(places).to(targets[0].labels.device).unbind()
+        sublabels = {name: torch.cat([t.sublabels[name] for t in targets]) for name in targets[0].sublabels}
+        masks = torch.cat([t.masks for t in targets]).float()
+        return cls(sizes, images, slot, torch.cat([t.labels for t in targets]), sublabels, masks)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from model import (
     count_targets,
 )
 from model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
+from model.structures import TargetBatch
 
 MakeTarget = Callable[..., Target]
 CPU = torch.device("cpu")
@@ -87,10 +89,12 @@ def test_more_instances_than_queries_match_every_query_once(
     network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
 ) -> None:
     targets = [make_target(9), make_target(1)]
-    matches = criterion.matcher(network(images), targets, points(1, 2))
-    assert matches[0].queries.shape == (4, 6)
-    assert all(sorted(layer.tolist()) == list(range(6)) for layer in matches[0].queries)
-    assert all(len(set(layer.tolist())) == 6 for layer in matches[0].instances)
+    matches = criterion.matcher(network(images), TargetBatch.of(targets), points(1, 2))
+    assert matches.sizes == (6, 1)
+    assert matches.images.tolist() == [[0] * 6 + [1]]
+    assert all(sorted(layer.tolist()) == list(range(6)) for layer in matches.queries[:, :6])
+    assert all(len(set(layer.tolist())) == 6 for layer in matches.instances[:, :6])
+    assert (matches.instances[:, 6] == 9).all()
     assert torch.isfinite(criterion.total(criterion(network(images), targets, points(1, 2))))
 
 
@@ -111,11 +115,10 @@ def test_the_matcher_looks_at_every_head(same_points: RandomPoints) -> None:
     sub = torch.tensor([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0]])
     target = Target(torch.tensor([0]), torch.ones(1, 64, 64, dtype=torch.bool), {"color": torch.tensor([1])})
     outputs = _outputs(torch.zeros(2, 3), {"color": sub}, masks)
-    (match,) = HungarianMatcher(LossWeights(), 32)(outputs, [target], same_points)
-    assert match.queries.item() == 1
+    matcher = HungarianMatcher(LossWeights(), 32)
+    assert matcher(outputs, TargetBatch.of([target]), same_points).queries.item() == 1
     flipped = replace(target, sublabels={"color": torch.tensor([0])})
-    (match,) = HungarianMatcher(LossWeights(), 32)(outputs, [flipped], same_points)
-    assert match.queries.item() == 0
+    assert matcher(outputs, TargetBatch.of([flipped]), same_points).queries.item() == 0
 
 
 def test_an_unknown_subcategory_costs_nothing_and_teaches_nothing(
@@ -124,19 +127,19 @@ def test_an_unknown_subcategory_costs_nothing_and_teaches_nothing(
     known, other = make_target(3), make_target(2, 9)
     unknown = replace(known, sublabels={**known.sublabels, "color": torch.full((3,), UNKNOWN)})
     outputs = network(images)
-    matcher = criterion.matcher
+    matcher, batch = criterion.matcher, TargetBatch.of([unknown, other])
     no_color = replace(outputs, pred_sublogits={"texture": outputs.pred_sublogits["texture"]})
-    torch.testing.assert_close(
-        matcher.cost(outputs, 0, unknown, points(1, 2)), matcher.cost(no_color, 0, unknown, points(1, 2))
-    )
+    with_color, without = (matcher.cost(x, batch, points(1, 2)) for x in (outputs, no_color))
+    torch.testing.assert_close(with_color[:3], without[:3])
+    assert not torch.allclose(with_color[3:], without[3:])
     color = outputs.pred_sublogits["color"].detach().requires_grad_()
     losses = criterion(
         replace(outputs, pred_sublogits={**outputs.pred_sublogits, "color": color}), [unknown, other], points(1, 2)
     )
     losses["loss_color"].sum().backward()
     assert color.grad is not None
-    matches = matcher(outputs, [unknown, other], points(1, 2))
-    for layer, queries in enumerate(matches[0].queries):
+    matches = matcher(outputs, batch, points(1, 2))
+    for layer, queries in enumerate(matches.queries[:, :3]):
         assert (color.grad[layer, 0, queries] == 0).all()
     assert (color.grad != 0).any()
 
@@ -169,14 +172,13 @@ def test_a_perfect_mask_has_almost_no_mask_loss(same_points: RandomPoints) -> No
 
 
 def test_pairwise_costs_are_the_plain_formulas() -> None:
-    logits, truth = torch.randn(4, 50), (torch.rand(3, 50) > 0.5).float()
-    for q in range(4):
-        for n in range(3):
-            bce = F.binary_cross_entropy_with_logits(logits[q], truth[n])
-            torch.testing.assert_close(pairwise_bce(logits, truth)[q, n], bce)
-            p = logits[q].sigmoid()
-            dice = 1 - (2 * (p * truth[n]).sum() + 1) / (p.sum() + truth[n].sum() + 1)
-            torch.testing.assert_close(pairwise_dice(logits, truth)[q, n], dice)
+    logits, truth = torch.randn(2, 50, 4), (torch.rand(2, 3, 50) > 0.5).float()
+    all_bce, all_dice = pairwise_bce(logits, truth), pairwise_dice(logits, truth)
+    for b, n, q in product(range(2), range(3), range(4)):
+        x, t = logits[b, :, q], truth[b, n]
+        torch.testing.assert_close(all_bce[b, n, q], F.binary_cross_entropy_with_logits(x, t))
+        p = x.sigmoid()
+        torch.testing.assert_close(all_dice[b, n, q], 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1))
 
 
 def test_predictions_that_are_not_finite_end_by_name(
@@ -198,16 +200,18 @@ def test_without_deep_supervision_the_last_output_alone_is_compared(
     assert {name: x.shape for name, x in losses.items()} == dict.fromkeys(losses, (1,))
 
 
+@pytest.mark.parametrize("classes", [1, 500])
 @pytest.mark.parametrize("heads", [{}, {"a": 2, "b": 3, "c": 1}])
-def test_any_number_of_heads_trains(
+def test_any_number_of_categories_and_heads_trains(
     heads: dict[str, int],
+    classes: int,
     images: list[Tensor],
     criterion: SetCriterion,
     make_target: MakeTarget,
     make_network: Callable[..., MultiTaskMaskFormer],
 ) -> None:
-    net = make_network(heads, num_classes=1)
-    targets = [make_target(2, classes=1, heads=heads), make_target(1, classes=1, heads=heads)]
+    net = make_network(heads, num_classes=classes)
+    targets = [make_target(2, classes=classes, heads=heads), make_target(1, classes=classes, heads=heads)]
     losses = criterion(net(images), targets, points(1, 2))
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)}
     criterion.total(losses).backward()

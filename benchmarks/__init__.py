@@ -1,0 +1,1 @@
+"""Ours against Mask2Former itself: scripts, and dated notes of what they measured."""
