@@ -8,6 +8,8 @@ Without names everything is measured; see README.md beside this file for the pat
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure import Run, alternate, peak_memory
-from benchmarks.reference import SETTINGS, Batch, Setting, build_criterion, build_ours, build_pair
+from benchmarks.reference import CATEGORIES, SETTINGS, Batch, Setting, build_criterion, build_ours, build_pair
 from model import MultiTaskMaskFormer, RandomPoints
 from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
@@ -131,6 +133,8 @@ def optimizer(name: str, pairs: int) -> str:
 class Given(nn.Module):
     """Stands for a part of the network whose result is there already."""
 
+    num_classes = CATEGORIES
+
     def __init__(self, result: Any):
         super().__init__()
         self.result = result
@@ -159,11 +163,12 @@ def inference(name: str, pairs: int) -> str:
     def mine() -> Any:
         return ours.predict(batch.images, batch.originals, max_instances=100)
 
+    result = compare(theirs, mine, pairs)
     different = 0
     for want, got in zip(theirs(), mine(), strict=True):
         order = want["instances"].scores.argsort(descending=True, stable=True)
         different += int((want["instances"].pred_masks[order].bool() != got.masks).sum())
-    return f"{compare(theirs, mine, pairs)}; {different} mask pixels differ"
+    return f"{result}; {different} mask pixels differ"
 
 
 def heads(name: str, pairs: int) -> str:
@@ -202,11 +207,15 @@ def main() -> None:
     unknown = set(arguments.names) - set(BENCHMARKS)
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread; CPU time of the reference, of ours, reference / ours")
-    for name in arguments.names or BENCHMARKS:
-        function, setting, pairs = BENCHMARKS[name]
-        print(f"{name:15} {function(setting, arguments.pairs or pairs)}", flush=True)
+    if len(arguments.names) == 1:
+        function, setting, pairs = BENCHMARKS[arguments.names[0]]
+        torch.set_num_threads(1)
+        print(f"{arguments.names[0]:15} {function(setting, arguments.pairs or pairs)}", flush=True)
+        return
+    print(f"torch {torch.__version__}, one thread; CPU time of the reference, of ours, reference / ours", flush=True)
+    options = ["--pairs", str(arguments.pairs)] if arguments.pairs else []
+    for name in arguments.names or BENCHMARKS:  # each in a fresh process, or its memory could not be told
+        subprocess.run([sys.executable, "-W", "ignore", __file__, name, *options], check=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loss: every head's cross-entropy, mask and dice, in every supervised output (section 3.3, equation 5).
+"""The loss: every head's cross-entropy, mask and dice, in every supervised output (sections 3.3 and 4.1).
 
 Shapes: L supervised outputs, B images, Q queries, N instances of the batch, M matched pairs of the batch,
 P points, H W pixels of the padded images, h w = H/4 W/4.
@@ -114,13 +114,14 @@ class SetCriterion:
             truth: (N, H, W) masks of the batch's instances.
         """
         random = self.num_candidates + self.num_points - self.num_uncertain
+        # an image's points in one call, or on a GPU they would depend on how many outputs are taken together
+        drawn = [points.draw(b, len(matches.queries), n, random) for b, n in enumerate(matches.sizes)]
         at_once = layers_at_once(sum(matches.sizes) * random, truth.device)
+        split = [x.split(at_once) for x in (matched_masks(outputs, matches), matches.instances, *drawn)]
         terms = []
-        parts = zip(*(x.split(at_once) for x in (matched_masks(outputs, matches), matches.instances)), strict=True)
-        for masks, index in parts:  # l of the L outputs
-            drawn = torch.cat([points.draw(b, len(masks), n, random) for b, n in enumerate(matches.sizes)], 1)
+        for masks, index, *images in zip(*split, strict=True):  # l of the L outputs
             flat = masks.flatten(0, 1)  # (l * M, h, w)
-            at = self.choose_points(flat.detach(), drawn.flatten(0, 1))
+            at = self.choose_points(flat.detach(), torch.cat(images, 1).flatten(0, 1))
             predicted = sample_maps(flat, at).view(*index.shape, self.num_points)  # (l, M, P)
             terms.append(_mask_terms(predicted, truth_at(truth, index, at.view(*predicted.shape, 2))))
         bce, dice = torch.cat(terms, 1) / num_masks.clamp(min=1)
@@ -173,7 +174,7 @@ def truth_at(truth: Tensor, instances: Tensor, points: Tensor) -> Tensor:
 
 
 def _mask_terms(logits: Tensor, truth: Tensor) -> Tensor:
-    """(l, M, P) each to (2, l): cross-entropy and dice, summed over masks (V-Net, equation 3, smoothed by one)."""
+    """(l, M, P) each to (2, l): cross-entropy and dice (V-Net without squares, smoothed by one), summed over masks."""
     bce = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(2).sum(1)
     probability = logits.sigmoid()
     overlap, area = 2 * (probability * truth).sum(2), probability.sum(2) + truth.sum(2)

@@ -80,7 +80,7 @@ class _WeightedRows(torch.autograd.Function):
     def forward(ctx: Any, table: Tensor, places: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
         row, right, down = _upper_left(places, shapes)
         steps = _steps(shapes, weights.shape[2], weights.shape[4])
-        corners = _corner_weights(weights.reshape(row.shape), right, down)
+        corners = _corner_weights(weights.reshape(row.shape), right, down, dim=1)
         ctx.save_for_backward(table, row, right, down, weights, steps)
         ctx.shapes = shapes
         rows = (row[:, None] + steps).flatten(1)
@@ -97,7 +97,8 @@ class _WeightedRows(torch.autograd.Function):
         to_x, to_y = weight * torch.lerp(b - a, d - c, down), weight * (lower - upper)
         to_places = torch.stack([x.view_as(weights) for x in (to_x, to_y)], 2)
         to_weights = torch.lerp(upper, lower, down)
-        to_table = _transposed_sums(grad, row, _corner_weights(weight, right, down), weights.shape, ctx.shapes)
+        corners = _corner_weights(weight, right, down, dim=2)
+        to_table = _transposed_sums(grad, row, corners, weights.shape, ctx.shapes)
         return to_table, to_places, to_weights.view_as(weights), None
 
 
@@ -126,16 +127,18 @@ def _upper_left(places: Tensor, shapes: Shapes) -> tuple[Tensor, Tensor, Tensor]
     beyond = places.new_tensor([[w for _, w in shapes], [h for h, _ in shapes]]).view(2, 1, L, 1)
     x, y = places.clamp(border, beyond).unbind(2)  # (B, S, M, L, P)
     left, top = x.floor(), y.floor()
-    row = (top.int() * lines + left.int() + (images + origins)) * M + heads
+    # a NaN must come out as a NaN, not as a row that is not there
+    column, line = (corner.nan_to_num(-BORDER).int() for corner in (left, top))
+    row = (line * lines + column + (images + origins)) * M + heads
     return row.view(-1, L * P), (x - left).view(-1, L * P), (y - top).view(-1, L * P)
 
 
-def _corner_weights(weight: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """(N, K) each to (N, 4, K): weights of the corners upper left, upper right, lower left, lower right."""
+def _corner_weights(weight: Tensor, right: Tensor, down: Tensor, dim: int) -> Tensor:
+    """(N, K) each, stacked along `dim`: weights of the corners upper left, upper right, lower left, lower right."""
     lower = weight * down
     upper = weight - lower
     upper_right, lower_right = upper * right, lower * right
-    return torch.stack((upper - upper_right, upper_right, lower - lower_right, lower_right), 1)
+    return torch.stack((upper - upper_right, upper_right, lower - lower_right, lower_right), dim)
 
 
 def _row_products(grad: Tensor, table: Tensor, rows: Tensor) -> Tensor:
@@ -151,15 +154,20 @@ def _transposed_sums(grad: Tensor, row: Tensor, corners: Tensor, sizes: torch.Si
     """(B*T*M, D): each row of the table collects from the sums that it went into.
 
     The corners of a point lie at fixed steps from its row, so one order of the points serves all four.
+
+    Args:
+        corners: (N, K, 4) weights.
+        sizes: B, S, M, L, P.
     """
     B, M, levels = sizes[0], sizes[2], _levels(shapes)
     in_order, order = row.flatten().sort()
     counts = torch.bincount(in_order, minlength=B * M * levels[-1][1])
     ends = F.pad(counts.cumsum(0), (1, 0))
     source = order // row.shape[1]
+    shares = corners.view(-1, 4).index_select(0, order).T.contiguous()
     collected = [
-        F.embedding_bag(source, grad, ends, mode="sum", per_sample_weights=share[order], include_last_offset=True)
-        for share in corners.transpose(0, 1).flatten(1)
+        F.embedding_bag(source, grad, ends, mode="sum", per_sample_weights=share, include_last_offset=True)
+        for share in shares
     ]
     upper_left, *others = (x.view(B, -1, M * grad.shape[1]) for x in collected)
     for start, end, line in levels:

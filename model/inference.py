@@ -1,4 +1,4 @@
-"""From the network's outputs to instances (Mask2Former appendix; MaskFormer section 3.4).
+"""From the network's outputs to instances (Mask2Former section 4.1, post-processing).
 
 Shapes: Q queries, C categories, K kept instances, D mask channels, H W pixels.
 """
@@ -16,6 +16,9 @@ from model.transformer_decoder import Outputs
 
 Ranking = Literal["main", "sum", "product"]
 Size = tuple[int, int]
+
+FLOATS_AT_ONCE = 2**22
+"""Mask logits at full size are made so many at a time: more would only cost memory."""
 
 
 def instances_of_image(
@@ -94,11 +97,18 @@ def build_masks(
     Returns:
         (K, H, W) bool, and (K,) the mean probability over the mask's own pixels.
     """
-    logits = torch.einsum("kd,dhw->khw", mask_embed, mask_features)[None]
-    logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
+    at_once = max(1, FLOATS_AT_ONCE // max(padded[0] * padded[1], original[0] * original[1]))
+    logits = torch.einsum("kd,dhw->khw", mask_embed, mask_features)
+    parts = [_finish_masks(part, padded, resized, original) for part in logits.split(at_once)]
+    masks, quality = zip(*parts, strict=True)
+    return torch.cat(masks), torch.cat(quality)
+
+
+def _finish_masks(logits: Tensor, padded: Size, resized: Size, original: Size) -> tuple[Tensor, Tensor]:
+    logits = F.interpolate(logits[None], size=padded, mode="bilinear", align_corners=False)
     logits = logits[:, :, : resized[0], : resized[1]]
     logits = F.interpolate(logits, size=original, mode="bilinear", align_corners=False)[0]
     masks = logits > 0
-    inside = masks.flatten(1)
-    quality = (logits.sigmoid().flatten(1) * inside).sum(1) / (inside.sum(1) + 1e-6)
+    inside = masks.sum((1, 2))
+    quality = logits.sigmoid_().mul_(masks).sum((1, 2)) / (inside + 1e-6)
     return masks, quality

@@ -81,7 +81,7 @@ class HungarianMatcher:
         Raises:
             NonFiniteError: a cost is NaN or infinite, because a prediction is.
         """
-        on_host = self.cost(outputs, targets, points).cpu().numpy()  # the one transfer of a step
+        on_host = self.cost(outputs, targets, points).cpu().numpy()  # the one time that the host waits
         if not np.isfinite(on_host).all():
             raise NonFiniteError("the network's predictions are not finite (NaN or infinite)")
         return _assign(np.split(on_host, np.cumsum(targets.sizes)[:-1]), outputs.pred_logits.device)
@@ -122,7 +122,7 @@ def pairwise_bce(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
-    """(B, P, Q) logits and (B, N, P) truths to (B, N, Q): dice loss, smoothed by one (V-Net, equation 3)."""
+    """(B, P, Q) logits and (B, N, P) truths to (B, N, Q): dice loss, smoothed by one (V-Net without squares)."""
     probability = logits.sigmoid()
     overlap = 2 * truth.bmm(probability)
     total = probability.sum(1, keepdim=True) + truth.sum(2, keepdim=True)

@@ -129,7 +129,6 @@ def build_model(
     conv_dim: int = 256,
     mask_dim: int = 256,
     encoder_layers: int = 6,
-    encoder_heads: int = 8,
     encoder_points: int = 4,
     pixel_decoder_norm: bool = True,
     num_queries: int = 100,
@@ -148,13 +147,14 @@ def build_model(
         backbone: gives res2 to res5.
         num_classes: main categories, "no object" not counted.
         subcategories: classes of each subcategory head, "no object" not counted.
+        num_heads: attention heads, of the pixel decoder too (as in the reference).
     """
     pixel_decoder = MSDeformAttnPixelDecoder(
         backbone.channels,
         conv_dim=conv_dim,
         mask_dim=mask_dim,
         num_layers=encoder_layers,
-        num_heads=encoder_heads,
+        num_heads=num_heads,
         num_points=encoder_points,
         norm=pixel_decoder_norm,
     )

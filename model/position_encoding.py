@@ -1,4 +1,4 @@
-"""Sine position encoding of a feature map (Mask2Former section 3.2.1, after DETR appendix A.4).
+"""Sine position encoding of a feature map (Mask2Former section 3.2.2, after DETR appendix A.4).
 
 Shapes: C channels (half for y, half for x), H W cells.
 """

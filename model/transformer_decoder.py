@@ -1,4 +1,4 @@
-"""The masked-attention transformer decoder with one classifier per task (section 3.2.1, equations 1 and 2).
+"""The masked-attention transformer decoder with one classifier per task (section 3.2.1, equations 2 and 3).
 
 Shapes: B images, Q queries, C channels (HIDDEN_DIM), D mask channels, K categories, K_k classes of head k,
 L supervised outputs (the learnable queries' and one after each layer), S cells of a level.
@@ -60,7 +60,7 @@ class Attention(nn.MultiheadAttention):
 
 
 class CrossAttentionLayer(nn.Module):
-    """Equation 1: queries attend to the cells inside their own predicted mask."""
+    """Equation 2: queries attend to the cells inside their own predicted mask."""
 
     def __init__(self, channels: int, num_heads: int):
         super().__init__()
@@ -200,7 +200,7 @@ class MultiTaskTransformerDecoder(nn.Module):
 
 
 def attention_mask(mask_embed: Tensor, features: Tensor) -> Tensor:
-    """Equation 2: a query may look where its mask has probability 0.5 or more; everywhere if that is nowhere.
+    """Equation 3: a query may look where its mask has probability 0.5 or more; everywhere if that is nowhere.
 
     Args:
         mask_embed: (B, Q, D).

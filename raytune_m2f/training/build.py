@@ -26,7 +26,6 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         conv_dim=head.CONVS_DIM,
         mask_dim=head.MASK_DIM,
         encoder_layers=head.TRANSFORMER_ENC_LAYERS,
-        encoder_heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
         encoder_points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
         pixel_decoder_norm=head.NORM == "GN",
         num_queries=former.NUM_OBJECT_QUERIES,

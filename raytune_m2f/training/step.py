@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +47,13 @@ class Stepper:
     Attributes:
         model: the bare network.
         network: the same, wrapped for several workers.
+        forward: the network's forward pass, compiled if the configuration says so.
         micro_batch: images that this worker takes at once.
     """
 
     model: MultiTaskMaskFormer
     network: nn.Module
+    forward: Callable[[list[Tensor]], Outputs]
     criterion: SetCriterion
     optimizer: torch.optim.Optimizer
     scheduler: LambdaLR
@@ -74,6 +76,7 @@ class Stepper:
         return cls(
             model=model,
             network=network,
+            forward=torch.compile(network, dynamic=False) if config.MODEL.COMPILE else network,
             criterion=build_criterion(config),
             optimizer=optimizer,
             scheduler=build_scheduler(config, optimizer),
@@ -138,7 +141,7 @@ class Stepper:
         size = padded_size(images, self.model.size_divisibility)
         targets = [_padded(sample.target, size).to(device) for sample in samples]
         with self.autocast():
-            outputs: Outputs = self.network(images)
+            outputs = self.forward(images)
         points = RandomPoints([sample.seed for sample in samples], device)
         try:
             losses = self.criterion(outputs, targets, points, counts)

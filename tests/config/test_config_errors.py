@@ -165,8 +165,8 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
         ),
         ({"MODEL.MASK_FORMER.NHEADS": 7}, ["NHEADS: got 7, which does not divide MODEL.MASK_FORMER.HIDDEN_DIM 256"]),
         (
-            {"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS": 7},
-            ["ENCODER_N_HEADS: got 7, which does not divide MODEL.SEM_SEG_HEAD.CONVS_DIM 256"],
+            {"MODEL.MASK_FORMER.NHEADS": 3, "MODEL.MASK_FORMER.HIDDEN_DIM": 96},
+            ["NHEADS: got 3, which does not divide MODEL.SEM_SEG_HEAD.CONVS_DIM 256"],
         ),
         ({"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}, ["RES2_OUT_CHANNELS: got 64, but a ResNet-50 has 256"]),
         ({"MODEL.WEIGHTS": ""}, ["MODEL.RESNETS.NORM: got FrozenBN, which never trains, with MODEL.WEIGHTS"]),

@@ -70,6 +70,16 @@ def test_a_cell_lies_at_its_own_place_on_its_own_level() -> None:
     torch.testing.assert_close(places[0, :, 1], torch.tensor([0.5 / 3 * 5 - 0.5, 0.5 / 2 * 4 - 0.5]))
 
 
+@pytest.mark.parametrize("sample", [sample_by_rows, sample_by_grid])
+def test_a_place_that_is_not_a_number_gives_a_sum_that_is_none(sample: Any) -> None:
+    """So that a diverging trial ends by name, not with an index out of range."""
+    x = inputs(1.0)
+    with torch.no_grad():
+        x["places"][0, 0, :, 1, 2, 3] = float("nan")
+    out = sample(x["value"], SHAPES, x["places"], x["weights"])[0, 0]
+    assert out.isnan().tolist() == [False] * 4 + [True] * 4 + [False] * 4  # of the second of three heads
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_what_the_cpu_gives() -> None:
     x = inputs(3.0)

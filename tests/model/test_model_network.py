@@ -111,3 +111,21 @@ def test_position_encoding_is_y_then_x() -> None:
     assert encoding.shape == (8, 4, 6)
     assert (encoding[:4] == encoding[:4, :, :1]).all()
     assert (encoding[4:] == encoding[4:, :1, :]).all()
+
+
+def test_the_compiler_sees_one_graph(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
+    """Without a break, so that MODEL.COMPILE pays; the "eager" backend runs what was seen, uncompiled."""
+    seen = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)(images)
+    plain = network(images)
+    torch.testing.assert_close(seen.pred_logits, plain.pred_logits, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(seen.pred_masks, plain.pred_masks, atol=1e-4, rtol=1e-4)
+
+
+def test_bfloat16_gives_what_float32_gives_roughly(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
+    """As autocast on a GPU: the pixel decoder stays in float32, and the loss converts what it gets."""
+    plain = network(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = network(images)
+    assert half.pred_logits.dtype == torch.bfloat16
+    assert half.mask_features.dtype == torch.float32
+    assert (half.pred_logits - plain.pred_logits).abs().max() < 0.1

@@ -103,6 +103,17 @@ def test_micro_batches_do_not_change_what_is_learned(tiny_config: Config, tmp_pa
         assert small["loss"] == pytest.approx(whole["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
+def test_compiled_training_is_the_same(tiny_config: Config, tmp_path: Path) -> None:
+    config = tiny_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
+    train_trial(config, TrialContext(tmp_path / "plain"))
+    train_trial(config.with_values({"MODEL.COMPILE": True}, source="test"), TrialContext(tmp_path / "compiled"))
+    for compiled, plain in zip(read_reports(tmp_path / "compiled"), read_reports(tmp_path / "plain"), strict=True):
+        assert compiled["loss"] == pytest.approx(plain["loss"], rel=1e-4)
+
+
 def test_fewer_queries_than_instances_train_and_say_so_once(
     tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -47,19 +47,11 @@ class SemSegHead(Section):
     DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS: int = Field(
         4, ge=1, le=64, description="Points that a head of the encoder samples per level [points]."
     )
-    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: int = Field(
-        8, ge=1, le=64, description="Attention heads of the encoder; must divide CONVS_DIM [heads]."
+    DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS: int = fixed(
+        8, "Read neither here nor by Mask2Former: MODEL.MASK_FORMER.NHEADS holds for the encoder too [heads]."
     )
     COMMON_STRIDE: int = fixed(4, "Stride of the mask features [pixels].")
     TRANSFORMER_ENC_LAYERS: int = Field(6, ge=1, le=24, description="Layers of the encoder [layers].")
-
-    def clashes(self) -> Iterator[Problem]:
-        heads = self.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS
-        if self.CONVS_DIM % heads:
-            yield Problem(
-                ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
-                f"got {heads}, which does not divide MODEL.SEM_SEG_HEAD.CONVS_DIM {self.CONVS_DIM}",
-            )
 
 
 class MaskFormerTest(Section):
@@ -109,7 +101,12 @@ class MaskFormer(Section):
     NUM_OBJECT_QUERIES: int = Field(
         100, ge=1, le=5000, description="Instances that can be predicted in an image, at most [queries]."
     )
-    NHEADS: int = Field(8, ge=1, le=64, description="Attention heads of the transformer decoder [heads].")
+    NHEADS: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Attention heads of encoder and transformer decoder; must divide CONVS_DIM, HIDDEN_DIM [heads].",
+    )
     DROPOUT: float = fixed(0.0, "Dropout: Mask2Former's recipes have none [probability].")
     DIM_FEEDFORWARD: int = Field(
         2048, ge=1, le=16_384, description="Width inside the decoder's feed-forward layers [channels]."
@@ -172,6 +169,11 @@ class Model(Section):
         description="Weights to start from: a path or an address (torchvision://..., detectron2://..., https://...); "
         '"" = from scratch.',
     )
+    COMPILE: bool = Field(
+        False,
+        description="Train through torch.compile: minutes at the start of each trial, then fewer and larger kernels. "
+        "For long trials on GPUs; evaluation is not compiled, its images have many sizes.",
+    )
     PIXEL_MEAN: tuple[Level, Level, Level] = Field(
         (123.675, 116.28, 103.53), description="Subtracted from red, green and blue [levels of 0-255]."
     )
@@ -186,6 +188,15 @@ class Model(Section):
     MASK_FORMER: MaskFormer = MaskFormer()
 
     def clashes(self) -> Iterator[Problem]:
+        width, heads = self.SEM_SEG_HEAD.CONVS_DIM, self.MASK_FORMER.NHEADS
+        if width % heads and self.MASK_FORMER.HIDDEN_DIM % heads == 0:  # else that is said already
+            yield Problem(
+                ("MODEL.MASK_FORMER.NHEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
+                f"got {heads}, which does not divide MODEL.SEM_SEG_HEAD.CONVS_DIM {width}",
+            )
+        yield from self._weight_clashes()
+
+    def _weight_clashes(self) -> Iterator[Problem]:
         kind, size_keys, norm_key, norm = self._backbone()
         if not self.WEIGHTS and norm == "FrozenBN":
             smallest = ", GN for tiny batches" if norm_key == "MODEL.RESNETS.NORM" else ""
