@@ -29,8 +29,8 @@ BORDER = 2  # cells of zeros around a level: a point beyond it has four corners 
 def deformable_sampling(value: Tensor, shapes: Shapes, places: Tensor, weights: Tensor) -> Tensor:
     """Sum bilinearly sampled values, weighted.
 
-    On a CPU sums of table rows are three to six times faster than `grid_sample`; compiled code and other devices
-    take the latter.
+    On a CPU sums of table rows are three to six times faster than `grid_sample` with the usual 32 channels a head,
+    and equal with 8; compiled code and other devices take the latter.
 
     Args:
         value: (B, S, M, D) float32.

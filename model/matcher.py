@@ -100,7 +100,7 @@ class HungarianMatcher:
         B, L, Q, D = embed.shape
         features = MaskFeatures(outputs.mask_features.float())
         places = torch.stack([points.draw(image, L, self.num_points) for image in range(B)])  # (B, L, P, 2)
-        at_once = layers_at_once(B * self.num_points * (Q + D), embed.device)
+        at_once = layers_at_once(B * self.num_points * (Q + D + max(targets.sizes)), embed.device)
         costs = []
         for queries, at in zip(embed.split(at_once, 1), places.split(at_once, 1), strict=True):  # l of the L outputs
             logits = features.logits_at(queries, at).flatten(0, 1)  # (B * l, P, Q)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -11,7 +12,12 @@ import pytest
 from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+DOCUMENTS = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CHANGELOG.md",
+    *sorted(REPOSITORY.glob("docs/*.md")),
+    REPOSITORY / "benchmarks/README.md",
+]
 
 # Written in pieces, so that this file does not contain what it looks for.
 REGISTRY_ADDRESSES = [
@@ -154,3 +160,9 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
         (version,) = pin.specifier
         assert version.operator == "=="
         assert needed.specifier.contains(version.version), f"{pin} is outside {needed}"
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in (REPOSITORY / "benchmarks").glob("[a-z]*.py")))
+def test_benchmarks_can_be_imported_without_what_they_compare_with(script: str) -> None:
+    module = importlib.import_module(f"benchmarks.{script}")
+    assert module.__doc__
