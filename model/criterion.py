@@ -71,7 +71,7 @@ class SetCriterion:
         queries = outputs.pred_logits.shape[2]
         if counts is None:
             counts = count_targets(targets, queries, tuple(outputs.pred_sublogits))
-        images, num_masks, matched, *known = counts.to(outputs.pred_logits.device).unbind()
+        images, num_masks, matched, *known = counts.to(outputs.pred_logits.device, non_blocking=True).unbind()
         unmatched = self.weights.no_object * (images * queries - matched)
         batch = TargetBatch.of(targets)
         matches = self.matcher(outputs, batch, points)
@@ -103,7 +103,8 @@ class SetCriterion:
         loss = F.cross_entropy(
             logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none", ignore_index=UNKNOWN
         )
-        return loss.view(len(logits), -1).sum(1) / normalizer
+        # it is 0 where every query has a pair and no pair a known label: so is the sum
+        return loss.view(len(logits), -1).sum(1) / normalizer.clamp(min=1e-6)
 
     def mask_losses(
         self, outputs: Outputs, truth: Tensor, matches: Matches, points: RandomPoints, num_masks: Tensor
@@ -169,7 +170,7 @@ def truth_at(truth: Tensor, instances: Tensor, points: Tensor) -> Tensor:
     """(l, M, P): the instances' masks, (N, H, W), at the points of each pair, (l, M, P, 2)."""
     if instances.shape[1] == len(truth):  # every instance has its pair in every output, in the same order
         by_instance = sample_maps(truth, points.transpose(0, 1).flatten(1, 2))  # (N, l * P)
-        return by_instance.view(len(truth), *points.shape[:3:2]).transpose(0, 1)
+        return by_instance.view(len(truth), points.shape[0], points.shape[2]).transpose(0, 1)
     return torch.stack([sample_maps(truth[i], at) for i, at in zip(instances, points, strict=True)])
 
 

@@ -71,14 +71,14 @@ class MSDeformAttn(nn.Module):
 
 def cell_places(shapes: Shapes, device: torch.device) -> Tensor:
     """(S, 2, L): where the centre of each cell of each level lies on every level, x and y in cells of that level."""
-    sizes = torch.tensor([[w for _, w in shapes], [h for h, _ in shapes]], dtype=torch.float32, device=device)
-    centres = torch.cat([_cell_centres(h, w, device) for h, w in shapes])
-    return centres[:, :, None] * sizes - 0.5
+    x, y = torch.cat([_cell_centres(h, w, device) for h, w in shapes], dim=1)
+    on_every_level = [torch.stack((x * w - 0.5, y * h - 0.5), -1) for h, w in shapes]  # (S, 2) each
+    return torch.stack(on_every_level, -1)
 
 
 def _cell_centres(height: int, width: int, device: torch.device) -> Tensor:
-    """(height * width, 2): the centre (x, y) of each cell, in [0, 1] from edge to edge."""
+    """(2, height * width): x and y of the centre of each cell, in [0, 1] from edge to edge."""
     y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
     x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
     yy, xx = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack((xx, yy), dim=-1).flatten(0, 1)
+    return torch.stack((xx, yy)).flatten(1)

@@ -50,12 +50,13 @@ def deformable_sampling(value: Tensor, shapes: Shapes, places: Tensor, weights: 
 def sample_by_grid(value: Tensor, shapes: Shapes, places: Tensor, weights: Tensor) -> Tensor:
     """`deformable_sampling` with one `grid_sample` for each level."""
     B, S, M, D = value.shape
-    places = places.permute(0, 3, 1, 4, 5, 2).flatten(0, 1)  # (B*M, S, L, P, 2)
+    x, y = (place.transpose(1, 2).flatten(0, 1) for place in places.unbind(2))  # (B*M, S, L, P)
     weights = weights.transpose(1, 2).flatten(0, 1)  # (B*M, S, L, P)
     output = value.new_zeros(B * M, D, S)
     for level, ((h, w), cells) in enumerate(zip(shapes, value.split([h * w for h, w in shapes], dim=1), strict=True)):
         maps = cells.permute(0, 2, 3, 1).reshape(B * M, D, h, w)
-        grid = (2 * places[:, :, level] + 1) / places.new_tensor([w, h]) - 1  # in [-1, 1] from edge to edge
+        # in [-1, 1] from edge to edge
+        grid = torch.stack(((2 * x[:, :, level] + 1) / w - 1, (2 * y[:, :, level] + 1) / h - 1), -1)
         sampled = F.grid_sample(maps, grid, align_corners=False)  # (B*M, D, S, P)
         output = output + (sampled * weights[:, None, :, level]).sum(-1)
     return output.view(B, M * D, S).transpose(1, 2)

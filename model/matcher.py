@@ -20,7 +20,7 @@ from model.structures import UNKNOWN, TargetBatch
 from model.transformer_decoder import Outputs
 
 CACHED_FLOATS = 2**21
-GPU_FLOATS = 2**28
+GPU_FLOATS = 2**29
 
 
 class NonFiniteError(ArithmeticError):
@@ -89,9 +89,11 @@ class HungarianMatcher:
     def cost(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Tensor:
         """(N, L, Q): what it costs to let a query of an instance's image stand for it."""
         cost = self.mask_cost(outputs, targets, points)
-        cost -= self.weights.classes * probability_of(outputs.pred_logits, targets.images, targets.labels)
+        probability = probability_of(outputs.pred_logits, targets.images, targets.labels)
+        cost.sub_(probability, alpha=self.weights.classes)
         for name, logits in outputs.pred_sublogits.items():
-            cost -= self.weights.subcategory * probability_of(logits, targets.images, targets.sublabels[name])
+            probability = probability_of(logits, targets.images, targets.sublabels[name])
+            cost.sub_(probability, alpha=self.weights.subcategory)
         return cost
 
     def mask_cost(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Tensor:
@@ -103,12 +105,13 @@ class HungarianMatcher:
         at_once = layers_at_once(B * self.num_points * (Q + D + max(targets.sizes)), embed.device)
         costs = []
         for queries, at in zip(embed.split(at_once, 1), places.split(at_once, 1), strict=True):  # l of the L outputs
-            logits = features.logits_at(queries, at).flatten(0, 1)  # (B * l, P, Q)
+            logits = features.logits_at(queries, at)  # (B * l, P, Q)
             seen = sample_maps(targets.masks, at[targets.images].flatten(1, 2))  # (N, l * P)
             truth = logits.new_zeros(B, at.shape[1], max(targets.sizes), self.num_points)
             truth[targets.images, :, targets.slots] = seen.view(-1, *at.shape[1:3])
             truth = truth.flatten(0, 1)  # (B * l, most instances, P)
-            cost = self.weights.mask * pairwise_bce(logits, truth) + self.weights.dice * pairwise_dice(logits, truth)
+            cost = self.weights.mask * pairwise_bce(logits, truth)
+            cost.add_(pairwise_dice(logits, truth), alpha=self.weights.dice)
             costs.append(cost.unflatten(0, at.shape[:2])[targets.images, :, targets.slots])
         return torch.cat(costs, 1)
 
@@ -132,7 +135,7 @@ def pairwise_dice(logits: Tensor, truth: Tensor) -> Tensor:
 def layers_at_once(floats: int, device: torch.device) -> int:
     """How many outputs to take together if each needs a buffer of so many floats.
 
-    A CPU is fastest while the buffer stays in its cache; a GPU takes as many as fit in a gigabyte, as a rule all.
+    A CPU is fastest while the buffer stays in its cache; a GPU takes as many as two gigabytes hold, as a rule all.
     """
     return max(1, (CACHED_FLOATS if device.type == "cpu" else GPU_FLOATS) // max(floats, 1))
 
@@ -154,7 +157,8 @@ def _assign(costs: list[NDArray[np.float32]], device: torch.device) -> Matches:
         images.append(np.full((1, queries[-1].shape[1]), image))
         first += len(cost)
     layers = len(queries[0])
-    index = torch.from_numpy(np.concatenate([np.hstack(x) for x in (images, queries, instances)])).to(device)
+    index = torch.from_numpy(np.concatenate([np.hstack(x) for x in (images, queries, instances)]))
+    index = index.to(device, non_blocking=True)
     sizes = tuple(x.shape[1] for x in images)
     parts = index.tensor_split([1, 1 + layers])
     return Matches(torch.arange(layers, device=device)[:, None], parts[0], parts[1], parts[2], sizes)

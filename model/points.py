@@ -51,36 +51,40 @@ class MaskFeatures:
         self.cells = bordered.flatten(1, 2)  # (B, (h + 2) * (w + 2), D)
 
     def logits_at(self, mask_embed: Tensor, points: Tensor) -> Tensor:
-        """(B, L, Q, D) and (B, L, P, 2) to (B, L, P, Q): the mask logits of each output at that output's points."""
+        """(B, L, Q, D) and (B, L, P, 2) to (B * L, P, Q): the mask logits of each output at that output's points."""
         rows, weights = self._corners(points)
-        B, L, Q, _ = mask_embed.shape
+        B, L, Q, D = mask_embed.shape
         cells, image = self.cells.shape[1], torch.arange(B, device=rows.device).view(B, 1, 1, 1)
+        rows += image * cells
         if points.shape[2] < cells:
-            return _sum_rows(self.cells, rows + image * cells, weights) @ mask_embed.mT
+            seen = _sum_rows(self.cells.view(-1, D), rows, weights)  # (B * L, P, D)
+            return seen.bmm(mask_embed.flatten(0, 1).mT)
         # fewer cells than points: first the products, then the points
         logits = self.cells.bmm(mask_embed.flatten(1, 2).mT)  # (B, cells, L * Q)
         layer = torch.arange(L, device=rows.device).view(L, 1, 1)
-        return _sum_rows(logits.view(B, cells * L, Q), (rows + image * cells) * L + layer, weights)
+        return _sum_rows(logits.view(-1, Q), rows * L + layer, weights)
 
     def _corners(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., 2) to (..., 4) each: the rows of the four cells around a point, and their bilinear weights."""
+        """(..., 2) to (..., 4) each: the rows of the four cells around a point, and their bilinear weights.
+
+        Numbers, not tensors of them: to copy one to a GPU makes the host wait.
+        """
         line = self.width + 2
-        place = points * points.new_tensor([self.width, self.height]) + 0.5  # in cells of the table
-        corner = place.floor()
-        right, down = (place - corner).unbind(-1)
-        x, y = corner.long().unbind(-1)
-        row = y * line + x
+        x, y = points.unbind(-1)
+        x, y = x * self.width + 0.5, y * self.height + 0.5  # in cells of the table
+        left, top = x.floor(), y.floor()
+        right, down = x - left, y - top
+        row = torch.add(left, top, alpha=line).long()
         lower_right = right * down
         lower_left, upper_right = down - lower_right, right - lower_right
         weights = torch.stack((1 - right - lower_left, upper_right, lower_left, lower_right), -1)
-        return row[..., None] + torch.tensor([0, 1, line, line + 1], device=row.device), weights
+        return torch.stack((row, row + 1, row + line, row + line + 1), -1), weights
 
 
 def _sum_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """(B, T, C), (B, L, P, 4) rows of the flat table and (B, L, P, 4) to (B, L, P, C): weighted sums of rows."""
-    bags = F.embedding_bag(rows.view(-1, 4), table.view(-1, table.shape[-1]), mode="sum",
-                           per_sample_weights=weights.view(-1, 4))  # fmt: skip
-    return bags.view(*rows.shape[:3], -1)
+    """(T, C), (B, L, P, 4) and (B, L, P, 4) to (B * L, P, C): weighted sums of rows of the table."""
+    bags = F.embedding_bag(rows.view(-1, 4), table, mode="sum", per_sample_weights=weights.view(-1, 4))
+    return bags.view(-1, rows.shape[2], table.shape[1])
 
 
 def pick_uncertain(logits: Tensor, candidates: Tensor, count: int) -> Tensor:

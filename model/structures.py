@@ -66,7 +66,7 @@ class TargetBatch:
         sizes = tuple(len(target) for target in targets)
         slots = np.concatenate([np.arange(size) for size in sizes])
         places = np.stack((np.repeat(np.arange(len(sizes)), sizes), slots))
-        images, slot = torch.from_numpy(places).to(targets[0].labels.device).unbind()
+        images, slot = torch.from_numpy(places).to(targets[0].labels.device, non_blocking=True).unbind()
         sublabels = {name: torch.cat([t.sublabels[name] for t in targets]) for name in targets[0].sublabels}
         masks = torch.cat([t.masks for t in targets]).float()
         return cls(sizes, images, slot, torch.cat([t.labels for t in targets]), sublabels, masks)

@@ -6,6 +6,7 @@ import io
 import logging
 import pickle
 import socket
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -57,11 +58,16 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
         return _read_torchvision(source)
     path = _download(source) if "://" in source else _local_file(source)
     try:
-        content = _load_pickle(path) if path.name.partition("?")[0].endswith(".pkl") else _load_torch(path)
+        content = _load_torch(path) if zipfile.is_zipfile(path) else _load_other(path)
+        state = content["model"] if isinstance(content.get("model"), dict) else content
+        tensors = {
+            name: torch.as_tensor(value)
+            for name, value in state.items()
+            if isinstance(name, str) and isinstance(value, np.ndarray | Tensor)
+        }
     except Exception as error:  # pickle and torch raise many kinds
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error} (the file: {path})") from error
-    state = content.get("model", content) if isinstance(content, dict) else {}
-    tensors = {name: torch.as_tensor(value) for name, value in state.items() if isinstance(value, np.ndarray | Tensor)}
+        advice = f"; delete {path} to download it again" if "://" in source else ""
+        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error}{advice}") from error
     if not tensors:
         raise ModelError(f"MODEL.WEIGHTS = {source!r} holds no weights under 'model'.")
     return tensors
@@ -82,12 +88,12 @@ def _download(source: str) -> Path:
     """The file of an address in iopath's cache (FVCORE_CACHE), where detectron2 finds and leaves its own too."""
     url = source.replace(DETECTRON2, MODEL_ZOO)
     cache = Path(get_cache_dir())
-    if not url.startswith(MODEL_ZOO):
-        cache /= urlsplit(url).netloc.replace(":", "_")  # iopath would take files of two hosts for one
     paths = PathManager()
     paths.register_handler(HTTPURLHandler())
-    log.info("%s: from the cache in %s, or downloaded there", url, cache)
     try:
+        if not url.startswith(MODEL_ZOO):
+            cache /= urlsplit(url).netloc.replace(":", "_")  # iopath would take files of two hosts for one
+        log.info("%s: from the cache in %s, or downloaded there", url, cache)
         with _impatient():
             return Path(paths.get_local_path(url, cache_dir=str(cache)))
     except (OSError, ValueError, HTTPException) as error:
@@ -140,9 +146,12 @@ def _load_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _load_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        return _SafeUnpickler(file).load()
+def _load_other(path: Path) -> Any:
+    """detectron2's pickles, whatever they are called, and torch's files of before 1.6."""
+    if path.name.partition("?")[0].endswith(".pkl"):
+        with path.open("rb") as file:
+            return _SafeUnpickler(file).load()
+    return _load_torch(path)
 
 
 def _load_storage(content: bytes) -> Any:

@@ -1,6 +1,6 @@
 """Initial weights (`MODEL.WEIGHTS`): a checkpoint of ours or of Mask2Former, or a backbone trained on ImageNet.
 
-Whatever does not fit is named, never passed over in silence.
+Whatever does not fit is counted and named (the first few), never passed over in silence.
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ NOT_HEADS = ("query", "level", "mask")
 NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "criterion.empty_weight")
 """Counters, indices that follow from the window, and the reference's class weights (ours are in the configuration)."""
 
+MOST = 0.95
+"""Share of the backbone's tensors that a file must fit; what little is missing is named."""
+
 _OLD_PIXEL_DECODER = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
+_OUTPUT_NORM = re.compile(r"^backbone\.norm\d\.")  # of Swin: no ImageNet file has them
 _CLASSIFIER = re.compile(r"^backbone\.(?:stem\.fc|fc|head|classifier|norm)\.|\.attn_mask$")
 
 
@@ -92,13 +96,17 @@ def _fit(name: str, value: Tensor, own: Tensor) -> Tensor | None:
 
 
 def _require_backbone(source: str, own: State, state: State, usable: State) -> None:
-    """Refuse a file that fits less than half of the backbone: it belongs to another one."""
-    backbone = [name for name in own if name.startswith("backbone.")]
+    """Refuse a file that belongs to another backbone, perhaps only to a deeper or a shallower one."""
+    backbone = [name for name in own if name.startswith("backbone.") and not _OUTPUT_NORM.match(name)]
     fitting = [name for name in backbone if name in usable]
-    if 2 * len(fitting) >= len(backbone):
+    layers = {name.rpartition(".")[0] for name in own}
+    other = [name for name in state if name.startswith("backbone.") and not _CLASSIFIER.search(name)]
+    other = [name for name in other if name.rpartition(".")[0] not in layers]
+    if len(fitting) >= MOST * len(backbone) and not other:
         return
     raise ModelError(
-        f"MODEL.WEIGHTS = {source!r} is not for this backbone: {len(fitting)} of its {len(backbone)} tensors fit. "
+        f"MODEL.WEIGHTS = {source!r} is not for this backbone: {len(fitting)} of its {len(backbone)} tensors fit, and "
+        f"{len(other)} of the file belong to layers that it does not have. "
         f"The file holds e.g. {_some(_with_shape(state), 3)}; the network "
         f"{_some(_with_shape(own), 3)}. Give weights of the backbone that the configuration chooses."
     )
@@ -113,6 +121,8 @@ def _tell_heads(source: str, heads: Iterable[str], own: State, state: State) -> 
         there, here = (values.get(f"{name}.weight") for values in (state, own))
         if there is not None and here is not None and there.shape == here.shape:
             continue
+        if there is not None and here is not None and len(there) == len(here):
+            continue  # of another width: named with all other tensors of another shape
         log.warning("%s: %s: %s in the file, %s here%s", source, name, _classes(there), _classes(here),
                     "" if here is None else ": it starts fresh")  # fmt: skip
         yield from (f"{name}.weight", f"{name}.bias")

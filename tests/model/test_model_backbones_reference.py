@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import types
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.reference import import_reference
 from model import SwinTransformer
 from raytune_m2f.config import load_config
 from raytune_m2f.data import Categories
@@ -23,13 +21,12 @@ SIZES = [(96, 128), (32, 32), (64, 320), (224, 224), (160, 480)]
 """With and without window padding, and with sides that one window covers at some or at all levels."""
 
 
-def reference_config() -> Any:
-    """The reference's configuration with its defaults, a Swin-T; Mask2Former is imported without its operators."""
-    warnings.simplefilter("ignore")
-    detectron2 = pytest.importorskip("detectron2")
-    detectron2._C = sys.modules.setdefault("detectron2._C", types.ModuleType("detectron2._C"))
-    sys.modules.setdefault("MultiScaleDeformableAttention", types.ModuleType("MultiScaleDeformableAttention"))
-    mask2former = pytest.importorskip("mask2former")
+def defaults() -> Any:
+    """The reference's configuration with its defaults, a Swin-T."""
+    try:
+        mask2former = import_reference()
+    except ImportError as error:
+        pytest.skip(str(error))
     from detectron2.config import get_cfg
     from detectron2.projects.deeplab import add_deeplab_config
 
@@ -42,7 +39,7 @@ def reference_config() -> Any:
 
 def pair(window: int, drop_path: float = 0.0) -> tuple[Any, SwinTransformer]:
     """Mask2Former's Swin with Swin-T's widths and random weights, and ours."""
-    cfg = reference_config()
+    cfg = defaults()
     mask2former = pytest.importorskip("mask2former")
 
     cfg.MODEL.SWIN.WINDOW_SIZE, cfg.MODEL.SWIN.DROP_PATH_RATE = window, drop_path
@@ -81,7 +78,7 @@ def test_stochastic_depth_is_the_references() -> None:
 
 
 def test_a_whole_network_with_a_swin_has_the_references_state_dict() -> None:
-    cfg = reference_config()
+    cfg = defaults()
     mask2former = pytest.importorskip("mask2former")
     from detectron2.modeling import build_model
 

@@ -22,6 +22,7 @@ from model import (
     Target,
     count_targets,
 )
+from model.criterion import _last_output
 from model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
 from model.structures import TargetBatch
 
@@ -196,8 +197,16 @@ def test_without_deep_supervision_the_last_output_alone_is_compared(
     shallow = SetCriterion(
         LossWeights(), num_points=64, oversample_ratio=3, importance_sample_ratio=0.75, deep_supervision=False
     )
-    losses = shallow(network(images), [make_target(2), make_target(1)], points(1, 2))
+    targets = [make_target(2), make_target(1)]
+    losses = shallow(network(images), targets, points(1, 2))
     assert {name: x.shape for name, x in losses.items()} == dict.fromkeys(losses, (1,))
+    outputs = network(images)
+    matches = shallow.matcher(_last_output(outputs), TargetBatch.of(targets), points(1, 2))
+    labels, one = torch.cat([t.labels for t in targets]), torch.tensor(1.0)
+    counts = count_targets(targets, 6, network.heads)
+    normalizer = counts[2] + 0.1 * (2 * 6 - counts[2])
+    want = shallow.cross_entropy(outputs.pred_logits[-1:], labels, matches, one) / normalizer
+    torch.testing.assert_close(losses["loss_ce"], want.float(), check_dtype=False)
 
 
 @pytest.mark.parametrize("classes", [1, 500])
@@ -214,4 +223,16 @@ def test_any_number_of_categories_and_heads_trains(
     targets = [make_target(2, classes=classes, heads=heads), make_target(1, classes=classes, heads=heads)]
     losses = criterion(net(images), targets, points(1, 2))
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)}
+    assert all(torch.isfinite(term).all() for term in losses.values())
     criterion.total(losses).backward()
+
+
+@pytest.mark.parametrize("count", [6, 8])  # as many instances as queries, and more
+def test_a_head_without_a_known_label_and_without_an_unmatched_query_has_no_loss(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget, count: int
+) -> None:
+    target = make_target(count)
+    target = replace(target, sublabels={**target.sublabels, "color": torch.full((count,), UNKNOWN)})
+    losses = criterion(network(images[:1]), [target], points(1))
+    assert losses["loss_color"].tolist() == [0.0] * 4
+    assert torch.isfinite(criterion.total(losses))

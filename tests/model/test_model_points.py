@@ -19,7 +19,7 @@ def test_the_table_gives_the_masks_read_at_the_points(points: int) -> None:
     got = MaskFeatures(features).logits_at(embed, places)
     masks = torch.einsum("blqd,bdhw->blqhw", embed, features)
     want = sample_maps(masks.flatten(0, 2), places[:, :, None].expand(-1, -1, Q, -1, -1).flatten(0, 2))
-    torch.testing.assert_close(got, want.view(B, L, Q, points).mT, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got, want.view(B * L, Q, points).mT, atol=1e-5, rtol=1e-5)
 
 
 def test_a_map_is_read_at_the_centres_of_its_cells_and_fades_outside() -> None:

@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.reference import Batch, Setting, build_criterion, build_ours, build_reference, state_of
+from benchmarks.reference import (
+    Batch,
+    Setting,
+    build_criterion,
+    build_ours,
+    build_reference,
+    import_reference,
+    state_of,
+)
 from model import MultiTaskMaskFormer, RandomPoints
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
@@ -20,7 +28,10 @@ TERMS = {"loss_ce": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
 @pytest.fixture(params=["R18", "R50", "swin_tiny"])
 def pair(request: pytest.FixtureRequest) -> tuple[Any, MultiTaskMaskFormer]:
     """The reference with random weights, and ours with the same."""
-    pytest.importorskip("detectron2")
+    try:
+        import_reference()
+    except ImportError as error:
+        pytest.skip(str(error))
     setting = Setting(backbone=request.param, points=POINTS)
     reference, ours = build_reference(setting), build_ours(setting)
     state = state_of(reference)
@@ -88,8 +99,8 @@ def gradient_differences(ours: MultiTaskMaskFormer, wanted: dict[str, Any]) -> A
         stem, _, rest = name.partition(".")
         grad = wanted[f"backbone.{ours.backbone.stored_name(rest)}" if stem == "backbone" else name]
         assert parameter.grad is not None
-        if grad.norm() > 1e-6:
-            yield name, float((parameter.grad - grad).norm() / grad.norm())
+        # where it is nothing but rounding in the reference, so it has to be in ours
+        yield name, float((parameter.grad - grad).norm() / max(grad.norm(), 1e-3))
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from weight_cases import BATCH_NORM, SWIN, network_of, plus_one
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import ModelError
-from raytune_m2f.training.weight_files import check_source
+from raytune_m2f.training.weight_files import check_source, read_state_dict
 from raytune_m2f.training.weights import load_weights
 
 
@@ -175,3 +175,15 @@ def test_an_address_and_no_weights_pass_the_first_check(tmp_path: Path) -> None:
     for source in ("", "detectron2://x.pkl", "https://example.com/x.pth", "torchvision://Swin_T_Weights.DEFAULT"):
         check_source(source)
     check_source(str(tmp_path / "a.pth"))
+
+
+@pytest.mark.parametrize("content", [[1], {"model": [1]}, {"model": torch.zeros(1)}, {3: torch.zeros(1)}, {}])
+def test_a_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(ModelError, match=r"odd\.pth' (cannot be read|holds no weights)"):
+        read_state_dict(str(tmp_path / "odd.pth"))
+
+
+def test_a_torch_file_that_is_called_pkl_is_read(tmp_path: Path) -> None:
+    torch.save({"model": {"conv1.weight": torch.ones(2)}}, tmp_path / "weights.pkl")
+    assert read_state_dict(str(tmp_path / "weights.pkl"))["conv1.weight"].tolist() == [1.0, 1.0]

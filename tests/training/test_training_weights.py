@@ -114,11 +114,20 @@ def test_the_weights_of_another_backbone_are_refused(tiny_config: Config, tmp_pa
             load_weights(network_of(tiny_config, values), str(tmp_path / "r18.pth"))
 
 
+@pytest.mark.parametrize(("theirs", "ours"), [(18, 34), (34, 18)])
+def test_the_weights_of_another_depth_are_refused(tiny_config: Config, tmp_path: Path, theirs: int, ours: int) -> None:
+    """Each tensor of the shallower network fits the deeper one, which would be random in half of its blocks."""
+    state = network_of(tiny_config, {**BATCH_NORM, "MODEL.RESNETS.DEPTH": theirs}).state_dict()
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ModelError, match="is not for this backbone"):
+        load_weights(network_of(tiny_config, {**BATCH_NORM, "MODEL.RESNETS.DEPTH": ours}), str(tmp_path / "other.pth"))
+
+
 def test_a_file_without_a_backbone_is_refused(tiny_config: Config, tmp_path: Path) -> None:
     state = network_of(tiny_config).state_dict()
     torch.save({n: v for n, v in state.items() if n.startswith("sem_seg_head.predictor.mask")}, tmp_path / "head.pth")
     with pytest.raises(
-        ModelError, match=r"0 of its 60 tensors fit\. The file holds e\.g\. sem_seg_head\.predictor\.mask"
+        ModelError, match=r"0 of its 60 tensors fit, and 0 of .* The file holds e\.g\. sem_seg_head\.predictor\.mask"
     ):
         load_weights(network_of(tiny_config), str(tmp_path / "head.pth"))
 

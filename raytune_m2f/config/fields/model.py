@@ -14,6 +14,9 @@ from raytune_m2f.config.fields.backbones import Backbone, MobileNetV3, ResNets, 
 from raytune_m2f.config.fields.base import Problem, Section, fixed
 from raytune_m2f.config.fields.weights import backbone_of, source_problem, swin_name
 
+LEVELS = 3
+"""Maps that the transformer decoder reads in turn."""
+
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0, le=255)]
 
@@ -193,6 +196,15 @@ class Model(Section):
             yield Problem(
                 ("MODEL.MASK_FORMER.NHEADS", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
                 f"got {heads}, which does not divide MODEL.SEM_SEG_HEAD.CONVS_DIM {width}",
+            )
+        former = self.MASK_FORMER
+        projects = former.ENFORCE_INPUT_PROJ or width != former.HIDDEN_DIM
+        if projects and former.DEC_LAYERS <= LEVELS:
+            yield Problem(
+                ("MODEL.MASK_FORMER.DEC_LAYERS", "MODEL.MASK_FORMER.HIDDEN_DIM", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
+                f"got {former.DEC_LAYERS}: so few layers leave a level unread, and its projection (HIDDEN_DIM "
+                f"{former.HIDDEN_DIM}, CONVS_DIM {width}) untrained; allowed: {LEVELS + 1} or more, or equal widths "
+                "without ENFORCE_INPUT_PROJ",
             )
         yield from self._weight_clashes()
 
