@@ -177,7 +177,7 @@ def test_an_address_and_no_weights_pass_the_first_check(tmp_path: Path) -> None:
     check_source(str(tmp_path / "a.pth"))
 
 
-@pytest.mark.parametrize("content", [[1], {"model": [1]}, {"model": torch.zeros(1)}, {3: torch.zeros(1)}, {}])
+@pytest.mark.parametrize("content", [[1], {"model": [1]}, {3: torch.zeros(1)}, {}])
 def test_a_file_of_something_else_is_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(ModelError, match=r"odd\.pth' (cannot be read|holds no weights)"):

@@ -1,7 +1,7 @@
 """`MODEL.BACKBONE`, `MODEL.RESNETS`, `MODEL.SWIN`, `MODEL.MOBILENETV3`: which backbone, and each one's keys.
 
-The keys of a backbone that is not chosen are accepted and not read: Mask2Former's Swin YAMLs build on the ResNet's, and a
-search space may have several backbones.
+The keys of a backbone that is not chosen are accepted and not read: Mask2Former's Swin YAMLs build on the ResNet's,
+and a search space may have several backbones.
 Defaults are Mask2Former's. Units stand in brackets at the end of each description.
 """
 
