@@ -115,14 +115,14 @@ class SetCriterion:
             truth: (N, H, W) masks of the batch's instances.
         """
         random = self.num_candidates + self.num_points - self.num_uncertain
-        # an image's points in one call, or on a GPU they would depend on how many outputs are taken together
-        drawn = [points.draw(b, len(matches.queries), n, random) for b, n in enumerate(matches.sizes)]
+        # cut into calls, a CPU draws the same points; a GPU would not, but takes all outputs together up to 1300 pairs
         at_once = layers_at_once(sum(matches.sizes) * random, truth.device)
-        split = [x.split(at_once) for x in (matched_masks(outputs, matches), matches.instances, *drawn)]
         terms = []
-        for masks, index, *images in zip(*split, strict=True):  # l of the L outputs
+        parts = zip(*(x.split(at_once) for x in (matched_masks(outputs, matches), matches.instances)), strict=True)
+        for masks, index in parts:  # l of the L outputs
+            drawn = torch.cat([points.draw(b, len(masks), n, random) for b, n in enumerate(matches.sizes)], 1)
             flat = masks.flatten(0, 1)  # (l * M, h, w)
-            at = self.choose_points(flat.detach(), torch.cat(images, 1).flatten(0, 1))
+            at = self.choose_points(flat.detach(), drawn.flatten(0, 1))
             predicted = sample_maps(flat, at).view(*index.shape, self.num_points)  # (l, M, P)
             terms.append(_mask_terms(predicted, truth_at(truth, index, at.view(*predicted.shape, 2))))
         bce, dice = torch.cat(terms, 1) / num_masks.clamp(min=1)

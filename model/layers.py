@@ -34,7 +34,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
-            x = F.relu_(layer(x))
+            x = F.relu(layer(x))
         y: Tensor = self.layers[-1](x)
         return y
 

@@ -32,7 +32,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
-        y: Tensor = self.norm2(x + self.linear2(F.relu_(self.linear1(x))))
+        y: Tensor = self.norm2(x + self.linear2(F.relu(self.linear1(x))))
         return y
 
 

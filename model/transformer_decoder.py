@@ -99,7 +99,7 @@ class FFNLayer(nn.Module):
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x + self.linear2(F.relu_(self.linear1(x))))
+        y: Tensor = self.norm(x + self.linear2(F.relu(self.linear1(x))))
         return y
 
 
