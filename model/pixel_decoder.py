@@ -32,7 +32,9 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
-        y: Tensor = self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        # as a matrix, for the output of a linear layer over (B, S, C) is a view, and autograd copies what is behind one
+        wide = F.relu_(self.linear1(x.flatten(0, 1)))
+        y: Tensor = self.norm2(x + self.linear2(wide).view_as(x))
         return y
 
 

@@ -168,10 +168,11 @@ class MultiTaskTransformerDecoder(nn.Module):
         """
         B = len(mask_features)
         keys, values = zip(*(self._keys_and_values(i, x) for i, x in enumerate(levels)), strict=True)
-        # resizing is linear, so the masks' resized logits are the products with resized features
+        # resizing is linear, so the masks' resized logits are the products with resized features; channels last once,
+        # or on a CPU every call makes that copy for itself
+        features = mask_features.detach().contiguous(memory_format=torch.channels_last)
         resized = [
-            F.interpolate(mask_features.detach(), size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2)
-            for x in levels
+            F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2) for x in levels
         ]
         query_pos = self.query_embed.weight.expand(B, -1, -1)
         x = self.query_feat.weight.expand(B, -1, -1)
