@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -47,6 +48,16 @@ def batch_norm(norm: str, *, eps: float = 1e-5, momentum: float = 0.1) -> Callab
         return partial(FrozenBatchNorm2d, eps=eps)
     kind = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[norm]
     return partial(kind, eps=eps, momentum=momentum)
+
+
+def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(conv(x))`. What FrozenBN does to the maps is done to the weights, which are smaller than the maps."""
+    if not isinstance(norm, FrozenBatchNorm2d) or conv.bias is not None:
+        y: Tensor = norm(conv(x))
+        return y
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    weight, bias = conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _to_stored(module: Backbone, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

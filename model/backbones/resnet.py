@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from model.backbones.base import LEVELS, Backbone, batch_norm
+from model.backbones.base import LEVELS, Backbone, batch_norm, convolve
 
 _BUILDERS: dict[int, Callable[..., nn.Module]] = {
     18: resnet.resnet18,
@@ -52,21 +53,33 @@ class ResNet(Backbone):
     def __init__(self, depth: int, norm: str):
         super().__init__()
         net: Any = _BUILDERS[depth](weights=None, norm_layer=_group_norm if norm == "GN" else batch_norm(norm))
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
+        self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         widths = (64, 128, 256, 512) if depth < 50 else (256, 512, 1024, 2048)
         self.channels = dict(zip(LEVELS, widths, strict=True))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the maps of the four levels."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(F.relu_(convolve(self.conv1, self.bn1, x)))
         features = {}
         for level, stage in zip(LEVELS, (self.layer1, self.layer2, self.layer3, self.layer4), strict=True):
-            features[level] = x = stage(x)
+            for block in stage:
+                x = _residual(block, x)
+            features[level] = x
         return features
 
     def stored_name(self, name: str) -> str:
         return detectron2_name(name)
+
+
+def _residual(block: Any, x: Tensor) -> Tensor:
+    """A BasicBlock (two convolutions) or a Bottleneck (three) of torchvision."""
+    shortcut = x if block.downsample is None else convolve(*block.downsample, x)
+    x = F.relu_(convolve(block.conv1, block.bn1, x))
+    x = convolve(block.conv2, block.bn2, x)
+    if isinstance(block, resnet.Bottleneck):
+        x = convolve(block.conv3, block.bn3, F.relu_(x))
+    return F.relu_(x.add_(shortcut))
 
 
 def _group_norm(channels: int) -> nn.Module:
