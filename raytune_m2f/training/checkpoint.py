@@ -46,9 +46,14 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def save_iteration(checkpoint: Checkpoint, folder: Path) -> None:
     """Write `iter_<iteration>.pth`, and keep the newest two only."""
-    save(checkpoint, folder / f"iter_{checkpoint['iteration']:07d}.pth")
+    save(checkpoint, iteration_file(folder, checkpoint["iteration"]))
     for old in newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
+
+
+def iteration_file(folder: Path, iteration: int) -> Path:
+    """The checkpoint of an iteration."""
+    return folder / f"iter_{iteration:07d}.pth"
 
 
 def newest_first(folder: Path) -> list[Path]:

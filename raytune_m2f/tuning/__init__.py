@@ -2,24 +2,34 @@
 
 study.py      the directory, its lock and its plan         settings.py   budget, early stopping, resources
 space.py      what may vary                                search.py     samplers and known-good points
-record.py     reports and ends, in Optuna                  asha.py       who is stopped early
+storage.py    where Optuna keeps the study                 record.py     reports and ends, in Optuna
+index.py      the record's sums, kept up to date           rungs.py      who is stopped early, or goes on
+population.py who takes a stopped trial's place            tidy.py       which checkpoints are of no more use
 driver.py     what happens at each event                   searcher.py   Ray Tune's view of the driver
 runner.py     start, resume, extend: one path              trial.py      one trial, in its own process
+extend.py     more budget, another space                   earlier.py    what an earlier study knows
+confirm.py    the best again, under new seeds              failures.py   why a trial failed
 status.py     how a study stands                           progress.py   the same, live
 preflight.py  data and space, before anything runs
 """
 
+from raytune_m2f.tuning.confirm import Confirmation, confirm_study
+from raytune_m2f.tuning.earlier import knowledge_of
+from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.preflight import check_before_start
-from raytune_m2f.tuning.progress import StudyProgress, status_table
+from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, status_table
 from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
 from raytune_m2f.tuning.space import SearchSpace, load_space
+from raytune_m2f.tuning.space_grid import grid
 from raytune_m2f.tuning.status import StudyStatus, TrialStatus, study_status, trial_to_export
-from raytune_m2f.tuning.study import StudyDirectory
+from raytune_m2f.tuning.study import StudyDirectory, plan_of
 
 __all__ = [
     "Budget",
+    "Confirmation",
     "EarlyStopping",
+    "Extension",
     "Resources",
     "SearchSpace",
     "StudyDirectory",
@@ -28,8 +38,13 @@ __all__ = [
     "StudyStatus",
     "TrialStatus",
     "check_before_start",
+    "confirm_study",
+    "confirmation_table",
     "create_study",
+    "grid",
+    "knowledge_of",
     "load_space",
+    "plan_of",
     "run_study",
     "status_table",
     "study_status",

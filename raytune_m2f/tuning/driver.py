@@ -13,7 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.trial_dir import STOP
+from raytune_m2f.tuning.population import enqueue_successor, take_over
 from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.tidy import Tidy
 
 FAILURES_ALIKE = 3  # so many trials that fail in the same way, and none that does not, stop the study
 SESSION_NOTE_S = 30.0  # the wall time used is noted at least so often, so that a kill forgets no more of it
@@ -27,6 +29,7 @@ class Driver:
             unfinished in the record and can be continued.
         breaker: the failed trial that made the circuit breaker trip, if that is why.
         error: what went wrong in the driver itself.
+        finished: no trial will be handed out any more.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class Driver:
         self.halted: str | None = None
         self.breaker: FrozenTrial | None = None
         self.error: Exception | None = None
+        self.finished = False
         self._unfinished = deque(unfinished)
+        self._running: set[int] = set()
         self._gpus = gpus_per_trial
         self._on_change = on_change
+        self._tidy = Tidy(record)
         self._ended: list[FrozenTrial] = []
-        self._out_of_budget = False
         self._session = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
         self._started = self._noted = time.monotonic()
 
@@ -53,25 +58,42 @@ class Driver:
         """Ray Tune pickles whoever calls the driver into files of its own, which are never read back."""
         return str, ("a study goes on from its record",)
 
-    @property
-    def finished(self) -> bool:
-        """No trial will be handed out any more."""
-        return self._out_of_budget or self.halted is not None
-
     def next_trial(self) -> tuple[int, dict[str, Any]] | None:
-        """The next trial to run and its values: those left behind by an earlier driver first; None at the end."""
-        if self.halted is not None:
+        """The next trial to run, and its values for the configuration.
+
+        Those left behind by an earlier driver come first, then one that waits at a rung and may go on, then a new one.
+
+        Returns:
+            None if there is none now. If there will be none any more, `finished` is set.
+        """
+        number = None if self.halted is not None else self._next_number()
+        if number is None:
+            self.finished = self.halted is not None or not self._may_come()
             return None
-        if self._unfinished:
-            number = self._unfinished.popleft()
-        elif self.record.plan.settings.budget.allows_new_trial(self.record.usage()):
-            number = self.record.ask()
-        else:
-            self._out_of_budget = True
-            return None
-        self.record.note_gpus(number, self._gpus)
+        self._running.add(number)
+        self.record.note(self.record.trial(number), "gpus", self._gpus)
+        take_over(self.record, number)
         self._on_change()
-        return number, dict(self.record.trial(number).params)
+        plan = self.record.plan
+        return number, plan.space.resolve(self.record.trial(number).params, plan.config)
+
+    def _next_number(self) -> int | None:
+        record = self.record
+        if self._unfinished:
+            return self._unfinished.popleft()
+        promoted = record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full())
+        if promoted is not None:
+            record.go_on(promoted)
+            return promoted
+        if not record.plan.settings.budget.allows_new_trial(record.usage()):
+            return None
+        if record.plan.settings.early_stopping.method == "pbt":
+            enqueue_successor(record)
+        return record.ask()
+
+    def _may_come(self) -> bool:
+        """Whether a trial that runs now may let a paused one go on."""
+        return bool(self._running) and self.record.plan.settings.early_stopping.method == "promotion"
 
     def on_report(self, number: int, report: Report) -> None:
         """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
@@ -82,9 +104,11 @@ class Driver:
 
     def on_end(self, number: int, crash: str | None = None) -> None:
         """Tell how a trial ended; `crash` says what is known if its process died."""
-        self.record.settle(number, ended=True, crash=crash)
-        self._ended.append(self.record.trial(number))
-        self._check_breaker()
+        self._running.discard(number)
+        if self.record.settle(number, ended=True, crash=crash) is not None:
+            trial = self.record.trial(number)
+            self._tidy.ended(trial)
+            self._check_breaker(trial)
         self.tick(note=True)
         self._on_change()
 
@@ -105,10 +129,12 @@ class Driver:
         usage = usage.model_copy(update={"seconds": usage.seconds + since_noted})
         return budget.spent(usage)
 
-    def _check_breaker(self) -> None:
-        first = self._ended[:FAILURES_ALIKE]
-        kinds = {trial.user_attrs.get("error_type") for trial in first}
-        all_failed = all(trial.state == TrialState.FAIL for trial in first)
-        if self.halted is None and len(first) == FAILURES_ALIKE and all_failed and len(kinds) == 1:
-            self.halted = f"the first {FAILURES_ALIKE} trials all failed with {kinds.pop()}"
-            self.breaker = first[-1]
+    def _check_breaker(self, trial: FrozenTrial) -> None:
+        if len(self._ended) >= FAILURES_ALIKE:
+            return  # only the first ones are judged: a study that works is not stopped for a bad corner of its space
+        self._ended.append(trial)
+        kinds = {trial.user_attrs.get("fingerprint") for trial in self._ended}
+        all_failed = all(trial.state == TrialState.FAIL for trial in self._ended)
+        if self.halted is None and len(self._ended) == FAILURES_ALIKE and all_failed and len(kinds) == 1:
+            self.halted = f"the first {FAILURES_ALIKE} trials all failed with {trial.user_attrs['error_type']}"
+            self.breaker = trial

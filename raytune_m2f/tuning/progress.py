@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import time
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich import box
 from rich.console import Console, JustifyMethod
@@ -13,17 +15,41 @@ from rich.text import Text
 
 from raytune_m2f.tuning.status import StudyStatus, TrialStatus, relative
 
+if TYPE_CHECKING:
+    from raytune_m2f.tuning.confirm import Confirmation
+
 STYLES = {
     "waiting": "dim",
     "running": "cyan",
     "unfinished": "yellow",
+    "paused": "blue",
     "complete": "green",
     "stopped": "dim",
     "failed": "red",
 }
-MARKS = {"config": "*", "published": "+"}
-FOOTNOTES = {"config": "* the configuration's own values", "published": "+ the published loss weights"}
+MARKS = {"config": "*", "published": "+", "earlier": "^", "pbt": ">"}
+FOOTNOTES = {
+    "config": "* the configuration's own values",
+    "published": "+ the published loss weights",
+    "earlier": "^ a best point of the earlier study",
+    "pbt": "> went on from the checkpoint of a better trial",
+}
 ENDED = ("complete", "stopped", "failed")
+
+
+class Throttle:
+    """Lets something happen at most once in `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = -math.inf
+
+    def allows(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 class Progress(Protocol):
@@ -101,6 +127,22 @@ def status_table(status: StudyStatus) -> Table:
     return table
 
 
+def confirmation_table(found: Confirmation) -> Table:
+    """One row a leader: its score in the study, those under new seeds, their mean with its 95 % interval."""
+    winner, lead = found.winner, found.lead()
+    verdict = f"winner: trial {winner.trial} with {winner.mean} (95 % interval)"
+    if lead is not None:
+        certain = "" if found.is_certain() else ", which is not certain: give more --seeds"
+        verdict += f", {lead} above trial {found.leaders[1].trial}{certain}"
+    table = Table(caption=verdict, caption_justify="left", box=box.SIMPLE_HEAD)
+    for name in ("trial", "in the study", "under new seeds", "mean"):
+        table.add_column(name, justify="right")
+    for leader in found.leaders:
+        scores = "  ".join(f"{score:.2f}" for score in leader.scores.values())
+        table.add_row(str(leader.trial), f"{leader.first:.2f}", scores, str(leader.mean))
+    return table
+
+
 def _row(trial: TrialStatus, keys: list[str]) -> list[Text | str]:
     return [
         f"{MARKS.get(trial.origin or '', '')}{trial.number}",
@@ -123,7 +165,19 @@ def _caption(status: StudyStatus) -> str:
     leader = "" if best is None else f"; best: trial {best.number} with {status.metric} {_number(best.best)}"
     origins = dict.fromkeys(trial.origin for trial in status.trials if trial.origin in FOOTNOTES)
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
-    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{notes}"
+    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{_noise(status)}{notes}"
+
+
+def _noise(status: StudyStatus) -> str:
+    """A warning where the best trial is not surely the best."""
+    best, close = status.best_trial, status.within_noise()
+    if best is None or not close:
+        return ""
+    numbers = ", ".join(str(trial.number) for trial in sorted(close, key=lambda trial: -(trial.best or 0))[:5])
+    return (
+        f"\nits lead over trial {numbers}{' ...' if len(close) > 5 else ''} is within the noise of the evaluation "
+        f"(standard error {best.standard_error:.2f}): `raytune-m2f confirm {relative(status.directory)}` decides"
+    )
 
 
 def _line(trial: TrialStatus, status: StudyStatus) -> str:

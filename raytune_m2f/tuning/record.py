@@ -4,103 +4,130 @@ What a trial did is written by the trial into its own directory first (reports, 
 record can therefore always be brought up to date from the directories, and `settle` is the one rule for both a trial
 that has just ended and one that a killed driver left behind. Attributes of a trial:
 
-    origin              `config` or `published`: a known-good point that was tried first
-    best, last          all metrics of the report with the best value, and of the latest
-    best_iteration      iteration of the best
-    gpus                GPUs that it holds while it trains
-    stopped             why it was stopped early
-    error_type, cause, log_tail   why it failed
+    origin                        why this point: `config`, `published`, `earlier` (a best point of an earlier study), `pbt`
+    prior                         it was not run here, but in the earlier study that it names
+    asked                         all its values are drawn
+    best, best_iteration, last    all metrics of the best and of the latest report
+    effective_lr, micro_batch, host, gpus, gpu_seconds, checkpoint    of the latest report
+    rung                          the highest rung at which it was let through
+    paused                        the rung at which it waits, None once it goes on
+    stopped                       why it was stopped early
+    replaced_at                   pbt: the rung at which it left its place
+    parent, start, replaces       pbt: whose checkpoint it took over, at which iteration, and whose place
+    inherited                     pbt: the seconds of that checkpoint
+    error_type, cause, fingerprint, log_tail    why it failed
+
+A stopped trial is PRUNED. With several metrics it is COMPLETE, for Optuna's samplers know no pruned trials there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from raytune_m2f.errors import StudyError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.training.trial_dir import STOP, check_metric, log_tail, read_failure
-from raytune_m2f.tuning import journal
-from raytune_m2f.tuning.asha import default_grace, stopped_at
-from raytune_m2f.tuning.search import known_good_points, make_sampler, suggest
+from raytune_m2f.training.trial_dir import STOP, log_tail, read_failure
+from raytune_m2f.tuning.failures import fingerprint
+from raytune_m2f.tuning.index import Index
+from raytune_m2f.tuning.rungs import judge
+from raytune_m2f.tuning.samplers import make_sampler
 from raytune_m2f.tuning.settings import Usage
-from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
+from raytune_m2f.tuning.storage import open_study
+from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
 
-STARTED = (TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+FACTS = ("effective_lr", "micro_batch", "host")
 
 
 class Record:
     """The trials of a study, for its one driver (who holds the lock) or, without `writable`, for a reader."""
 
     def __init__(self, directory: StudyDirectory, plan: StudyPlan, *, writable: bool = True) -> None:
-        if not writable and not directory.journal.exists():
-            raise StudyError(f"the study {directory.root} has no trials yet: {directory.journal} is missing")
         self.directory = directory
         self.plan = plan
-        opener = journal.open_for_writing if writable else journal.open_for_reading
-        self._storage: BaseStorage = opener(directory.journal)
-        self._study = _create_or_load(self._storage, directory.root.name)
+        self._study = open_study(directory.journal, directory.root.name, plan.settings, writable=writable)
+        self._storage = self._study._storage
+        self._objectives = plan.settings.objectives
+        self._bounds = plan.settings.bounds
+        self.index = Index(plan)
+        for trial in self.trials():
+            self.index.add(trial)
 
     # What the record says
+
+    @property
+    def study(self) -> optuna.Study:
+        return self._study
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     def trial(self, number: int) -> FrozenTrial:
-        return self.trials()[number]
+        return self._storage.get_trial(self.index.ids[number])
 
-    def max_iter(self, trial: FrozenTrial) -> int:
-        """Iterations of this trial; a search space may vary them."""
-        return int(trial.params.get("SOLVER.MAX_ITER", self.plan.config.value("SOLVER.MAX_ITER")))
+    def unfinished(self) -> list[int]:
+        """The trials that have begun, have not ended, and do not wait at a rung."""
+        return [trial.number for trial in self.trials(TrialState.RUNNING) if trial.number not in self.index.paused]
 
     def usage(self) -> Usage:
-        trials = self.trials(*STARTED)
         sessions = self._study.user_attrs.get("sessions", {})
-        return Usage(
-            trials=len(trials),
-            iterations=sum(trial.last_step or 0 for trial in trials),
-            seconds=sum(sessions.values()),
-            gpu_hours=sum(trained_seconds(trial) * trial.user_attrs.get("gpus", 0.0) for trial in trials) / 3600,
-        )
+        return self.index.usage(seconds=sum(sessions.values()))
+
+    def score(self, trial: FrozenTrial) -> float | None:
+        """The first metric at the best report so far, whatever the trial's state."""
+        best = trial.user_attrs.get("best")
+        return None if best is None else self._objectives[0].value(best)
+
+    def is_feasible(self, trial: FrozenTrial) -> bool:
+        """Whether the best report keeps every constraint."""
+        best = trial.user_attrs.get("best", {})
+        return all(bound.violation(best) <= 0 for bound in self._bounds)
 
     # Asking for trials
 
-    def enqueue_known_good_points(self) -> list[str]:
-        """Queue the points that go first, once per study; returns notes for the user."""
-        points, notes = known_good_points(self.plan)
-        known = {trial.user_attrs.get("origin") for trial in self.trials()}
-        for origin, values in points.items():
-            if origin not in known:
+    def enqueue(self, points: Iterable[Point]) -> None:
+        """Queue points that go first; what was queued before is not queued again."""
+        trials = self.trials()
+        origins = {trial.user_attrs.get("origin") for trial in trials}
+        known = [trial.system_attrs["fixed_params"] for trial in trials if "fixed_params" in trial.system_attrs]
+        for origin, values in points:
+            once = origin in ("config", "published") and origin in origins
+            if not once and values not in known:
                 self._study.enqueue_trial(values, user_attrs={"origin": origin})
-        return notes
+                known.append(values)
 
     def ask(self) -> int:
         """Start a new trial and return its number."""
-        self._prepare_sampler(started=len(self.trials(*STARTED)))
+        self._prepare_sampler(started=self.usage().trials)
         trial = self._study.ask()
-        suggest(trial, self.plan.space.distributions)
+        self._draw(trial)
+        self.index.add(self._storage.get_trial(trial._trial_id))
         return trial.number
 
     def reconcile(self) -> list[int]:
         """Bring the record up to date with what trials left behind; returns the trials that have to go on."""
-        unfinished = []
         # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got.
-        self._prepare_sampler(started=max(0, len(self.trials(*STARTED)) - 1))
-        for trial in self.trials(TrialState.RUNNING):
-            suggest(optuna.trial.Trial(self._study, trial._trial_id), self.plan.space.distributions)
-            if self.settle(trial.number) is None:
-                unfinished.append(trial.number)
-        return unfinished
+        self._prepare_sampler(started=max(0, self.usage().trials - 1))
+        running = self.trials(TrialState.RUNNING)
+        for trial in running:
+            if "asked" not in trial.user_attrs:
+                self._draw(optuna.trial.Trial(self._study, trial._trial_id))
+            self.settle(trial.number)
+        return self.unfinished()
+
+    def _draw(self, trial: optuna.trial.Trial) -> None:
+        self.plan.space.suggest(trial)
+        trial.set_user_attr("asked", True)
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self._study.sampler = make_sampler(settings.seed, started, settings.budget.trials)
+        self._study.sampler = make_sampler(
+            settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
+        )
 
     # Telling what trials did
 
@@ -112,25 +139,27 @@ class Record:
         Returns:
             True if the trial has to stop.
         """
-        value = check_metric(report, self.plan.settings.metric)
+        value = self._objectives[0].value(report)
+        for objective in self._objectives[1:]:
+            objective.value(report)  # raises now, not when the trial ends
+        for bound in self._bounds:
+            bound.violation(report)
         trial = self.trial(number)
         step = int(report["iteration"])
         if trial.state == TrialState.RUNNING and step not in trial.intermediate_values:
-            self._note(trial, "last", _plain(report))
-            if self._is_best(trial, value):
-                self._note(trial, "best", _plain(report))
-                self._note(trial, "best_iteration", step)
+            self._note_report(trial, report, value)
             self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+            self.index.update(self.trial(number))
         return self._decide(number)
 
     def settle(self, number: int, *, ended: bool = False, crash: str | None = None) -> TrialState | None:
         """Replay what the trial's directory holds and tell Optuna how the trial ended.
 
         Args:
-            ended: the trial's function has returned; it does not go on in any case.
+            ended: the trial's function has returned; it does not go on in any case, unless it waits at a rung.
             crash: the trial's process died; what is known of it.
         Returns:
-            The state told, or None if the trial has to go on.
+            The state told, or None if the trial has to go on or waits.
         """
         trial = self.trial(number)
         if trial.state.is_finished():
@@ -138,10 +167,12 @@ class Record:
         output_dir = self.directory.trial(number)
         failure = read_failure(output_dir) or self._replay(number)
         trial = self.trial(number)
-        if (trial.last_step or 0) >= self.max_iter(trial):
+        if (trial.last_step or 0) >= self.index.max_iter:
             return self._tell(trial, TrialState.COMPLETE)
         if failure:
-            return self._fail(trial, failure["error_type"], failure["cause"])
+            return self._fail(trial, **failure)
+        if number in self.index.paused:
+            return None
         if "stopped" in trial.user_attrs or (output_dir / STOP).exists():
             return self._tell(trial, TrialState.PRUNED)
         if crash is not None:
@@ -150,14 +181,45 @@ class Record:
             return self._fail(trial, "NoReport", "the trial ended without a report")
         return self._tell(trial, TrialState.COMPLETE) if ended else None
 
-    def note_gpus(self, number: int, gpus: float) -> None:
-        """Note how many GPUs a trial holds from now on."""
-        self._note(self.trial(number), "gpus", gpus)
+    def go_on(self, number: int) -> None:
+        """Let a trial that waits at a rung go on from its checkpoint."""
+        trial = self.trial(number)
+        self.note(trial, "rung", self.index.paused[number])
+        (self.directory.trial(number) / STOP).unlink(missing_ok=True)
+        self.note(trial, "paused", None)
+        self.index.update(self.trial(number))
+
+    def note(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        """Write a user attribute, if it changes."""
+        if key not in trial.user_attrs or trial.user_attrs[key] != value:
+            self._storage.set_trial_user_attr(trial._trial_id, key, value)
 
     def note_session(self, name: str, seconds: float) -> None:
         """Note for how long the driver `name` has been driving."""
         sessions = self._study.user_attrs.get("sessions", {})
         self._study.set_user_attr("sessions", {**sessions, name: seconds})
+
+    def _note_report(self, trial: FrozenTrial, report: Report, value: float) -> None:
+        plain = _plain(report)
+        if "parent" in trial.user_attrs and not trial.intermediate_values:  # its first report is the parent's last
+            self.note(trial, "inherited", float(report["seconds"]))
+        self.note(trial, "last", plain)
+        for fact in FACTS:
+            if fact in plain:
+                self.note(trial, fact, plain[fact])
+        seconds = report["seconds"] - trial.user_attrs.get("inherited", 0.0)
+        self.note(trial, "gpu_seconds", round(seconds * trial.user_attrs.get("gpus", 0.0), 1))
+        if self._is_best(trial, report, value):
+            self.note(trial, "best", plain)
+            self.note(trial, "best_iteration", int(report["iteration"]))
+            self.note(trial, "checkpoint", str(self.directory.weights(trial.number)))
+
+    def _is_best(self, trial: FrozenTrial, report: Report, value: float) -> bool:
+        """More is better; a score on more images counts more (TEST.SUBSET)."""
+        best = trial.user_attrs.get("best")
+        if best is None:
+            return True
+        return (report.get("images", 0), value) > (best.get("images", 0), self._objectives[0].value(best))
 
     def _replay(self, number: int) -> dict[str, Any] | None:
         """Absorb the reports that Optuna was not told of; returns the failure if one of them is not finite."""
@@ -166,73 +228,62 @@ class Record:
                 self.absorb(number, report)
             except Exception as error:
                 return {"error_type": type(error).__name__, "cause": str(error)}
-        trial = self.trial(number)
-        if trial.intermediate_values:
+        if self.trial(number).intermediate_values:
             self._decide(number)  # the driver may have been killed between the report and the decision
         return None
 
     def _decide(self, number: int) -> bool:
         """Whether the trial has to stop at its latest report; the decision is in the record before it is acted on."""
         trial = self.trial(number)
-        if "stopped" in trial.user_attrs:
+        if "stopped" in trial.user_attrs or number in self.index.paused:
             return True
-        stopping = self.plan.settings.early_stopping
+        method = self.plan.settings.early_stopping.method
         baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
-        if stopping.method == "none" or baseline or trial.state.is_finished():
+        if method == "none" or baseline or trial.state.is_finished():
             return False
-        max_iter = self.max_iter(trial)
-        rung = stopped_at(
-            trial.intermediate_values,
-            [other.intermediate_values for other in self.trials(*STARTED) if other.number != number],
-            grace=stopping.grace_iterations or self._default_grace(),
-            factor=stopping.reduction_factor,
-            max_iter=max_iter,
-        )
+        rungs, passed = self.index.rungs, trial.user_attrs.get("rung", 0)
+        rung = judge(method, rungs, number, passed=passed, last_chance=self.is_full())
         if rung is None:
+            self.note(trial, "rung", max([passed, *rungs.reached(number)]))
             return False
-        self._note(trial, "stopped", f"early stopping at {rung} of {max_iter} iterations")
+        if method == "promotion":
+            self.note(trial, "paused", rung)
+            self.index.update(self.trial(number))
+            return True
+        if method == "pbt":
+            self.note(trial, "replaced_at", rung)
+        what = "replaced by a better one" if method == "pbt" else "early stopping"
+        self.note(trial, "stopped", f"{what} at {rung} of {self.index.max_iter} iterations")
         return True
 
-    def _default_grace(self) -> int:
-        config = self.plan.config
-        return default_grace(config.value("SOLVER.MAX_ITER"), config.value("TEST.EVAL_PERIOD"))
+    def is_full(self) -> bool:
+        """Whether the budget allows no further trial, whatever happens."""
+        trials = self.plan.settings.budget.trials
+        return trials is not None and self.index.started >= trials
 
-    def _is_best(self, trial: FrozenTrial, value: float) -> bool:
-        best = best_value(trial)
-        return best is None or value > best
-
-    def _note(self, trial: FrozenTrial, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(trial._trial_id, key, value)
-
-    def _fail(self, trial: FrozenTrial, error_type: str, cause: str) -> TrialState:
-        self._note(trial, "error_type", error_type)
-        self._note(trial, "cause", cause)
-        self._note(trial, "log_tail", log_tail(self.directory.trial(trial.number)))
+    def _fail(self, trial: FrozenTrial, error_type: str, cause: str, traceback: str = "") -> TrialState:
+        self.note(trial, "error_type", error_type)
+        self.note(trial, "cause", cause)
+        self.note(trial, "fingerprint", fingerprint(error_type, cause, traceback))
+        self.note(trial, "log_tail", log_tail(self.directory.trial(trial.number)))
         return self._tell(trial, TrialState.FAIL)
 
     def _tell(self, trial: FrozenTrial, state: TrialState) -> TrialState:
         """Not `Study.tell`: it would store the last report of a pruned trial, not its best."""
-        best = best_value(trial)
-        values = None if state == TrialState.FAIL or best is None else [best]
+        best = trial.user_attrs.get("best")
+        if best is None or state == TrialState.FAIL:
+            values = None
+        else:
+            values = [objective.value(best) for objective in self._objectives]
+            for bound in self._bounds:
+                if bound.text in trial.constraints:  # a driver was killed right here
+                    continue
+                optuna.trial.Trial(self._study, trial._trial_id).set_constraint(bound.text, bound.violation(best))
+            if len(values) > 1:
+                state = TrialState.COMPLETE
         self._storage.set_trial_state_values(trial._trial_id, state, values)
+        self.index.update(self.trial(trial.number))
         return state
-
-
-def best_value(trial: FrozenTrial) -> float | None:
-    """The best report so far, whatever the trial's state."""
-    return max(trial.intermediate_values.values(), default=None)
-
-
-def trained_seconds(trial: FrozenTrial) -> float:
-    """Time in which the trial trained and evaluated, up to its latest report; downtime does not count."""
-    return float(trial.user_attrs.get("last", {}).get("seconds", 0.0))
-
-
-def _create_or_load(storage: BaseStorage, name: str) -> optuna.Study:
-    names: Sequence[str] = optuna.get_all_study_names(storage)
-    if names:
-        return optuna.load_study(study_name=names[0], storage=storage)
-    return optuna.create_study(study_name=name, storage=storage, direction="maximize")
 
 
 def _plain(report: Report) -> dict[str, Any]:

@@ -6,8 +6,9 @@ open the record -> reconcile it with what the trials left -> hand out what is un
 from __future__ import annotations
 
 import shutil
+import uuid
+from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -19,24 +20,40 @@ from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.ray_train import release_workers
 from raytune_m2f.tuning.driver import Driver
-from raytune_m2f.tuning.progress import Progress, Silent
+from raytune_m2f.tuning.extend import Extension
+from raytune_m2f.tuning.failures import in_words
+from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, allot, cluster_nodes
+from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
-from raytune_m2f.tuning.status import StudyStatus, status_of
-from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
+from raytune_m2f.tuning.space_grid import grid
+from raytune_m2f.tuning.status import StatusReader, StudyStatus
+from raytune_m2f.tuning.storage import check_address, open_study
+from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
 from raytune_m2f.tuning.trial import TRAIN_TRIAL, TrialFunction, TrialJob, run_trial
+
+PROGRESS_S = 0.3  # a terminal need not be redrawn more often
 
 
 def create_study(
-    directory: str | PathLike[str], config: Config, space: SearchSpace, settings: StudySettings
+    directory: str | PathLike[str],
+    config: Config,
+    space: SearchSpace,
+    settings: StudySettings,
+    *,
+    points: Sequence[Point] = (),
+    prior: Sequence[FrozenTrial] = (),
 ) -> StudyDirectory:
     """Lay out a new study; nothing runs yet.
 
+    Args:
+        points: tried first, after the known-good ones.
+        prior: trials of an earlier study that the sampler learns from; see `earlier.py`.
     Raises:
-        StudyError: there is a study already, or the directory holds something else.
+        StudyError: there is a study already, the directory holds something else, or the database does not answer.
     """
     study = StudyDirectory.at(directory)
     if study.plan_file.exists():
@@ -46,8 +63,19 @@ def create_study(
         )
     if study.root.exists() and any(study.root.iterdir()):
         raise StudyError(f"{study.root} is not empty and no study; give a new or an empty directory.")
+    if settings.optuna_storage is not None:
+        check_address(settings.optuna_storage)
+        name = f"{study.root.name} {uuid.uuid4().hex[:8]}"  # another directory may have the same name
+        settings = settings.model_copy(update={"optuna_study": name})
+    if settings.sampler == "grid" and not points:
+        points = [("grid", values) for values in grid(space)]
+        most = min(len(points), settings.budget.trials or len(points))
+        settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
     study.trials.mkdir(parents=True, exist_ok=True)
-    StudyPlan(config, space, settings).save(study.plan_file)
+    plan = StudyPlan(config, space, settings, tuple(points))
+    if prior or settings.optuna_storage is not None:
+        open_study(study.journal, study.root.name, settings, writable=True).add_trials(prior)
+    plan.save(study.plan_file)
     return study
 
 
@@ -58,6 +86,7 @@ def run_study(
     concurrent: int | None = None,
     progress: Progress | None = None,
     trial_function: str | TrialFunction = TRAIN_TRIAL,
+    extension: Extension | None = None,
 ) -> StudyStatus:
     """Run a study, new or begun, until its budget is used up.
 
@@ -66,6 +95,7 @@ def run_study(
         concurrent: trials at once at most in this run; None: what the study says.
         progress: told at each change.
         trial_function: instead of `train_trial`; tests use this seam.
+        extension: added to the plan first, for good.
     Raises:
         StudyError: no study, another driver runs it, or a trial does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
@@ -74,18 +104,39 @@ def run_study(
     """
     study = StudyDirectory.at(directory)
     study.require()
-    plan = StudyPlan.load(study.plan_file)
     progress = progress or Silent()
     with study.locked():
-        record = Record(study, plan)
-        for note in record.enqueue_known_good_points():
+        record = Record(study, StudyPlan.load(study.plan_file))
+        if extension is not None:
+            extension.of(record.plan, record.usage()).save(study.plan_file)
+            record = Record(study, StudyPlan.load(study.plan_file))
+        for note in enqueue_points(record):
             progress.note(note)
         unfinished = record.reconcile()
-        if unfinished or plan.settings.budget.allows_new_trial(record.usage()):
+        if _has_work(record, unfinished):
             with ray_session(address):
                 _drive(record, unfinished, concurrent, progress, trial_function)
         _require_a_score(record)
-        return status_of(record, driver=None)
+        return StatusReader(record).read(driver=None)
+
+
+def enqueue_points(record: Record) -> list[str]:
+    """Queue what is tried before the sampler is asked; returns notes for the user."""
+    plan = record.plan
+    if plan.settings.sampler == "grid":  # its points are all there is
+        record.enqueue(plan.points)
+        return []
+    known_good, notes = known_good_points(plan)
+    record.enqueue([*known_good.items(), *plan.points])
+    return notes
+
+
+def _has_work(record: Record, unfinished: list[int]) -> bool:
+    budget, usage = record.plan.settings.budget, record.usage()
+    if budget.allows_new_trial(usage) or (unfinished and budget.spent(usage) is None):
+        return True
+    promoted = record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full())
+    return promoted is not None and budget.spent(usage) is None
 
 
 def _drive(
@@ -103,20 +154,26 @@ def _drive(
     if settings.budget.gpu_hours is not None and not allotment.gpus_per_trial:
         raise StudyError("the budget is in GPU-hours, but the trials get no GPU. Give a budget in trials or time.")
 
+    reader, shown = StatusReader(record), Throttle(PROGRESS_S)
+
     def show() -> None:
-        progress.update(status_of(record, driver="this process"))
+        if shown.allows():
+            progress.update(reader.read(driver="this process"))
 
     driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, on_change=show)
     job = TrialJob(
         config=record.plan.config.to_dict(),
-        metric=settings.metric,
+        metric=settings.metrics[0],
         workers=allotment.workers,
         cpus_per_worker=allotment.cpus_per_worker,
         gpus_per_worker=allotment.gpus_per_worker,
         crash_retries=settings.crash_retries,
         function=trial_function,
     )
-    _run_tune(driver, job, allotment)
+    try:
+        _run_tune(driver, job, allotment)
+    finally:
+        progress.update(reader.read(driver="this process"))
     _raise_if_broken(driver)
 
 
@@ -150,8 +207,8 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
     try:
         tuner.fit()
     finally:
-        for left in driver.record.trials(TrialState.RUNNING):
-            release_workers(study.trial(left.number))
+        for number in driver.record.unfinished():
+            release_workers(study.trial(number))
         shutil.rmtree(study.ray, ignore_errors=True)
 
 
@@ -176,8 +233,8 @@ def _raise_if_broken(driver: Driver) -> None:
     if driver.error is not None:
         raise driver.error
     if driver.breaker is not None:
-        raise TrainingError(f"the study was stopped: {driver.halted}.\n{_failure(driver.record, driver.breaker)}")
-    if driver.halted is None and (not driver.finished or driver.record.trials(TrialState.RUNNING)):
+        raise TrainingError(f"the study was stopped: {driver.halted}.\n{_failed(driver.record, driver.breaker)}")
+    if driver.halted is None and (not driver.finished or driver.record.unfinished()):
         raise KeyboardInterrupt  # Tune takes the signal and returns as if all were well
 
 
@@ -185,15 +242,11 @@ def _require_a_score(record: Record) -> None:
     """A study without a single report has failed, if trials ran and none is left."""
     ended = record.trials(TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED)
     if ended and all(trial.state == TrialState.FAIL for trial in ended) and not record.trials(TrialState.RUNNING):
-        raise TrainingError(f"every trial failed; the last one:\n{_failure(record, ended[-1])}")
+        raise TrainingError(f"every trial failed; the last one:\n{_failed(record, ended[-1])}")
 
 
-def _failure(record: Record, trial: FrozenTrial) -> str:
-    """One failed trial, for the user: cause, the log's last lines, where to look."""
-    path: Path = record.directory.trial(trial.number)
-    tail = "\n".join(f"    {line}" for line in trial.user_attrs.get("log_tail", []))
+def _failed(record: Record, trial: FrozenTrial) -> str:
     return (
-        f"trial {trial.number}: {trial.user_attrs['error_type']}: {trial.user_attrs['cause']}\n"
-        f"last lines of {path / 'log.txt'}:\n{tail}\n"
+        f"{in_words(trial, record.directory.trial(trial.number))}\n"
         f"When the cause is mended, go on with `raytune-m2f resume {record.directory.root}`."
     )

@@ -51,10 +51,12 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         self._numbers: dict[str, int] = {}
         self.crashes: dict[str, str] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial; None if there is none yet, `FINISHED` if there will be none."""
         handed = self._guard(self._driver.next_trial, None)
         if handed is None:
-            return str(Searcher.FINISHED)
+            over = self._driver.finished or self._driver.error is not None
+            return str(Searcher.FINISHED) if over else None
         number, values = handed
         self._numbers[trial_id] = number
         return {"number": number, "values": values}

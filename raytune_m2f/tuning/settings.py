@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raytune_m2f.training.objective import Constraint, Objective
 
 
 class _Settings(BaseModel):
@@ -61,17 +63,20 @@ class Budget(_Settings):
 
 
 class EarlyStopping(_Settings):
-    """Asynchronous successive halving (ASHA) on iterations; see `asha.py`.
+    """What becomes of a trial that is worse than others at the same iteration (a rung); see `rungs.py`.
 
     The configuration's own values, which are tried first, are never stopped: they are the baseline.
     """
 
-    method: Literal["asha", "none"] = "asha"
-    """`none` runs each trial to its end."""
+    method: Literal["asha", "promotion", "pbt", "none"] = "asha"
+    """`asha` ends it. `promotion` pauses it, and goes on when the others have turned out worse. `pbt` ends it and
+    gives its place to a better one's checkpoint with changed values. `none` runs each trial to its end."""
     grace_iterations: int | None = Field(default=None, ge=1)
-    """No trial is stopped before. None: a ninth of SOLVER.MAX_ITER, at least one evaluation."""
+    """The first rung; no trial is stopped before. None: a ninth of SOLVER.MAX_ITER (pbt: a fifth), at least one
+    evaluation."""
     reduction_factor: int = Field(default=3, ge=2)
-    """One trial in so many goes on at each rung, and the next rung is so many times later."""
+    """One trial in so many goes on at each rung, and the next rung is so many times later. With `pbt` the rungs are
+    evenly spaced, and the worst one in so many trials is replaced by one of the best."""
 
 
 class Resources(_Settings):
@@ -91,11 +96,47 @@ class StudySettings(_Settings):
     """How the search is done."""
 
     budget: Budget
-    metric: str = "segm/AP"
-    """The key of a report that is optimized; more is better."""
+    metrics: tuple[str, ...] = ("segm/AP",)
+    """What is maximised (see `Objective`). Of several, trials are stopped, ranked and checkpointed by the first, and
+    Optuna is told all of them, at the report where the first is best."""
+    constraints: tuple[str, ...] = ()
+    """Bounds on entries of a report (see `Constraint`), at the report with the best value."""
+    sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
+    """How the next point is chosen; see `search.py`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the search. The training's own seed is SEED in the configuration."""
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
     """How often a trial goes on after its process died without a word (killed, lost node). Errors are not retried."""
+    keep_checkpoints: int = Field(default=5, ge=1)
+    """The weights of so many of the best trials are kept; those of the others are deleted when they have ended."""
+    optuna_storage: str | None = None
+    """Address of a database for the record; None: optuna.journal in the study directory. `${NAME}` in it is replaced
+    by the environment variable, so that no password is written here."""
+    optuna_study: str | None = None
+    """The study's name in that database; None: it is the journal's only one."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _readable_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        if not metrics:
+            raise ValueError("a study needs a metric")
+        for text in metrics:
+            Objective.parse(text)
+        return metrics
+
+    @field_validator("constraints")
+    @classmethod
+    def _readable_constraints(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
+        for text in constraints:
+            Constraint.parse(text)
+        return constraints
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(Objective.parse(text) for text in self.metrics)
+
+    @property
+    def bounds(self) -> tuple[Constraint, ...]:
+        return tuple(Constraint.parse(text) for text in self.constraints)

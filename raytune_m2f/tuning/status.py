@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError
-from raytune_m2f.training.checkpoint import BEST
-from raytune_m2f.tuning.record import Record, best_value, trained_seconds
+from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
 STATES = {
     TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
@@ -30,10 +29,14 @@ class TrialStatus:
     """One trial.
 
     Attributes:
-        state: waiting, running, unfinished (it ran and no driver runs it now), complete, stopped (early) or failed.
-        origin: `config` or `published` for a known-good point that went first, else None.
+        state: waiting, running, unfinished (it ran and no driver runs it now), paused (it waits at a rung), complete,
+            stopped (early) or failed.
+        origin: why this point was tried, if it was not the sampler's idea; see `record.py`.
         iteration, max_iter: of the latest report, and of the end; optimizer steps.
-        last, best: the metric at the latest report and at the best one, which was at `best_iteration`.
+        last, best: the first metric at the latest report and at the best one, which was at `best_iteration`.
+        others: the other metrics at the best report.
+        standard_error: of segm/AP at the best report, by image bootstrap; None where it is not known.
+        feasible: whether it keeps the constraints.
         values: the searched keys.
         seconds: time in which it trained.
         cause: why it failed or was stopped.
@@ -48,6 +51,9 @@ class TrialStatus:
     last: float | None
     best: float | None
     best_iteration: int | None
+    others: list[float]
+    standard_error: float | None
+    feasible: bool
     values: dict[str, Any]
     seconds: float
     cause: str | None
@@ -61,12 +67,14 @@ class StudyStatus:
 
     Attributes:
         driver: who runs it now, None if nobody does.
+        metrics: what is maximised; trials are ranked by the first.
         budget, usage: limits (None: no limit) and what is used: trials, iterations, seconds, gpu_hours.
-        best: number of the trial with the best report, among those that did not fail and whose weights are there.
+        best: number of the trial with the best report, among those that did not fail, keep the constraints, and whose
+            weights are there.
     """
 
     directory: str
-    metric: str
+    metrics: list[str]
     driver: str | None
     budget: dict[str, float | None]
     usage: dict[str, float]
@@ -80,7 +88,28 @@ class StudyStatus:
 
     @property
     def best_trial(self) -> TrialStatus | None:
-        return None if self.best is None else self.trials[self.best]
+        return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    @property
+    def metric(self) -> str:
+        return self.metrics[0]
+
+    def within_noise(self) -> list[TrialStatus]:
+        """The trials whose distance to the best is less than twice its standard error: they may be as good.
+
+        The error of the difference is taken as that of two independent scores, sqrt(a^2 + b^2). Both were scored on the
+        same images, so the true one is smaller: this asks for caution rather than too little of it.
+        """
+        best = self.best_trial
+        if best is None or best.best is None or best.standard_error is None or self.metric != "segm/AP":
+            return []
+        return [
+            trial
+            for trial in self.trials
+            if trial.number != best.number and trial.state != "failed" and trial.feasible
+            if trial.best is not None and trial.standard_error is not None
+            if best.best - trial.best < 2 * math.hypot(best.standard_error, trial.standard_error)
+        ]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -95,22 +124,40 @@ def study_status(directory: str | PathLike[str]) -> StudyStatus:
     study = StudyDirectory.at(directory)
     study.require()
     record = Record(study, StudyPlan.load(study.plan_file), writable=False)
-    return status_of(record, study.driver())
+    return StatusReader(record).read(study.driver())
 
 
-def status_of(record: Record, driver: str | None) -> StudyStatus:
-    """The status of an open record."""
-    trials = [_trial_status(record, trial, driver is not None) for trial in record.trials()]
-    settings = record.plan.settings
-    return StudyStatus(
-        directory=str(record.directory.root),
-        metric=settings.metric,
-        driver=driver,
-        budget=settings.budget.model_dump(),
-        usage=record.usage().model_dump(),
-        best=_best(trials),
-        trials=trials,
-    )
+class StatusReader:
+    """Reads an open record again and again; what has ended is read once."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._ended: dict[int, TrialStatus] = {}
+
+    def read(self, driver: str | None) -> StudyStatus:
+        record = self._record
+        trials = [self._read_trial(trial, driver) for trial in record.trials() if "prior" not in trial.user_attrs]
+        settings = record.plan.settings
+        return StudyStatus(
+            directory=str(record.directory.root),
+            metrics=list(settings.metrics),
+            driver=driver,
+            budget=settings.budget.model_dump(),
+            usage=record.usage().model_dump(),
+            best=_best(trials),
+            trials=trials,
+        )
+
+    def _read_trial(self, trial: FrozenTrial, driver: str | None) -> TrialStatus:
+        known = self._ended.get(trial.number)
+        if known is None:
+            status = _trial_status(self._record, trial, driver is not None)
+            if trial.state.is_finished():
+                self._ended[trial.number] = status
+            return status
+        if known.checkpoint is not None and not Path(known.checkpoint).exists():  # of no more use, see tidy.py
+            known = self._ended[trial.number] = replace(known, checkpoint=None)
+        return known
 
 
 def best_trial(directory: str | PathLike[str]) -> TrialStatus:
@@ -152,32 +199,40 @@ def _best(trials: list[TrialStatus]) -> int | None:
     scored = [
         (trial.best, -trial.number)
         for trial in trials
-        if trial.best is not None and trial.checkpoint is not None and trial.state != "failed"
+        if trial.best is not None and trial.checkpoint is not None and trial.state != "failed" and trial.feasible
     ]
     return -max(scored)[1] if scored else None
 
 
 def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:
     attributes = trial.user_attrs
-    output_dir = record.directory.trial(trial.number)
-    weights = output_dir / "checkpoints" / BEST
-    unfinished = trial.state == TrialState.RUNNING and not driven
+    best: dict[str, Any] = attributes.get("best", {})
+    weights = record.directory.weights(trial.number)
     last = trial.last_step
     return TrialStatus(
         number=trial.number,
-        state="unfinished" if unfinished else STATES[trial.state],
+        state=_state(record, trial, driven),
         origin=attributes.get("origin"),
         iteration=last or 0,
-        max_iter=record.max_iter(trial),
+        max_iter=record.index.max_iter,
         last=None if last is None else trial.intermediate_values[last],
-        best=best_value(trial),
+        best=record.score(trial),
         best_iteration=attributes.get("best_iteration"),
+        others=[objective.value(best) for objective in record.plan.settings.objectives[1:] if best],
+        standard_error=best.get("segm/AP_se"),
+        feasible=not best or record.is_feasible(trial),
         values=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
-        seconds=trained_seconds(trial),
+        seconds=float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0),
         cause=attributes.get("cause") or attributes.get("stopped"),
-        directory=str(output_dir),
-        checkpoint=str(weights) if weights.exists() else None,
+        directory=str(record.directory.trial(trial.number)),
+        checkpoint=str(weights) if best and weights.exists() else None,
     )
+
+
+def _state(record: Record, trial: FrozenTrial, driven: bool) -> str:
+    if trial.state == TrialState.RUNNING:
+        return "paused" if trial.number in record.index.paused else "running" if driven else "unfinished"
+    return "stopped" if "stopped" in trial.user_attrs and trial.state != TrialState.FAIL else STATES[trial.state]
 
 
 def _in_words(counts: dict[str, int]) -> str:

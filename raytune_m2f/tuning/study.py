@@ -1,6 +1,6 @@
 """A study directory: what is in it, who drives it, and what it was asked to do.
 
-study.yaml        plan: settings, space, config, versions; written once, atomically
+study.yaml        plan: settings, space, config, versions; written atomically, and again only by `extend`
 study.lock        held by the driver's process, dies with it; its text says who that is
 optuna.journal    the record of truth (record.py)
 trials/0007/      output_dir of Optuna's trial number 7
@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -27,8 +27,12 @@ from pydantic import ValidationError
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
+from raytune_m2f.training.checkpoint import BEST
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
+
+Point = tuple[str, dict[str, Any]]
+"""Why a point is tried, and its values."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,10 @@ class StudyDirectory:
 
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:04d}"
+
+    def weights(self, number: int) -> Path:
+        """The best weights of a trial."""
+        return self.trial(number) / "checkpoints" / BEST
 
     def require(self) -> None:
         """Raises StudyError unless this is a study directory."""
@@ -96,14 +104,17 @@ class StudyDirectory:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study was asked to do; everything that is needed to go on with it on another day."""
+    """What a study was asked to do; everything that is needed to go on with it on another day.
+
+    Attributes:
+        points: what is tried before the sampler is asked, as (origin, values), beside the known-good points.
+    """
 
     config: Config
     space: SearchSpace
     settings: StudySettings
-
-    def trial_config(self, number: int, values: dict[str, Any]) -> Config:
-        return self.config.with_values(values, source=f"search space, trial {number}")
+    points: tuple[Point, ...] = ()
+    created: str = field(default_factory=lambda: _now())
 
     def save(self, path: Path) -> None:
         """Write study.yaml in one step: it is there as a whole or not at all."""
@@ -113,9 +124,11 @@ class StudyPlan:
         return {
             "settings": self.settings.model_dump(mode="json"),
             "engine": self.config.value("ENGINE"),
-            "created": _now(),
+            "created": self.created,
+            "written": _now(),
             "versions": _versions(),
             "space": self.space.to_dict(),
+            "points": [{"origin": origin, "values": values} for origin, values in self.points],
             "config": self.config.to_dict(),
         }
 
@@ -128,9 +141,18 @@ class StudyPlan:
                 config=Config.from_dict(data["config"], source=str(path)),
                 space=SearchSpace.from_dict(data["space"]),
                 settings=StudySettings.model_validate(data["settings"]),
+                points=tuple((point["origin"], point["values"]) for point in data.get("points", [])),
+                created=data["created"],
             )
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
             raise StudyError(f"{path} cannot be read as a study's plan: {error}") from error
+
+
+def plan_of(directory: str | os.PathLike[str]) -> StudyPlan:
+    """The plan of a study. Raises StudyError if there is none."""
+    study = StudyDirectory.at(directory)
+    study.require()
+    return StudyPlan.load(study.plan_file)
 
 
 def write_atomically(path: Path, text: str) -> None:

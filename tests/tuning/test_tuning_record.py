@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 from raytune_m2f.errors import DatasetError, NonFiniteLossError
 from raytune_m2f.training.trial_dir import write_failure
 from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.runner import enqueue_points
 from raytune_m2f.tuning.settings import EarlyStopping
 from raytune_m2f.tuning.study import StudyDirectory
 
@@ -191,13 +192,13 @@ def test_any_prefix_of_the_journal_can_be_resumed(tmp_path: Path, cut: int) -> N
     """The driver may die at any byte; the trials' directories are ahead of the journal, as they are in life."""
     study = new_study(tmp_path, settings(trials=2, early_stopping=NO_STOPPING))
     record = open_record(study)
-    record.enqueue_known_good_points()
+    enqueue_points(record)
     for _ in range(2):
         run_to(record, record.ask(), *range(8))
     whole = study.journal.read_bytes()
     study.journal.write_bytes(whole[: len(whole) * cut // 200])
     again = open_record(study)
-    again.enqueue_known_good_points()
+    enqueue_points(again)
     again.reconcile()
     while len(again.trials(*[state for state in TrialState if state != TrialState.WAITING])) < 2:
         again.ask()
@@ -211,8 +212,8 @@ def test_any_prefix_of_the_journal_can_be_resumed(tmp_path: Path, cut: int) -> N
 
 
 def test_known_good_points_go_first_and_once(study: StudyDirectory, record: Record) -> None:
-    assert record.enqueue_known_good_points() == []
-    assert open_record(study).enqueue_known_good_points() == []
+    assert enqueue_points(record) == []
+    assert enqueue_points(open_record(study)) == []
     numbers = [record.ask(), record.ask()]
     assert [record.trial(n).user_attrs.get("origin") for n in numbers] == ["config", None]
     assert record.trial(0).params[LR] == record.plan.config.value(LR)

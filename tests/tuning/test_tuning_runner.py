@@ -29,7 +29,7 @@ from fake_study import (
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError, TrainingError
-from raytune_m2f.tuning.runner import create_study, run_study
+from raytune_m2f.tuning.runner import create_study, enqueue_points, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources
 from raytune_m2f.tuning.status import StudyStatus, study_status
 from raytune_m2f.tuning.study import StudyDirectory
@@ -65,7 +65,7 @@ def test_a_study_and_its_continuation(tmp_path: Path) -> None:
     """A killed driver has left trial 0 half-way, trial 1 at its end: one goes on, one is told, two are new."""
     study = new_study(tmp_path, settings(trials=4))
     record = open_record(study)
-    record.enqueue_known_good_points()
+    enqueue_points(record)
     for steps in (ITERATIONS[:3], ITERATIONS):
         number = record.ask()
         lr = record.trial(number).params[LR]
@@ -142,7 +142,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import fake_study, ray
 ray.cloudpickle.register_pickle_by_value(fake_study)
-from raytune_m2f.tuning.runner import create_study, run_study
+from raytune_m2f.tuning.runner import create_study, enqueue_points, run_study
 try:
     run_study(sys.argv[1], trial_function=fake_study.FakeTraining(seconds=0.3))
 except KeyboardInterrupt:

@@ -11,6 +11,7 @@ from rich.console import Console
 from raytune_m2f.errors import DatasetError, StudyError
 from raytune_m2f.training.trial_dir import write_failure
 from raytune_m2f.tuning.progress import StudyProgress, status_table
+from raytune_m2f.tuning.runner import enqueue_points
 from raytune_m2f.tuning.status import StudyStatus, best_trial, study_status
 from raytune_m2f.tuning.study import StudyDirectory
 
@@ -32,7 +33,7 @@ def study(tmp_path: Path) -> StudyDirectory:
     record.settle(failed)
     running = record.ask()
     record.absorb(running, report(10, 99.0))  # no weights on disk
-    record.enqueue_known_good_points()
+    enqueue_points(record)
     return study
 
 

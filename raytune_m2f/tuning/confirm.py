@@ -1,0 +1,172 @@
+"""Which of the best trials is the best: they are trained again under new seeds.
+
+The best of many trials owes a part of its score to luck: to the seed, and to having been chosen for its score. The same
+seeds are given to every leader, so that differences are taken within a seed.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from math import sqrt
+from os import PathLike
+
+from optuna.trial import TrialState
+from scipy.stats import t as student
+
+from raytune_m2f.errors import StudyError
+from raytune_m2f.tuning.extend import Extension
+from raytune_m2f.tuning.progress import Progress
+from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.runner import create_study, run_study
+from raytune_m2f.tuning.settings import Budget, EarlyStopping
+from raytune_m2f.tuning.space import SearchSpace
+from raytune_m2f.tuning.status import TrialStatus, study_status
+from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
+
+FOLDER = "confirm"
+SEEDS = {"type": "int", "low": 0, "high": 2**31 - 1}
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean with its 95 % interval by Student's t.
+
+    Attributes:
+        half_width: None with a single value.
+    """
+
+    value: float
+    half_width: float | None
+
+    @classmethod
+    def of(cls, values: list[float]) -> Mean:
+        mean = statistics.fmean(values)
+        if len(values) < 2:
+            return cls(mean, None)
+        error = statistics.stdev(values) / sqrt(len(values))
+        return cls(mean, float(student.ppf(0.975, len(values) - 1)) * error)
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}" + ("" if self.half_width is None else f" ± {self.half_width:.2f}")
+
+
+@dataclass(frozen=True)
+class Leader:
+    """A trial of the study, and its scores under new seeds.
+
+    Attributes:
+        trial: number in the study.
+        first: score there.
+        scores: by seed; a seed that failed is missing.
+    """
+
+    trial: int
+    first: float
+    scores: dict[int, float]
+
+    @property
+    def mean(self) -> Mean:
+        return Mean.of(list(self.scores.values()))
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """The leaders, the best mean first."""
+
+    leaders: list[Leader]
+
+    @property
+    def winner(self) -> Leader:
+        return self.leaders[0]
+
+    def lead(self) -> Mean | None:
+        """By how much the winner is better than the second, over the seeds that both have; None if there is none."""
+        if len(self.leaders) < 2:
+            return None
+        second = self.leaders[1].scores
+        differences = [score - second[seed] for seed, score in self.winner.scores.items() if seed in second]
+        return Mean.of(differences) if differences else None
+
+    def is_certain(self) -> bool:
+        """Whether the interval of the lead lies above zero."""
+        lead = self.lead()
+        return lead is not None and lead.half_width is not None and lead.value > lead.half_width
+
+
+def confirm_study(
+    directory: str | PathLike[str],
+    *,
+    top: int = 3,
+    seeds: int = 3,
+    address: str | None = None,
+    concurrent: int | None = None,
+    progress: Progress | None = None,
+) -> Confirmation:
+    """Train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
+
+    That is a study of its own: called again it goes on, or adds what a larger `top` or `seeds` asks for.
+
+    Raises:
+        StudyError: the study has not so many trials with a score; what `run_study` raises.
+    """
+    study = StudyDirectory.at(directory)
+    leaders = _leaders(study, top)
+    plan = StudyPlan.load(study.plan_file)
+    confirming = StudyDirectory.at(study.root / FOLDER)
+    points = _points(Record(study, plan, writable=False), leaders, seeds)
+    extension = None
+    if not confirming.plan_file.exists():
+        settings = plan.settings.model_copy(
+            update={
+                "budget": Budget(trials=len(points)),
+                "sampler": "grid",  # the points are all there is
+                "early_stopping": EarlyStopping(method="none"),
+                "keep_checkpoints": len(points),
+                "optuna_storage": None,
+                "optuna_study": None,
+            }
+        )
+        space = SearchSpace.from_dict({**plan.space.to_dict(), "SEED": SEEDS}, source=str(confirming.root))
+        create_study(confirming.root, plan.config, space, settings, points=points)
+    else:
+        known = StudyPlan.load(confirming.plan_file).points
+        new = tuple(point for point in points if point not in known)
+        extension = Extension(trials=len(new), points=new) if new else None
+    run_study(confirming.root, address=address, concurrent=concurrent, progress=progress, extension=extension)
+    return _compare(confirming, leaders)
+
+
+def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
+    trials = [
+        trial
+        for trial in study_status(study.root).trials
+        if trial.best is not None and trial.feasible and trial.state != "failed"
+    ]
+    if len(trials) < top:
+        raise StudyError(f"the study {study.root} has {len(trials)} trials with a score; --top {top} are too many")
+    return sorted(trials, key=lambda trial: (-(trial.best or 0.0), trial.number))[:top]
+
+
+def _points(record: Record, leaders: list[TrialStatus], seeds: int) -> list[Point]:
+    first = int(record.plan.config.value("SEED")) + 1
+    return [
+        (f"trial {leader.number}", {**leader.values, "SEED": first + seed})
+        for seed in range(seeds)
+        for leader in leaders
+    ]
+
+
+def _compare(confirming: StudyDirectory, leaders: list[TrialStatus]) -> Confirmation:
+    record = Record(confirming, StudyPlan.load(confirming.plan_file), writable=False)
+    scores: dict[str, dict[int, float]] = {}
+    for trial in record.trials(TrialState.COMPLETE):
+        score = record.score(trial)
+        assert score is not None  # of a complete trial
+        scores.setdefault(trial.user_attrs["origin"], {})[trial.params["SEED"]] = score
+    found = [
+        Leader(leader.number, leader.best or 0.0, scores[f"trial {leader.number}"])
+        for leader in leaders
+        if f"trial {leader.number}" in scores
+    ]
+    return Confirmation(sorted(found, key=lambda leader: -leader.mean.value))

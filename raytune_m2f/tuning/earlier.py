@@ -1,0 +1,79 @@
+"""What an earlier study knows: its best points are tried first in a new one, the others teach its sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from raytune_m2f.errors import StudyError, TrainingError
+from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.settings import StudySettings
+from raytune_m2f.tuning.space import SearchSpace
+from raytune_m2f.tuning.space_when import active
+from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
+
+BEST_FIRST = 3
+
+
+def knowledge_of(
+    directory: str | PathLike[str], space: SearchSpace, settings: StudySettings
+) -> tuple[list[Point], list[FrozenTrial]]:
+    """The best points of an earlier study within a new search space, and its other trials as the sampler takes them.
+
+    A key that the earlier study did not search has the value of its configuration. Its metrics are computed anew from
+    its reports, so the new study may maximise something else.
+
+    Raises:
+        StudyError: there is no such study, or none of its trials fits the new space and metrics.
+    """
+    study = StudyDirectory.at(directory)
+    study.require()
+    record = Record(study, StudyPlan.load(study.plan_file), writable=False)
+    known = []
+    for trial in record.trials(TrialState.COMPLETE, TrialState.PRUNED):
+        values = _values(record, trial, space)
+        scores = _scores(trial, settings)
+        if scores is not None and not space.contains(values):
+            known.append((scores, values, trial))
+    if not known:
+        raise StudyError(
+            f"--from {study.root}: none of its trials has a report with {', '.join(settings.metrics)} and values "
+            "within the search space"
+        )
+    known.sort(key=lambda found: (-found[0][0], found[2].number))
+    points = [("earlier", values) for _, values, _ in known[:BEST_FIRST]]
+    return points, [_as_prior(*found, space, study.root.name) for found in known[BEST_FIRST:]]
+
+
+def _values(record: Record, trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
+    values = {}
+    for key in space.distributions:
+        values[key] = trial.params[key] if key in trial.params else record.plan.config.value(key)
+    return active(space.entries, values)
+
+
+def _scores(trial: FrozenTrial, settings: StudySettings) -> Sequence[float] | None:
+    if "best" not in trial.user_attrs:
+        return None
+    try:
+        return [objective.value(trial.user_attrs["best"]) for objective in settings.objectives]
+    except TrainingError:
+        return None
+
+
+def _as_prior(
+    scores: Sequence[float], values: dict[str, Any], trial: FrozenTrial, space: SearchSpace, name: str
+) -> FrozenTrial:
+    stopped = trial.state == TrialState.PRUNED and len(scores) == 1
+    return optuna.trial.create_trial(
+        state=TrialState.PRUNED if stopped else TrialState.COMPLETE,
+        values=list(scores),
+        params=values,
+        distributions={key: space.distributions[key] for key in values},
+        intermediate_values=trial.intermediate_values if stopped else None,
+        user_attrs={"prior": f"trial {trial.number} of {name}"},
+    )

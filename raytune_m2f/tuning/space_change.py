@@ -1,0 +1,2 @@
+def space_changes(old, new):
+    return []

@@ -1,0 +1,106 @@
+"""Where the Optuna study is kept: a journal in the study directory, or a database that the user names."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from raytune_m2f.errors import StudyError
+from raytune_m2f.tuning.settings import StudySettings
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+_PASSWORD = re.compile(r"://[^/@:]*:(?!\$\{)[^/@]+@")
+
+
+def open_database(address: str) -> BaseStorage:
+    """Connect to a database as SQLAlchemy names it, e.g. `postgresql://me:${DB_PASSWORD}@host/optuna`.
+
+    Raises:
+        StudyError: a variable is not set, a driver is not installed, or the database does not answer.
+    """
+    missing = [name for name in _VARIABLE.findall(address) if name not in os.environ]
+    if missing:
+        raise StudyError(f"the Optuna storage {address} needs the environment variable(s) {', '.join(missing)}")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return RDBStorage(_VARIABLE.sub(lambda match: os.environ[match[1]], address))
+    except Exception as error:  # SQLAlchemy's, the driver's, or ImportError
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise StudyError(f"the Optuna storage {address} cannot be opened: {reason}") from error
+
+
+def check_address(address: str) -> None:
+    """Raises StudyError if an address of a database holds a password, which would be written into study.yaml."""
+    if _PASSWORD.search(address):
+        raise StudyError(
+            "--optuna-storage holds a password, which would be saved in study.yaml. Name an environment variable "
+            "instead, in single quotes: 'postgresql://user:${DB_PASSWORD}@host/optuna'."
+        )
+
+
+def open_for_writing(path: Path) -> JournalStorage:
+    """Open a journal whose only driver is the caller, who holds the study's lock.
+
+    A driver that was killed may have left half a line at the end, to which the next line would be glued and make the
+    journal unreadable, and Optuna's own lock file, which would block for its grace period of 30 seconds. Both are
+    cleared: nobody else can own them.
+    """
+    path = path.absolute()
+    Path(f"{path}.lock").unlink(missing_ok=True)
+    _cut_torn_line(path)
+    return _storage(path)
+
+
+def open_for_reading(path: Path) -> JournalStorage:
+    """Open an existing journal, also while a driver writes it; half a line at the end is not read."""
+    return _storage(path.absolute())
+
+
+def _storage(path: Path) -> JournalStorage:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        end = size
+        while end > 0:  # backwards, as a journal may be large and a torn line is short
+            start = max(0, end - 4096)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def open_study(journal: Path, name: str, settings: StudySettings, *, writable: bool) -> optuna.Study:
+    """The Optuna study of a study directory, made if it is not there yet.
+
+    Raises:
+        StudyError: a reader finds no record, or the database does not answer.
+    """
+    if settings.optuna_storage is None:
+        if not writable and not journal.exists():
+            raise StudyError(f"the study {journal.parent} has no trials yet: {journal} is missing")
+        storage: BaseStorage = open_for_writing(journal) if writable else open_for_reading(journal)
+    else:
+        storage = open_database(settings.optuna_storage)
+        name = settings.optuna_study or name
+    names = optuna.get_all_study_names(storage)
+    if settings.optuna_storage is None and names:
+        name = names[0]
+    if name in names:
+        return optuna.load_study(study_name=name, storage=storage)
+    return optuna.create_study(study_name=name, storage=storage, directions=["maximize"] * len(settings.metrics))
