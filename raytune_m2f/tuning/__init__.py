@@ -23,7 +23,7 @@ from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudyS
 from raytune_m2f.tuning.space import SearchSpace, load_space
 from raytune_m2f.tuning.space_grid import grid
 from raytune_m2f.tuning.status import StudyStatus, TrialStatus, study_status, trial_to_export
-from raytune_m2f.tuning.study import StudyDirectory, plan_of
+from raytune_m2f.tuning.study import StudyDirectory, StudyPlan, plan_of
 
 __all__ = [
     "Budget",
@@ -34,6 +34,7 @@ __all__ = [
     "SearchSpace",
     "StudyDirectory",
     "StudyProgress",
+    "StudyPlan",
     "StudySettings",
     "StudyStatus",
     "TrialStatus",

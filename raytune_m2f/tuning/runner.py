@@ -194,6 +194,7 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
             scheduler=RecordScheduler(driver, searcher),
             num_samples=-1,  # the searcher says when it is enough
             max_concurrent_trials=allotment.concurrent,
+            reuse_actors=True,  # a trial starts at once where the one before it has imported torch
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
