@@ -28,7 +28,8 @@ from raytune_m2f.training.metrics import read_reports
 from raytune_m2f.training.trial_dir import STOP, check_metric, log_tail, read_failure
 from raytune_m2f.tuning import journal
 from raytune_m2f.tuning.asha import default_grace, stopped_at
-from raytune_m2f.tuning.search import known_good_points, make_sampler, suggest
+from raytune_m2f.tuning.samplers import make_sampler
+from raytune_m2f.tuning.search import known_good_points, suggest
 from raytune_m2f.tuning.settings import Usage
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
@@ -100,7 +101,7 @@ class Record:
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self._study.sampler = make_sampler(settings.seed, started, settings.budget.trials)
+        self._study.sampler = make_sampler("tpe", settings.seed, started, settings.budget.trials)
 
     # Telling what trials did
 

@@ -1,11 +1,9 @@
-"""How the next point is chosen: Optuna's sampler, and the points that are known to be good."""
+"""What is suggested: a value for each key, and first the points that are known to be good."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import (
     BaseDistribution,
@@ -22,29 +20,6 @@ PUBLISHED = {
     "MODEL.MASK_FORMER.MASK_WEIGHT": 5.0,
     "MODEL.MASK_FORMER.DICE_WEIGHT": 5.0,
 }
-
-
-def make_sampler(seed: int, started: int, planned: int | None) -> optuna.samplers.BaseSampler:
-    """The sampler of one suggestion.
-
-    It is made anew for each: what it suggests then depends on the seed, on how many trials were started before, and
-    on the record, and not on how often the driver was restarted (one seed for a driver's life would suggest the
-    first points a second time after a restart).
-
-    Args:
-        planned: trials of the whole study if they are known; a small study explores at random for a shorter time.
-    """
-    startup = 10 if planned is None else min(10, max(3, planned // 3))
-    stream = int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
-    with warnings.catch_warnings():
-        # Both options are the default of Optuna 5 and called experimental before.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=stream,
-            n_startup_trials=startup,
-            multivariate=True,
-            constant_liar=True,  # trials that run at the same time keep away from each other
-        )
 
 
 def suggest(trial: optuna.trial.Trial, distributions: dict[str, BaseDistribution]) -> dict[str, Any]:

@@ -1,0 +1,84 @@
+"""Which of Optuna's samplers chooses the next point."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid")
+
+
+def make_sampler(
+    kind: str, seed: int, started: int, planned: int | None, conditional: Collection[str] = ()
+) -> BaseSampler:
+    """The sampler of one suggestion.
+
+    It is made anew for each: what it suggests then depends on the seed, on how many trials were started before, and
+    on the record, and not on how often the driver was restarted (one seed for a driver's life would suggest the
+    first points a second time after a restart). This holds for all kinds:
+
+    - `tpe` learns from stopped trials too, and keeps away from those that run (constant liar).
+    - `gp` keeps away from those that run (expected improvement of a batch), but learns only from trials that ran to
+      their end: for short studies without early stopping. A trial that a killed driver had half asked for may be
+      completed with other values than it would have got.
+    - `cmaes` has its state in the record. It learns from stopped trials too, but only from those it suggested itself,
+      not from the known-good points. It knows nothing of trials that run: with more of them at once than one
+      generation has (8 for 4 keys) the others are wasted. Categorical and conditional keys are drawn at random. Optuna
+      keeps its state as a pickle: go on only with a study directory that you trust.
+    - `random` learns nothing.
+    - `grid` is `space_grid.next_grid_point`, which is queued; its sampler has nothing left to choose.
+
+    Args:
+        kind: one of SAMPLERS.
+        planned: trials of the whole study if they are known; a small study explores at random for a shorter time.
+        conditional: keys that not every trial has.
+    """
+    startup = 10 if planned is None else min(10, max(3, planned // 3))
+    stream = int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # groups, and CMA-ES with stopped trials
+        if kind == "tpe":
+            return _GroupTPE(seed=stream, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
+        if kind == "gp":
+            return GPSampler(seed=stream, n_startup_trials=startup, warn_independent_sampling=False)
+        if kind == "cmaes":
+            return _CmaEs(conditional, seed=stream, warn_independent_sampling=False, consider_pruned_trials=True)
+    if kind not in SAMPLERS:
+        raise ValueError(f"got the sampler {kind!r}, allowed: {', '.join(SAMPLERS)}")
+    return RandomSampler(seed=stream)
+
+
+class _GroupTPE(TPESampler):
+    """TPE that draws the keys that occur together as one group, within their present ranges.
+
+    Optuna's groups keep the first range of a key for good. A key whose range was changed is therefore drawn by
+    itself.
+    """
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        inferred = super().infer_relative_search_space(study, trial)
+        for other in study.get_trials(deepcopy=False):
+            for name, distribution in other.distributions.items():
+                if inferred.get(name) != distribution:
+                    inferred.pop(name, None)
+        return inferred
+
+
+class _CmaEs(CmaEsSampler):
+    """CMA-ES over the keys that every trial has: its state has one dimension for each, and must not change."""
+
+    def __init__(self, conditional: Collection[str], **options: Any) -> None:
+        super().__init__(**options)
+        self._conditional = frozenset(conditional)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        inferred = super().infer_relative_search_space(study, trial)
+        return {name: distribution for name, distribution in inferred.items() if name not in self._conditional}
