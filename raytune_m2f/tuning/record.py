@@ -29,7 +29,7 @@ from raytune_m2f.training.trial_dir import STOP, check_metric, log_tail, read_fa
 from raytune_m2f.tuning import journal
 from raytune_m2f.tuning.asha import default_grace, stopped_at
 from raytune_m2f.tuning.samplers import make_sampler
-from raytune_m2f.tuning.search import known_good_points, suggest
+from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.settings import Usage
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
@@ -85,7 +85,7 @@ class Record:
         """Start a new trial and return its number."""
         self._prepare_sampler(started=len(self.trials(*STARTED)))
         trial = self._study.ask()
-        suggest(trial, self.plan.space.distributions)
+        self.plan.space.suggest(trial)
         return trial.number
 
     def reconcile(self) -> list[int]:
@@ -94,14 +94,15 @@ class Record:
         # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got.
         self._prepare_sampler(started=max(0, len(self.trials(*STARTED)) - 1))
         for trial in self.trials(TrialState.RUNNING):
-            suggest(optuna.trial.Trial(self._study, trial._trial_id), self.plan.space.distributions)
+            self.plan.space.suggest(optuna.trial.Trial(self._study, trial._trial_id))
             if self.settle(trial.number) is None:
                 unfinished.append(trial.number)
         return unfinished
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self._study.sampler = make_sampler("tpe", settings.seed, started, settings.budget.trials)
+        conditional = self.plan.space.conditional
+        self._study.sampler = make_sampler("tpe", settings.seed, started, settings.budget.trials, conditional)
 
     # Telling what trials did
 

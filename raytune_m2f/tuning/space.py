@@ -6,6 +6,18 @@ A search space is a YAML file, one dotted key of the configuration per line:
     SOLVER.WEIGHT_DECAY:                 {type: uniform, low: 0.0, high: 0.1}
     SOLVER.IMS_PER_BATCH:                {type: categorical, choices: [4, 8, 16]}
     MODEL.MASK_FORMER.NUM_OBJECT_QUERIES: {type: int, low: 20, high: 300, step: 10}     # or log: true
+    MODEL.MASK_FORMER.CLASS_WEIGHT:      {type: share, low: 0.5, high: 10.0}            # of the sum of all shares
+    MODEL.MASK_FORMER.MASK_WEIGHT:       {type: share, low: 1.0, high: 20.0}
+
+A key that means something only with a certain value of another is searched only there:
+
+    SOLVER.LR_SCHEDULER_NAME:            {type: categorical, choices: [WarmupCosineLR, WarmupPolyLR]}
+    SOLVER.POLY_LR_POWER:                {type: uniform, low: 0.5, high: 2.0,
+                                          when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}}     # or a list of values
+
+A range without steps needs to know how many of its values a grid takes (`--sampler grid`; the others ignore it):
+
+    SOLVER.BASE_LR:                      {type: loguniform, low: 1.0e-6, high: 1.0e-4, points: 5}
 
 The ones that ship with the package are named, not given as a path: `--space default`.
 """
@@ -25,13 +37,16 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import Trial
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.build import in_one_message
 from raytune_m2f.config.yaml_file import read_yaml
 from raytune_m2f.errors import SearchSpaceError
 from raytune_m2f.tuning.space_check import find_problems
-from raytune_m2f.tuning.space_entry import distribution_of, entry_of
+from raytune_m2f.tuning.space_entry import Entry
+from raytune_m2f.tuning.space_share import resolve, share_problems
+from raytune_m2f.tuning.space_when import active, is_met, parents_first, when_problems
 
 
 @dataclass(frozen=True)
@@ -40,45 +55,73 @@ class SearchSpace:
 
     Attributes:
         source: the file or name that an error message gives.
-        distributions: Optuna's distribution of each dotted key, in the order of the file.
+        entries: what may vary in each dotted key, in the order of the file.
     """
 
     source: str
-    distributions: dict[str, BaseDistribution]
+    entries: dict[str, Entry]
 
     @classmethod
-    def from_dict(cls, entries: Mapping[Any, Any], source: str = "search space") -> SearchSpace:
-        """A search space from `{key: {type: ..., ...}}`, each entry checked by itself.
+    def from_dict(cls, lines: Mapping[Any, Any], source: str = "search space") -> SearchSpace:
+        """A search space from `{key: {type: ..., ...}}`, checked by itself.
 
         Raises:
             SearchSpaceError: naming every key whose entry is wrong, what was got and what is allowed.
         """
-        if not entries:
+        if not lines:
             raise SearchSpaceError(
                 f"{source}: the search space is empty; "
                 "add a line such as SOLVER.BASE_LR: {type: loguniform, low: 1.0e-5, high: 1.0e-3}"
             )
-        distributions: dict[str, BaseDistribution] = {}
+        entries: dict[str, Entry] = {}
         problems: list[str] = []
-        for key, entry in entries.items():
+        for key, line in lines.items():
             try:
-                distributions[str(key)] = distribution_of(entry)
+                entries[str(key)] = Entry.read(line)
             except ValueError as problem:
-                problems.append(f"{source}: {key}: {problem}")
-        _raise_if_any(problems)
-        return cls(source, distributions)
+                problems.append(f"{key}: {problem}")
+        if not problems:
+            problems = [*when_problems(entries), *share_problems(entries)]
+        _raise_if_any([f"{source}: {problem}" for problem in problems])
+        return cls(source, entries)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """What `from_dict` reads; plain types, for study.yaml."""
-        return {key: entry_of(distribution) for key, distribution in self.distributions.items()}
+        return {key: entry.to_dict() for key, entry in self.entries.items()}
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of each key."""
+        return {key: entry.distribution for key, entry in self.entries.items()}
+
+    @property
+    def conditional(self) -> frozenset[str]:
+        """The keys that not every trial has."""
+        return frozenset(key for key, entry in self.entries.items() if entry.when)
+
+    def suggest(self, trial: Trial) -> dict[str, Any]:
+        """A value for each key whose condition is met, parents first.
+
+        A value that the trial already has is kept, so that a half-asked trial can be completed.
+        """
+        values: dict[str, Any] = {}
+        for key in parents_first(self.entries):
+            if is_met(self.entries[key], values):
+                values[key] = _suggest_one(trial, key, self.entries[key].distribution)
+        return values
+
+    def resolve(self, params: Mapping[str, Any], config: Config) -> dict[str, Any]:
+        """The values for the configuration of a trial: its params, with shares scaled to what `config` has."""
+        return resolve(self.entries, params, config)
 
     def own_values(self, config: Config) -> dict[str, Any]:
         """The configuration's own values of the searched keys: a point known to be good, tried first."""
-        return {key: config.value(key) for key in self.distributions}
+        return active(self.entries, {key: config.value(key) for key in self.entries})
 
     def contains(self, values: Mapping[str, Any]) -> list[str]:
-        """The keys whose value lies outside its range, or that are not searched; empty if the point is inside."""
-        return [key for key, value in values.items() if not self._is_inside(key, value)]
+        """The keys that a trial with these values would not have, or whose value lies outside its range."""
+        kept = active(self.entries, values)
+        return [key for key, value in values.items() if key not in kept or not self.entries[key].contains(value)]
 
     def check(self, config: Config) -> None:
         """Makes sure that every trial drawn from this space would have a valid configuration.
@@ -87,18 +130,7 @@ class SearchSpace:
             SearchSpaceError: naming every key that does not exist, cannot be tuned, or has a value in its range
                 that the configuration does not allow.
         """
-        _raise_if_any(find_problems(self.distributions, config, self.source))
-
-    def _is_inside(self, key: str, value: Any) -> bool:
-        distribution = self.distributions.get(key)
-        if isinstance(distribution, CategoricalDistribution):
-            return value in distribution.choices
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        if isinstance(distribution, IntDistribution):
-            reached = (value - distribution.low) % distribution.step == 0
-            return reached and distribution.low <= value <= distribution.high
-        return isinstance(distribution, FloatDistribution) and distribution.low <= value <= distribution.high
+        _raise_if_any(find_problems(self.entries, config, self.source))
 
 
 def load_space(name_or_path: str | Path, config: Config) -> SearchSpace:
@@ -136,3 +168,14 @@ def _find(name_or_path: str | Path) -> Path:
 def _raise_if_any(problems: list[str]) -> None:
     if problems:
         raise SearchSpaceError(in_one_message(problems))
+
+
+def _suggest_one(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    assert isinstance(distribution, CategoricalDistribution)
+    return trial.suggest_categorical(name, distribution.choices)

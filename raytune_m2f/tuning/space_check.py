@@ -15,6 +15,9 @@ from optuna.distributions import (
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import ConfigError
+from raytune_m2f.tuning.space_entry import Entry
+from raytune_m2f.tuning.space_share import resolve
+from raytune_m2f.tuning.space_when import active, that_meet
 
 NOT_TUNABLE: dict[str, str] = {
     "DATASETS": "trials on different data could not be compared",
@@ -35,34 +38,42 @@ GRID = 100
 """How many whole numbers of a range are tried one by one."""
 
 
-def find_problems(distributions: Mapping[str, BaseDistribution], config: Config, source: str) -> list[str]:
+def find_problems(entries: Mapping[str, Entry], config: Config, source: str) -> list[str]:
     """A line for every key that cannot be searched, and for every value or pair that is no valid configuration.
 
     Args:
-        distributions: Optuna's distribution of each dotted key.
+        entries: what may vary in each dotted key.
         config: the configuration that the trials start from.
         source: what a line calls the search space.
     """
-    refused = {key: f"{source}: {key}: {text}" for key in distributions if (text := _key_problem(key, config))}
-    searched = {key: distribution for key, distribution in distributions.items() if key not in refused}
+    refused = {
+        key: f"{source}: {key}: {text}" for key, entry in entries.items() if (text := _key_problem(key, entry, config))
+    }
+    searched = {key: entry for key, entry in entries.items() if key not in refused}
     first: dict[str, str] = {}  # one line for each key: that 66 and 67 are wrong too says no more than 65
     for values in _trials(searched):
-        for line in config.problems(values, source):
+        for line in config.problems(resolve(searched, values, config), source):
             first.setdefault(line.removeprefix(f"{source}: ").partition(":")[0], line)
     return [*refused.values(), *first.values()]
 
 
-def _trials(distributions: Mapping[str, BaseDistribution]) -> Iterator[dict[str, Any]]:
-    """Values of all keys: each point of each key, then each pair of ends, which may clash where neither does alone."""
-    ends = {key: _ends(distribution) for key, distribution in distributions.items()}
+def _trials(entries: Mapping[str, Entry]) -> Iterator[dict[str, Any]]:
+    """Values as a trial can have them: each point of each key, then each pair of ends, which may clash where neither
+    does alone. What a conditional key needs is set for it."""
+    ends = {key: _ends(entry.distribution) for key, entry in entries.items()}
+    needed = {key: that_meet(entries, key) for key in entries}
     start = {key: values[0] for key, values in ends.items()}
-    for key, distribution in distributions.items():
-        yield from ({**start, key: value} for value in (*ends[key], *_between(distribution)))
+    for key, entry in entries.items():
+        for value in (*ends[key], *_between(entry.distribution)):
+            yield active(entries, {**start, **needed[key], key: value})
     for one, other in itertools.combinations(ends, 2):
-        yield from ({**start, one: a, other: b} for a, b in itertools.product(ends[one], ends[other]))
+        settings = [needed[one] | needed[other], needed[other] | needed[one]]
+        for setting in settings[: 1 + (settings[0] != settings[1])]:
+            for a, b in itertools.product(ends[one], ends[other]):
+                yield active(entries, {**start, **setting, one: a, other: b})
 
 
-def _key_problem(key: str, config: Config) -> str:
+def _key_problem(key: str, entry: Entry, config: Config) -> str:
     """Why a key cannot be searched; empty if it can."""
     try:
         value = config.value(key)
@@ -73,6 +84,8 @@ def _key_problem(key: str, config: Config) -> str:
             return f"cannot be tuned: {why}"
     if not isinstance(value, bool | int | float | str):
         return "cannot be tuned: its value is a list, and Optuna draws numbers, text, true or false"
+    if entry.share and (isinstance(value, bool | str) or value <= 0):
+        return f"the configuration's own value is {value!r}, allowed for a share: a number above 0"
     return ""
 
 

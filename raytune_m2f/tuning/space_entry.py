@@ -1,10 +1,11 @@
-"""One line of a search space, `{type: ..., ...}`, and Optuna's distribution for it."""
+"""One line of a search space, `{type: ..., ...}`: Optuna's distribution, and what it does not know."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.distributions import (
@@ -17,10 +18,11 @@ from optuna.distributions import (
 from raytune_m2f.config.fields.base import decode_number
 
 FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "uniform": (("low", "high"), ()),
-    "loguniform": (("low", "high"), ()),
-    "int": (("low", "high"), ("step", "log")),
-    "categorical": (("choices",), ()),
+    "uniform": (("low", "high"), ("points", "when")),
+    "loguniform": (("low", "high"), ("points", "when")),
+    "int": (("low", "high"), ("step", "log", "points", "when")),
+    "categorical": (("choices",), ("when",)),
+    "share": (("low", "high"), ("points", "when")),
 }
 """What each type of range needs, and what else it may have."""
 
@@ -29,29 +31,85 @@ EXAMPLES = {
     "loguniform": "{type: loguniform, low: 1.0e-5, high: 1.0e-3}",
     "int": "{type: int, low: 20, high: 300, step: 10}",
     "categorical": "{type: categorical, choices: [4, 8, 16]}",
+    "share": "{type: share, low: 0.5, high: 10.0}",
 }
+WHEN_EXAMPLE = "when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}"
 
 
-def distribution_of(entry: Any) -> BaseDistribution:
-    """Optuna's distribution.
+@dataclass(frozen=True)
+class Entry:
+    """What may vary in one key.
 
-    Raises:
-        ValueError: saying what was got and what is allowed.
+    Attributes:
+        distribution: what Optuna draws from; of a share the raw weight.
+        when: values of other keys; the key is left out of a trial unless each of them has one of its values.
+        share: the key has its share of a sum; see `space_share.py`.
+        points: how many values of the range a grid takes.
     """
-    kind = _kind(entry)
+
+    distribution: BaseDistribution
+    when: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    share: bool = False
+    points: int | None = None
+
+    @classmethod
+    def read(cls, line: Any) -> Entry:
+        """Raises ValueError, saying what was got and what is allowed."""
+        kind = _kind(line)
+        distribution = _distribution(kind, line)
+        points = _whole(line, "points") if "points" in line else None
+        if points is not None and points < 2:
+            raise ValueError(f"got points {points}, allowed: 2 or more")
+        if points is not None and isinstance(distribution, IntDistribution) and not distribution.log:
+            raise ValueError(
+                f"got points {points}, allowed: only with log: true, for a grid takes every step; set step"
+            )
+        return cls(distribution, _when(line.get("when", {})), kind == "share", points)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The line that `read` reads as this entry; plain types."""
+        line = _line_of(self.distribution)
+        if self.share:
+            line["type"] = "share"
+        if self.points is not None:
+            line["points"] = self.points
+        if self.when:
+            line["when"] = {key: list(values) for key, values in self.when.items()}
+        return line
+
+    def contains(self, value: Any) -> bool:
+        """Whether the range has this value."""
+        distribution = self.distribution
+        if isinstance(distribution, CategoricalDistribution):
+            return value in distribution.choices
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        if isinstance(distribution, IntDistribution):
+            reached = (value - distribution.low) % distribution.step == 0
+            return reached and distribution.low <= value <= distribution.high
+        return isinstance(distribution, FloatDistribution) and distribution.low <= value <= distribution.high
+
+
+def meant(word: Any, allowed: Any) -> str:
+    """`; did you mean ...?` if one of the allowed words is close, else nothing."""
+    close = difflib.get_close_matches(str(word), [str(one) for one in allowed], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _distribution(kind: str, line: Mapping[Any, Any]) -> BaseDistribution:
     if kind == "categorical":
-        return CategoricalDistribution(_choices(entry["choices"]))
+        return CategoricalDistribution(_choices(line["choices"]))
     if kind == "int":
-        return _int_distribution(entry)
-    low, high = _number(entry, "low"), _number(entry, "high")
+        return _int_distribution(line)
+    low, high = _number(line, "low"), _number(line, "high")
     _require_order(low, high)
-    if kind == "loguniform" and low <= 0:
+    log = kind != "uniform"
+    if log and low <= 0:
         raise ValueError(f"got low {low}, allowed: above 0, for the range is logarithmic")
-    return FloatDistribution(float(low), float(high), log=kind == "loguniform")
+    return FloatDistribution(float(low), float(high), log=log)
 
 
-def entry_of(distribution: BaseDistribution) -> dict[str, Any]:
-    """The line that `distribution_of` reads as this distribution."""
+def _line_of(distribution: BaseDistribution) -> dict[str, Any]:
     if isinstance(distribution, CategoricalDistribution):
         return {"type": "categorical", "choices": list(distribution.choices)}
     if isinstance(distribution, IntDistribution):
@@ -62,21 +120,35 @@ def entry_of(distribution: BaseDistribution) -> dict[str, Any]:
     return {"type": kind, "low": distribution.low, "high": distribution.high}
 
 
+def _when(conditions: Any) -> dict[str, tuple[Any, ...]]:
+    """Each key that the entry depends on, and the values with which it is searched."""
+    if not isinstance(conditions, Mapping):
+        raise ValueError(f"got when {conditions!r}, allowed: a key and its values, such as {WHEN_EXAMPLE}")
+    return {str(key): _when_values(str(key), values) for key, values in conditions.items()}
+
+
+def _when_values(key: str, values: Any) -> tuple[Any, ...]:
+    listed = list(values) if isinstance(values, list | tuple) else [values]
+    if not listed or not all(isinstance(value, bool | int | float | str) for value in listed):
+        raise ValueError(f"got when {key} {values!r}, allowed: one of its choices or a list of them")
+    return tuple(decode_number(value) for value in listed)
+
+
 def _kind(entry: Any) -> str:
     """The type of the range, once its fields are known to be the right ones."""
     if not isinstance(entry, Mapping):
         raise ValueError(f"got {entry!r}, allowed: a range such as {EXAMPLES['loguniform']}")
     kind = entry.get("type")
-    if kind not in FIELDS:
-        raise ValueError(f"got type {kind!r}, allowed: {', '.join(FIELDS)}{_meant(kind, FIELDS)}")
+    if not isinstance(kind, str) or kind not in FIELDS:
+        raise ValueError(f"got type {kind!r}, allowed: {', '.join(FIELDS)}{meant(kind, FIELDS)}")
     needed, optional = FIELDS[kind]
     for name in entry:
         if name not in ("type", *needed, *optional):
             allowed = (*needed, *optional)
-            raise ValueError(f"got {name!r}, allowed for {kind}: {', '.join(allowed)}{_meant(name, allowed)}")
+            raise ValueError(f"got {name!r}, allowed for {kind}: {', '.join(allowed)}{meant(name, allowed)}")
     if missing := [name for name in needed if name not in entry]:
         raise ValueError(f"{' and '.join(missing)} missing; write for example {EXAMPLES[kind]}")
-    return str(kind)
+    return kind
 
 
 def _int_distribution(entry: Mapping[Any, Any]) -> IntDistribution:
@@ -135,8 +207,3 @@ def _require_order(low: float, high: float) -> None:
         raise ValueError(
             f"got low {low} and high {high}, allowed: low < high; a single value belongs in the configuration"
         )
-
-
-def _meant(word: Any, allowed: Any) -> str:
-    close = difflib.get_close_matches(str(word), list(allowed), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
