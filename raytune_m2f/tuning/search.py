@@ -1,17 +1,11 @@
-"""What is suggested: a value for each key, and first the points that are known to be good."""
+"""The points that are known to be good, which are tried before a sampler chooses."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
+from raytune_m2f.tuning.space_grid import grid
 from raytune_m2f.tuning.study import StudyPlan
 
 # Mask2Former's own loss weights (Cheng et al., 2022, section 4.1): the classification 2, the mask and the dice loss 5.
@@ -22,25 +16,22 @@ PUBLISHED = {
 }
 
 
-def suggest(trial: optuna.trial.Trial, distributions: dict[str, BaseDistribution]) -> dict[str, Any]:
-    """A value for each key; a value that the trial already has is kept, so that a half-asked trial can be completed."""
-    return {name: _suggest_one(trial, name, space) for name, space in distributions.items()}
+def known_good_points(plan: StudyPlan, kind: str = "tpe") -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The points to try first, by their origin, and what the user should know of those that are left out.
 
+    A grid tries its own points only: of the known ones the configuration's, if it is one of them.
 
-def _suggest_one(trial: optuna.trial.Trial, name: str, space: BaseDistribution) -> Any:
-    if isinstance(space, FloatDistribution):
-        return trial.suggest_float(name, space.low, space.high, step=space.step, log=space.log)
-    if isinstance(space, IntDistribution):
-        return trial.suggest_int(name, space.low, space.high, step=space.step, log=space.log)
-    if isinstance(space, CategoricalDistribution):
-        return trial.suggest_categorical(name, space.choices)
-    raise TypeError(f"{name} has an unknown distribution {space!r}")
-
-
-def known_good_points(plan: StudyPlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The points to try first, by their origin, and what the user should know of those that are left out."""
+    Args:
+        kind: one of SAMPLERS.
+    Raises:
+        SearchSpaceError: `kind` is grid and the space is none.
+    """
     own = plan.space.own_values(plan.config)
-    published = {**own, **{key: value for key, value in PUBLISHED.items() if key in own}}
+    if kind == "grid":
+        if own in grid(plan.space):
+            return {"config": own}, []
+        return {}, [f"the config values are not tried first, as they are no point of the grid: {_stated(own)}"]
+    published = _published(plan, own)
     candidates = {"config": own}
     if published != own:
         candidates["published"] = published
@@ -48,8 +39,26 @@ def known_good_points(plan: StudyPlan) -> tuple[dict[str, dict[str, Any]], list[
     notes = []
     for origin, values in candidates.items():
         if outside := plan.space.contains(values):
-            stated = ", ".join(f"{key}={values[key]}" for key in outside)
+            stated = _stated({key: values[key] for key in outside})
             notes.append(f"the {origin} values are not tried first, as the search space excludes {stated}")
         else:
             points[origin] = values
     return points, notes
+
+
+def _published(plan: StudyPlan, own: dict[str, Any]) -> dict[str, Any]:
+    """The configuration's own values with the published weights; shares among them keep the sum that they have.
+
+    Only their balance is published then: the same balance at another scale would be the same training again.
+    """
+    weights = {key: value for key, value in PUBLISHED.items() if key in own}
+    shares = [key for key in weights if plan.space.entries[key].share]
+    if shares:
+        scale = sum(own[key] for key in shares) / sum(weights[key] for key in shares)
+        weights |= {key: weights[key] * scale for key in shares}
+    same = {key: own[key] for key in shares if math.isclose(weights[key], own[key])}  # but for rounding
+    return {**own, **weights, **same}
+
+
+def _stated(values: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
