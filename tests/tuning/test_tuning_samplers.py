@@ -45,13 +45,12 @@ def run(
         if trial.params.get("schedule") == "poly":
             trial.suggest_float("power", 0.5, 2.0)
         if number:
-            _tell(study, number - 1)
+            _tell(study, number - 1, TrialState.PRUNED if number % 4 == 0 else TrialState.COMPLETE)
     return [trial.params for trial in study.get_trials()]
 
 
-def _tell(study: optuna.Study, number: int) -> None:
+def _tell(study: optuna.Study, number: int, state: TrialState) -> None:
     trial = study.get_trials(deepcopy=False)[number]
-    state = TrialState.PRUNED if number % 4 == 3 else TrialState.COMPLETE
     study._storage.set_trial_intermediate_value(trial._trial_id, 1, value_of(trial.params))
     study._storage.set_trial_state_values(trial._trial_id, state, [value_of(trial.params)])
 
@@ -72,6 +71,22 @@ def test_it_learns(kind: str) -> None:
     trials = 24 if kind == "gp" else 40
     learned, drawn = (sorted(map(value_of, run(k, trials)[trials // 2 :])) for k in (kind, "random"))
     assert learned[len(learned) // 2] > drawn[len(drawn) // 2] / 2
+
+
+def test_gp_learns_from_stopped_trials() -> None:
+    """Optuna's own would draw at random until enough trials ran to their end."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    studies = {kind: optuna.create_study(direction="maximize") for kind in ("gp", "random")}
+    for number in range(8):
+        for kind, study in studies.items():
+            study.sampler = make_sampler(kind, 1, number, 8)
+            study.ask(RANGES)
+            _tell(study, number, TrialState.PRUNED if number else TrialState.COMPLETE)
+    learned, drawn = ([trial.params for trial in study.get_trials()] for study in studies.values())
+    assert learned[:3] == drawn[:3]
+    assert all(point not in drawn for point in learned[3:])
+    states = [trial.state for trial in studies["gp"].get_trials(deepcopy=False)]
+    assert states.count(TrialState.PRUNED) == 7, "the record itself is left alone"
 
 
 def test_cmaes_keeps_its_state_where_a_key_is_conditional() -> None:
