@@ -7,11 +7,12 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from optuna import Study
+from optuna import Study, load_study
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
 
 SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid")
 
@@ -26,9 +27,8 @@ def make_sampler(
     first points a second time after a restart). This holds for all kinds:
 
     - `tpe` learns from stopped trials too, and keeps away from those that run (constant liar).
-    - `gp` keeps away from those that run (expected improvement of a batch), but learns only from trials that ran to
-      their end: for short studies without early stopping. A trial that a killed driver had half asked for may be
-      completed with other values than it would have got.
+    - `gp` learns from stopped trials too, and keeps away from those that run (expected improvement of a batch). It
+      takes about 0.2 s a suggestion. Conditional keys, and those whose range was changed, are drawn at random.
     - `cmaes` has its state in the record. It learns from stopped trials too, but only from those it suggested itself,
       not from the known-good points. It knows nothing of trials that run: with more of them at once than one
       generation has (8 for 4 keys) the others are wasted. Categorical and conditional keys are drawn at random. Optuna
@@ -48,7 +48,7 @@ def make_sampler(
         if kind == "tpe":
             return _GroupTPE(seed=stream, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
         if kind == "gp":
-            return GPSampler(seed=stream, n_startup_trials=startup, warn_independent_sampling=False)
+            return _StoppedGP(seed=stream, n_startup_trials=startup, warn_independent_sampling=False)
         if kind == "cmaes":
             return _CmaEs(conditional, seed=stream, warn_independent_sampling=False, consider_pruned_trials=True)
     if kind not in SAMPLERS:
@@ -82,3 +82,32 @@ class _CmaEs(CmaEsSampler):
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         inferred = super().infer_relative_search_space(study, trial)
         return {name: distribution for name, distribution in inferred.items() if name not in self._conditional}
+
+
+class _StoppedGP(GPSampler):
+    """A Gaussian process that learns from stopped trials too; Optuna's takes only those that ran to their end.
+
+    With early stopping most trials are stopped: a short study would draw at random to its end.
+    """
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return super().infer_relative_search_space(_with_stopped_as_complete(study, trial), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        copy = _with_stopped_as_complete(study, trial)
+        return super().sample_relative(copy, copy.get_trials(deepcopy=False)[trial.number], search_space)
+
+
+def _with_stopped_as_complete(study: Study, asking: FrozenTrial) -> Study:
+    """A copy of the study, in memory; the trial that asks does not count as one that runs."""
+    storage = InMemoryStorage()
+    study_id = storage.create_new_study([study.direction], "copy")
+    for trial in study.get_trials():
+        if trial.number == asking.number:
+            trial.state = TrialState.WAITING
+        elif trial.state == TrialState.PRUNED and trial.values:
+            trial.state = TrialState.COMPLETE
+        storage.create_new_trial(study_id, template_trial=trial)
+    return load_study(study_name="copy", storage=storage)

@@ -42,3 +42,23 @@ def test_wrong_data_are_refused(tiny_config: Config) -> None:
     content["DATASETS"]["SUBCATEGORIES"] = ["colour"]
     with pytest.raises(DatasetError, match="colour"):
         check_before_start(Config.from_dict(content), space(QUERIES, type="int", low=4, high=20), workers=1)
+
+
+def test_a_weight_of_heads_that_are_not_there_is_worth_a_note(tiny_config: Config) -> None:
+    weight = space("MODEL.MASK_FORMER.SUBCATEGORY_WEIGHT", type="uniform", low=1.0, high=2.0)
+    assert check_before_start(tiny_config, weight, workers=1) == []
+    content = tiny_config.to_dict()
+    content["DATASETS"]["SUBCATEGORIES"] = []
+    (note,) = check_before_start(Config.from_dict(content), weight, workers=1)
+    assert "changes nothing without subcategory heads" in note
+
+
+def test_a_conditional_count_of_queries_may_be_the_configurations(tiny_config: Config) -> None:
+    sizes = SearchSpace.from_dict(
+        {
+            BATCH: {"type": "categorical", "choices": [2, 4]},
+            QUERIES: {"type": "int", "low": 6, "high": 9, "when": {BATCH: 2}},
+        }
+    )
+    (note,) = check_before_start(tiny_config.with_values({QUERIES: 3}), sizes, workers=1)
+    assert "can be 3" in note

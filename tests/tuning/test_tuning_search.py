@@ -43,3 +43,30 @@ def test_a_point_outside_the_space_is_named(low: float) -> None:
     points, notes = known_good_points(plan({**WEIGHTS, MASK: uniform(low, 10)}, {MASK: 1.0}))
     assert notes[0] == f"the config values are not tried first, as the search space excludes {MASK}=1.0"
     assert list(points) == (["published"] if low == 3.0 else [])
+
+
+def test_a_conditional_key_is_left_out_where_it_is_not_searched() -> None:
+    schedule, power = "SOLVER.LR_SCHEDULER_NAME", "SOLVER.POLY_LR_POWER"
+    lines = {
+        power: {**uniform(0.5, 2.0), "when": {schedule: "WarmupPolyLR"}},
+        schedule: {"type": "categorical", "choices": ["WarmupMultiStepLR", "WarmupPolyLR"]},
+    }
+    assert known_good_points(plan(lines, {}))[0] == {"config": {schedule: "WarmupMultiStepLR"}}
+
+
+def test_the_published_balance_has_the_sum_of_the_shares() -> None:
+    shares = {key: {"type": "share", "low": 0.1, "high": 20.0} for key in WEIGHTS}
+    points, _ = known_good_points(plan(shares, {CLASS: 2.0, MASK: 2.0, DICE: 2.0}))
+    assert points["published"] == {CLASS: 1.0, MASK: 2.5, DICE: 2.5}
+    same, _ = known_good_points(plan(shares, {CLASS: 0.6, MASK: 1.5, DICE: 1.5}))
+    assert list(same) == ["config"]
+
+
+def test_a_grid_tries_its_own_points_only() -> None:
+    grid = {LR: {"type": "loguniform", "low": 1e-5, "high": 1e-3, "points": 3}, CLASS: {**uniform(1, 3), "points": 3}}
+    assert known_good_points(plan(grid, {}), "grid") == ({"config": {LR: 1e-4, CLASS: 2.0}}, [])
+    points, notes = known_good_points(plan(grid, {LR: 2e-4, CLASS: 1.0}), "grid")
+    assert points == {}
+    assert notes == [
+        f"the config values are not tried first, as they are no point of the grid: {LR}=0.0002, {CLASS}=1.0"
+    ]

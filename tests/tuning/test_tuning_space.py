@@ -22,6 +22,12 @@ ENTRIES: dict[str, dict[str, Any]] = {
     "SOLVER.WEIGHT_DECAY": {"type": "uniform", "low": 0.0, "high": 0.1},
     "MODEL.MASK_FORMER.TRAIN_NUM_POINTS": {"type": "int", "low": 16, "high": 4096, "log": True},
 }
+RICH: dict[str, dict[str, Any]] = {
+    LR: {"type": "loguniform", "low": 1e-5, "high": 1e-3, "points": 3},
+    BATCH: {"type": "categorical", "choices": [4, 8, 16]},
+    "MODEL.MASK_FORMER.CLASS_WEIGHT": {"type": "share", "low": 0.5, "high": 10.0, "points": 2},
+    "MODEL.MASK_FORMER.MASK_WEIGHT": {"type": "share", "low": 0.5, "high": 10.0, "when": {BATCH: [4, 8]}},
+}
 
 
 def problems_of(entries: dict[str, Any], config: Config | None = None) -> str:
@@ -55,6 +61,9 @@ def test_it_survives_study_yaml() -> None:
     space = SearchSpace.from_dict(ENTRIES, source="s")
     assert SearchSpace.from_dict(yaml.safe_load(yaml.safe_dump(space.to_dict())), source="s") == space
     assert space.to_dict()[LR] == ENTRIES[LR]
+    rich = SearchSpace.from_dict(RICH)
+    assert rich.to_dict() == RICH
+    assert SearchSpace.from_dict(yaml.safe_load(yaml.safe_dump(rich.to_dict()))) == rich
 
 
 def test_numbers_may_be_written_as_text() -> None:
@@ -98,12 +107,15 @@ def test_contains_names_what_lies_outside(key: str, inside: list[Any], outside: 
     ("entry", "message"),
     [
         (3, "got 3, allowed: a range such as {type: loguniform"),
-        ({}, "got type None, allowed: uniform, loguniform, int, categorical"),
+        ({}, "got type None, allowed: uniform, loguniform, int, categorical, share"),
         (between(1, 2, "log_uniform"), "got type 'log_uniform', allowed: .*; did you mean loguniform"),
         ({"type": "int", "low": 1}, "high missing; write for example {type: int"),
         ({"type": "int"}, "low and high missing"),
         ({"type": "categorical"}, r"choices missing; write for example {type: categorical, choices: \[4, 8, 16\]}"),
-        ({"type": "uniform", "low": 1, "hig": 2}, "got 'hig', allowed for uniform: low, high; did you mean high"),
+        (
+            {"type": "uniform", "low": 1, "hig": 2},
+            "got 'hig', allowed for uniform: low, high, points, when; did you mean high",
+        ),
         (between(0.1, 1, step=0.1), "got 'step', allowed for uniform: low, high"),
         (between(0.1, 1, log=True), "got 'log', allowed for uniform: low, high"),
         (between(2, 1), "got low 2 and high 1, allowed: low < high"),
@@ -120,6 +132,15 @@ def test_contains_names_what_lies_outside(key: str, inside: list[Any], outside: 
         (between(1, 9, "int", step=-1), "got step -1, allowed: 1 or more"),
         (between(1, 9.5, "int"), "got high 9.5, allowed: a whole number"),
         (between(1, 9, "int", log="yes"), "got log 'yes', allowed: true or false"),
+        (between(0, 1, points=1), "got points 1, allowed: 2 or more"),
+        (between(0, 1, points=2.5), "got points 2.5, allowed: a whole number"),
+        (between(1, 9, "int", points=3), "got points 3, allowed: only with log: true, for a grid takes every step"),
+        ({**choices(1, 2), "points": 2}, "got 'points', allowed for categorical: choices, when"),
+        (between(0, 1, "share"), "got low 0, allowed: above 0"),
+        (between(0, 1, when=BATCH), f"got when '{BATCH}', allowed: a key and its values, such as when: {{"),
+        (between(0, 1, when={BATCH: []}), rf"got when {BATCH} \[\], allowed: one of its choices or a list of them"),
+        (between(0, 1, when={BATCH: None}), f"got when {BATCH} None, allowed: one of its choices"),
+        ({"type": ["int"]}, r"got type \['int'\], allowed: uniform"),
         ({"type": "uniform", "low": "a", "high": 2}, "got low 'a', allowed: a number"),
         ({"type": "uniform", "low": False, "high": True}, "got low False, allowed: a number"),
         (between(0, float("inf")), "got high inf, allowed: a number"),
@@ -219,14 +240,14 @@ def test_every_trial_of_every_packaged_space_is_a_valid_configuration() -> None:
         assert "# Trials: " in path.read_text(), "and with how many trials make sense"
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
         for _ in range(20):
-            trial = study.ask(space.distributions)
-            assert space.contains(trial.params) == []
-            config.with_values(trial.params)
+            values = space.suggest(study.ask())
+            assert space.contains(values) == []
+            config.with_values(space.resolve(values, config))
 
 
 def test_packaged_spaces_contain_mask2formers_own_point() -> None:
     """The published values go first, so they must lie inside; the demo's queries are the demo's."""
-    assert set(packaged_spaces()) == {"default", "demo", "learning_rate", "loss_weights", "queries"}
+    assert set(packaged_spaces()) == {"ablation", "default", "demo", "learning_rate", "loss_weights", "queries"}
     for name in packaged_spaces():
         space = load_space(name, Config())
         assert set(space.contains(space.own_values(Config()))) <= ({QUERIES} if name == "demo" else set())
