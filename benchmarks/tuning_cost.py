@@ -24,8 +24,17 @@ from typing import Any
 from raytune_m2f.config import Config
 from raytune_m2f.training.context import TrialContext
 from raytune_m2f.training.metrics import append_report
-from raytune_m2f.tuning import Budget, EarlyStopping, Resources, SearchSpace, StudyPlan, StudySettings
-from raytune_m2f.tuning import StudyDirectory, create_study, run_study
+from raytune_m2f.tuning import (
+    Budget,
+    EarlyStopping,
+    Resources,
+    SearchSpace,
+    StudyDirectory,
+    StudyPlan,
+    StudySettings,
+    create_study,
+    run_study,
+)
 from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.record import Record
 
@@ -129,7 +138,9 @@ def study(trials: int, concurrent: int, seconds: float) -> None:
         first = spans[0]["begun"] - start
         gaps = _gaps(spans)
         ideal = seconds * trials / concurrent
-        print(f"{trials} trials of {seconds:g} s, {concurrent} at once, in {len({s['process'] for s in spans})} processes")
+        print(
+            f"{trials} trials of {seconds:g} s, {concurrent} at once, in {len({s['process'] for s in spans})} processes"
+        )
         print(f"wall {wall:.1f} s, the trials alone {ideal:.1f} s: {100 * (wall - ideal) / wall:.1f} % machinery")
         print(f"from the command to the first trial's first line {first:.1f} s")
         print(f"from the end of a trial to the next one's first line: median {statistics.median(gaps):.2f} s, {gaps}")

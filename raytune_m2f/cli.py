@@ -112,8 +112,8 @@ def tune(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is maximised: a key of the reports, or a weighted sum such as 'segm/AP + 0.5*ripeness/accuracy'. "
-            "Given several times: several objectives; the first one stops and ranks trials.  [default: segm/AP]"
+            help="What is maximised: a key of the reports, or a weighted sum like 'segm/AP + 0.5*ripeness/accuracy'. "
+            "Several times: several objectives, of which the first stops and ranks trials.  [default: segm/AP]"
         ),
     ] = None,
     constraint: Annotated[

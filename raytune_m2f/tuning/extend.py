@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from optuna.trial import FrozenTrial
 
 from raytune_m2f.errors import SearchSpaceError, StudyError
 from raytune_m2f.tuning.settings import Budget, Usage
 from raytune_m2f.tuning.space import SearchSpace
-from raytune_m2f.tuning.space_change import space_changes
+from raytune_m2f.tuning.space_changes import space_changes
 from raytune_m2f.tuning.study import Point, StudyPlan
 
 
@@ -27,8 +30,8 @@ class Extension:
     space: SearchSpace | None = None
     points: tuple[Point, ...] = ()
 
-    def of(self, plan: StudyPlan, usage: Usage) -> StudyPlan:
-        """The plan as it is from now on.
+    def of(self, plan: StudyPlan, usage: Usage, trials: Sequence[FrozenTrial] = ()) -> StudyPlan:
+        """The plan as it is from now on; `trials` are those of the study.
 
         Raises:
             StudyError: nothing is added, or a limit that was not raised forbids to go on.
@@ -46,7 +49,9 @@ class Extension:
         points = (*plan.points, *(point for point in self.points if point not in plan.points))
         if plan.settings.sampler == "grid" and (budget.trials or 0) > len(points):
             raise StudyError(f"the grid has {len(points)} points; {budget.trials} trials are more than there are")
-        if self.space is not None and (problems := space_changes(plan.space, self.space)):
+        if self.space is not None and (
+            problems := space_changes(plan.space, self.space, plan.settings.sampler, trials)
+        ):
             raise SearchSpaceError("\n".join(problems))
         return replace(
             plan,

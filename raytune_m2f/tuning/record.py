@@ -4,7 +4,8 @@ What a trial did is written by the trial into its own directory first (reports, 
 record can therefore always be brought up to date from the directories, and `settle` is the one rule for both a trial
 that has just ended and one that a killed driver left behind. Attributes of a trial:
 
-    origin                        why this point: `config`, `published`, `earlier` (a best point of an earlier study), `pbt`
+    origin                        why this point: `config`, `published`, `grid`, `pbt`, `earlier` (a best point of an
+                                  earlier study), or the trial that `confirm` trains again
     prior                         it was not run here, but in the earlier study that it names
     asked                         all its values are drawn
     best, best_iteration, last    all metrics of the best and of the latest report
@@ -31,11 +32,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.training.trial_dir import STOP, check_metric, log_tail, read_failure
-from raytune_m2f.tuning import journal
-from raytune_m2f.tuning.asha import default_grace, stopped_at
+from raytune_m2f.training.trial_dir import STOP, log_tail, read_failure
+from raytune_m2f.tuning.failures import fingerprint
+from raytune_m2f.tuning.index import Index
+from raytune_m2f.tuning.rungs import judge
 from raytune_m2f.tuning.samplers import make_sampler
-from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.settings import Usage
 from raytune_m2f.tuning.storage import open_study
 from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
@@ -104,23 +105,30 @@ class Record:
         """Start a new trial and return its number."""
         self._prepare_sampler(started=self.usage().trials)
         trial = self._study.ask()
-        self.plan.space.suggest(trial)
+        self._draw(trial)
+        self.index.add(self._storage.get_trial(trial._trial_id))
         return trial.number
 
     def reconcile(self) -> list[int]:
         """Bring the record up to date with what trials left behind; returns the trials that have to go on."""
         # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got.
-        self._prepare_sampler(started=max(0, len(self.trials(*STARTED)) - 1))
-        for trial in self.trials(TrialState.RUNNING):
-            self.plan.space.suggest(optuna.trial.Trial(self._study, trial._trial_id))
-            if self.settle(trial.number) is None:
-                unfinished.append(trial.number)
-        return unfinished
+        self._prepare_sampler(started=max(0, self.usage().trials - 1))
+        running = self.trials(TrialState.RUNNING)
+        for trial in running:
+            if "asked" not in trial.user_attrs:
+                self._draw(optuna.trial.Trial(self._study, trial._trial_id))
+            self.settle(trial.number)
+        return self.unfinished()
+
+    def _draw(self, trial: optuna.trial.Trial) -> None:
+        self.plan.space.suggest(trial)
+        trial.set_user_attr("asked", True)
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        conditional = self.plan.space.conditional
-        self._study.sampler = make_sampler("tpe", settings.seed, started, settings.budget.trials, conditional)
+        self._study.sampler = make_sampler(
+            settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
+        )
 
     # Telling what trials did
 

@@ -68,7 +68,8 @@ def create_study(
         name = f"{study.root.name} {uuid.uuid4().hex[:8]}"  # another directory may have the same name
         settings = settings.model_copy(update={"optuna_study": name})
     if settings.sampler == "grid" and not points:
-        points = [("grid", values) for values in grid(space)]
+        own = space.own_values(config)
+        points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
     study.trials.mkdir(parents=True, exist_ok=True)
@@ -108,7 +109,7 @@ def run_study(
     with study.locked():
         record = Record(study, StudyPlan.load(study.plan_file))
         if extension is not None:
-            extension.of(record.plan, record.usage()).save(study.plan_file)
+            extension.of(record.plan, record.usage(), record.trials()).save(study.plan_file)
             record = Record(study, StudyPlan.load(study.plan_file))
         for note in enqueue_points(record):
             progress.note(note)

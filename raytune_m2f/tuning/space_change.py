@@ -1,2 +1,0 @@
-def space_changes(old, new):
-    return []
