@@ -109,7 +109,8 @@ def main() -> None:
     for seed in arguments.seeds:
         options = ["--output", str(output), "--seeds", str(seed)]
         runs = [subprocess.Popen([sys.executable, "-W", "ignore", __file__, *options, "--arm", arm]) for arm in ARMS]
-        if any([run.wait() for run in runs]):
+        codes = [run.wait() for run in runs]  # of both, before anything is said
+        if any(codes):
             raise SystemExit(f"seed {seed}: a study failed")
         random, ours = (Course.read(output / f"{arm}-{seed}") for arm in ARMS)
         reached = ours.reaches(random.best)

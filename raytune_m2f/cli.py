@@ -96,11 +96,16 @@ def train(
 def tune(
     config: ConfigFile,
     space: Annotated[
-        str, typer.Option(help="Search space: a name (default, learning_rate, queries, loss_weights, demo) or a file.")
+        str,
+        typer.Option(
+            help="Search space: a name (default, learning_rate, queries, loss_weights, ablation, demo) or a file."
+        ),
     ],
     study: Annotated[Path, typer.Option(help="Study directory to make; on a cluster, on storage that all nodes see.")],
     overrides: Overrides = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Trials in total.  [default: 20 if no other limit]")] = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials in total; by default 20 if there is no other limit.")
+    ] = None,
     time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps over all trials.")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0.01, help="GPU-hours over all trials.")] = None,
@@ -113,7 +118,7 @@ def tune(
         list[str] | None,
         typer.Option(
             help="What is maximised: a key of the reports, or a weighted sum like 'segm/AP + 0.5*ripeness/accuracy'. "
-            "Several times: several objectives, of which the first stops and ranks trials.  [default: segm/AP]"
+            "By default segm/AP. Several times: several objectives, of which the first stops and ranks trials."
         ),
     ] = None,
     constraint: Annotated[
@@ -121,11 +126,12 @@ def tune(
     ] = None,
     sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "tpe",
     early_stopping: Annotated[
-        Method,
+        Method | None,
         typer.Option(
-            help="asha ends hopeless trials, promotion pauses them, pbt continues better ones in their place.",
+            help="asha ends hopeless trials, promotion pauses them, pbt continues better ones in their place. By "
+            "default asha, and none with --sampler grid.",
         ),
-    ] = "asha",
+    ] = None,
     grace: Annotated[int | None, typer.Option(min=1, help="Iterations before which no trial is stopped.")] = None,
     reduction_factor: Annotated[int, typer.Option(min=2, help="One in so many trials goes on at a rung.")] = 3,
     from_study: Annotated[
@@ -165,7 +171,9 @@ def tune(
             sampler=sampler,
             seed=seed,
             early_stopping=tuning.EarlyStopping(
-                method=early_stopping, grace_iterations=grace, reduction_factor=reduction_factor
+                method=early_stopping or ("none" if sampler == "grid" else "asha"),
+                grace_iterations=grace,
+                reduction_factor=reduction_factor,
             ),
             resources=tuning.Resources(
                 workers=workers_per_trial, gpus_per_worker=gpus_per_worker, concurrent=concurrent

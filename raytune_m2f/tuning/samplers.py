@@ -34,7 +34,7 @@ def make_sampler(
       generation has (8 for 4 keys) the others are wasted. Categorical and conditional keys are drawn at random. Optuna
       keeps its state as a pickle: go on only with a study directory that you trust.
     - `random` learns nothing.
-    - `grid` is `space_grid.next_grid_point`, which is queued; its sampler has nothing left to choose.
+    - `grid` has all points of `space_grid.grid` in the queue; its sampler has nothing left to choose.
 
     Args:
         kind: one of SAMPLERS.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from raytune_m2f.tuning.space_grid import grid
 from raytune_m2f.tuning.study import StudyPlan
 
 # Mask2Former's own loss weights (Cheng et al., 2022, section 4.1): the classification 2, the mask and the dice loss 5.
@@ -16,21 +15,9 @@ PUBLISHED = {
 }
 
 
-def known_good_points(plan: StudyPlan, kind: str = "tpe") -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The points to try first, by their origin, and what the user should know of those that are left out.
-
-    A grid tries its own points only: of the known ones the configuration's, if it is one of them.
-
-    Args:
-        kind: one of SAMPLERS.
-    Raises:
-        SearchSpaceError: `kind` is grid and the space is none.
-    """
+def known_good_points(plan: StudyPlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The points to try first, by their origin, and what the user should know of those that are left out."""
     own = plan.space.own_values(plan.config)
-    if kind == "grid":
-        if own in grid(plan.space):
-            return {"config": own}, []
-        return {}, [f"the config values are not tried first, as they are no point of the grid: {_stated(own)}"]
     published = _published(plan, own)
     candidates = {"config": own}
     if published != own:

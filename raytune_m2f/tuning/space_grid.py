@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial
 
 from raytune_m2f.config.build import in_one_message
 from raytune_m2f.errors import SearchSpaceError
@@ -40,21 +39,6 @@ def grid(space: SearchSpace) -> list[dict[str, Any]]:
             "or larger steps, or take another sampler"
         )
     return list({_balance(space, point): point for point in reversed(points)}.values())[::-1]
-
-
-def next_grid_point(points: Sequence[dict[str, Any]], taken: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The first point that is not yet taken; None if all are.
-
-    Args:
-        taken: of the trials so far, as `taken_points` gives them.
-    """
-    known = list(taken)
-    return next((point for point in points if point not in known), None)
-
-
-def taken_points(trials: Iterable[FrozenTrial]) -> list[dict[str, Any]]:
-    """The points of trials, also of those that are queued or half asked for."""
-    return [{**trial.system_attrs.get("fixed_params", {}), **trial.params} for trial in trials]
 
 
 def _problem(entry: Entry) -> str:

@@ -60,13 +60,3 @@ def test_the_published_balance_has_the_sum_of_the_shares() -> None:
     assert points["published"] == {CLASS: 1.0, MASK: 2.5, DICE: 2.5}
     same, _ = known_good_points(plan(shares, {CLASS: 0.6, MASK: 1.5, DICE: 1.5}))
     assert list(same) == ["config"]
-
-
-def test_a_grid_tries_its_own_points_only() -> None:
-    grid = {LR: {"type": "loguniform", "low": 1e-5, "high": 1e-3, "points": 3}, CLASS: {**uniform(1, 3), "points": 3}}
-    assert known_good_points(plan(grid, {}), "grid") == ({"config": {LR: 1e-4, CLASS: 2.0}}, [])
-    points, notes = known_good_points(plan(grid, {LR: 2e-4, CLASS: 1.0}), "grid")
-    assert points == {}
-    assert notes == [
-        f"the config values are not tried first, as they are no point of the grid: {LR}=0.0002, {CLASS}=1.0"
-    ]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import optuna
 import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import SearchSpaceError
 from raytune_m2f.tuning.space import SearchSpace, load_space
-from raytune_m2f.tuning.space_grid import grid, next_grid_point, taken_points
+from raytune_m2f.tuning.space_grid import grid
 
 LR, BATCH, QUERIES = "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 POINTS, DECAY = "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.WEIGHT_DECAY"
@@ -81,25 +80,6 @@ def test_a_grid_without_end_is_refused() -> None:
     whole = {"type": "int", "low": 1, "high": 1000}
     with pytest.raises(SearchSpaceError, match=f"^s: a grid of more than 10000 points \\({QUERIES} 1000 x {POINTS}"):
         points_of({QUERIES: whole, POINTS: whole})
-
-
-def test_each_point_is_tried_once_whatever_was_queued_or_half_asked() -> None:
-    space = load_space("ablation", Config())
-    points = grid(space)
-    assert len(points) == 15
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    study.enqueue_trial(points[4])
-    asked = study.ask()
-    asked.suggest_categorical(QUERIES, [50, 100, 200])  # killed between its two keys
-    study.enqueue_trial(points[0])  # killed before it was asked for
-    while (point := next_grid_point(points, taken_points(study.get_trials()))) is not None:
-        study.enqueue_trial(point)
-        space.suggest(study.ask())
-    space.suggest(optuna.trial.Trial(study, asked._trial_id))
-    space.suggest(study.ask())  # the last in the queue
-    tried = [trial.params for trial in study.get_trials()]
-    assert len(tried) == 15
-    assert all(point in tried for point in points)
 
 
 def test_the_packaged_ablation_has_the_configurations_own_point() -> None:
