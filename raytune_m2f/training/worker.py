@@ -18,11 +18,17 @@ from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather
+from raytune_m2f.training.memory import explained
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.weights import load_weights
 
 log = logging.getLogger(__name__)
+
+EVALUATION_ADVICE = (
+    "Lower TEST.IMS_PER_BATCH, TEST.DETECTIONS_PER_IMAGE, INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, or "
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES, or use a machine with more memory."
+)
 
 
 def train_trial(config: Config, context: TrialContext) -> Report:
@@ -34,8 +40,14 @@ def train_trial(config: Config, context: TrialContext) -> Report:
     Raises:
         InputError: configuration or data are wrong; before anything is trained.
         NonFiniteLossError: the loss became NaN or infinite.
+        OutOfMemoryError: one image at a time is too much.
         CheckpointError: a checkpoint could not be written.
     """
+    with explained("before or between steps"):
+        return _train(config, context)
+
+
+def _train(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     engine = build_engine(config)
     model = build_network(config, engine.categories).to(context.device)
@@ -48,7 +60,8 @@ def train_trial(config: Config, context: TrialContext) -> Report:
         run.observe(run.stepper.step(samples, iteration))
         run.iteration = iteration + 1
         if run.evaluation_is_due:
-            report = run.evaluate()
+            with explained("in evaluation", EVALUATION_ADVICE):
+                report = run.evaluate()
             run.keep(report)
             if context.report(report):
                 return report
