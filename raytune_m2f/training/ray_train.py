@@ -236,8 +236,6 @@ def _worker(loop: dict[str, Any]) -> None:
         group = get_current_placement_group()
         if group is not None:
             (output_dir / GROUP).write_text(group.id.hex())
-    if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
-        return
     torch.set_num_threads(loop["threads"])
 
     def report(metrics: Report) -> bool:
@@ -245,6 +243,9 @@ def _worker(loop: dict[str, Any]) -> None:
 
     context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"])
     with occupied(output_dir, rank):
+        # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
+        if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
+            return
         try:
             loop["function"](Config.from_dict(loop["config"], source="config"), context)
         except Exception as error:

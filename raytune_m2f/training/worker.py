@@ -44,18 +44,25 @@ def train_trial(config: Config, context: TrialContext) -> Report:
         CheckpointError: a checkpoint could not be written.
     """
     with explained("before or between steps"):
-        return _train(config, context)
+        return _train_trial(config, context)
 
 
-def _train(config: Config, context: TrialContext) -> Report:
+def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     engine = build_engine(config)
     model = build_network(config, engine.categories).to(context.device)
-    run = Run(config, context, engine, Stepper.build(config, model, context))
-    if not run.restore() and config.MODEL.WEIGHTS:
-        load_weights(model, config.MODEL.WEIGHTS)
-    if run.report is not None and (context.report(run.report) or run.finished):
-        return run.report  # it was told before; a restart that stays silent would wait for ever
+    stepper = Stepper.build(config, model, context)
+    with checkpoint.CheckpointWriter(context.output_dir / "checkpoints", context.keep) as writer:
+        run = Run(config, context, engine, stepper, writer)
+        if not run.restore() and config.MODEL.WEIGHTS:
+            load_weights(model, config.MODEL.WEIGHTS)
+        if run.report is not None and (context.report(run.report) or run.finished):
+            return run.report  # it was told before; a restart that stays silent would wait for ever
+        return _train(run)
+
+
+def _train(run: Run) -> Report:
+    """All iterations that are left, up to the report at which the trial is told to stop."""
     for iteration, samples in run.batches():
         run.observe(run.stepper.step(samples, iteration))
         run.iteration = iteration + 1
@@ -63,9 +70,9 @@ def _train(config: Config, context: TrialContext) -> Report:
             with explained("in evaluation", EVALUATION_ADVICE):
                 report = run.evaluate()
             run.keep(report)
-            if context.report(report):
+            if run.context.report(report):
                 return report
-        elif run.iteration % config.SOLVER.CHECKPOINT_PERIOD == 0:
+        elif run.iteration % run.config.SOLVER.CHECKPOINT_PERIOD == 0:
             run.save()
     if run.report is None:
         raise TrainingError("the engine gave no batch: nothing was trained")
@@ -79,7 +86,7 @@ class Run:
     Attributes:
         iteration: optimizer steps done.
         report: of the last evaluation; None before the first.
-        best: highest value of `context.metric` so far.
+        best: value of `context.metric` of the model in best.pth.
         seconds: spent in training and evaluation, earlier runs of the trial included.
     """
 
@@ -87,6 +94,7 @@ class Run:
     context: TrialContext
     engine: Engine
     stepper: Stepper
+    writer: checkpoint.CheckpointWriter
     iteration: int = 0
     report: Report | None = None
     best: float = -math.inf
@@ -97,7 +105,6 @@ class Run:
         self._clock = time.monotonic()
         gather = all_gather if self.context.world_size > 1 else None
         self._evaluator = self.engine.evaluator(gather)
-        self._folder = self.context.output_dir / "checkpoints"
 
     @property
     def finished(self) -> bool:
@@ -117,11 +124,14 @@ class Run:
 
     def restore(self) -> bool:
         """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
-        state = checkpoint.load_newest(self._folder)
+        folder = self.context.output_dir / "checkpoints"
+        state, best = checkpoint.load_newest(folder), checkpoint.best_report(folder)
+        if best is not None:
+            self.best = best[self.context.metric]
         if state is not None:
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
-            self.best, self.seconds, self.losses = state["best"], state["seconds"], state["losses"]
+            self.seconds, self.losses = state["seconds"], state["losses"]
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
             self.context.output_dir.mkdir(parents=True, exist_ok=True)
@@ -178,39 +188,34 @@ class Run:
         }
 
     def keep(self, report: Report) -> None:
-        """Write best model, checkpoint and metrics.jsonl, in this order.
+        """Best model, checkpoint and metrics.jsonl.
 
-        A kill in between costs nothing: without its checkpoint the iteration is done again and gives the same, and a
-        restore adds the checkpoint's report to the file.
+        The next iterations do not wait for the files; a kill meanwhile costs the iterations since the checkpoint
+        before, which give the same reports once more. The last report is known only when all is on disk: nobody
+        would go on from the checkpoint before it.
         """
         self.report = report
         value = report[self.context.metric]
-        if value > self.best and self.context.is_main:
-            checkpoint.save(self._portable(), self._folder / checkpoint.BEST)
-        self.best = max(self.best, value)
-        self.save()
+        is_best = value > self.best
+        if is_best:
+            self.best = value
+        self.save(best=is_best)
+        if self.finished:
+            self.writer.wait()
         if self.context.is_main:
             metrics.append_report(self.context.output_dir, report)
             log.info("iteration %d: %s %.2f", self.iteration, self.context.metric, value)
 
-    def save(self) -> None:
-        """Write the checkpoint of this iteration."""
+    def save(self, *, best: bool = False) -> None:
+        """Start to write the checkpoint of this iteration; `best` if it is the best so far."""
         if self.context.is_main:
             state = {
-                **self._portable(),
                 **self.stepper.state(),
+                "config": self.config.to_dict(),
+                "categories": self.engine.categories.to_dict(),
+                "report": self.report,
                 "iteration": self.iteration,
-                "best": self.best,
                 "seconds": self.seconds,
                 "losses": self.losses,
             }
-            checkpoint.save_iteration(state, self._folder)
-
-    def _portable(self) -> checkpoint.Checkpoint:
-        """What the model needs to be used elsewhere."""
-        return {
-            "model": self.stepper.model.state_dict(),
-            "config": self.config.to_dict(),
-            "categories": self.engine.categories.to_dict(),
-            "report": self.report,
-        }
+            self.writer.write(state, best=best)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from report_cases import same
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import ConfigError, DatasetError, NonFiniteLossError
@@ -28,11 +29,6 @@ class Listener:
     def __call__(self, report: Report) -> bool:
         self.told.append(report["iteration"])
         return False
-
-
-def same(report: Report) -> Report:
-    """A report without what differs between equal runs."""
-    return {name: value for name, value in report.items() if name != "seconds"}
 
 
 @pytest.fixture(scope="module")
