@@ -14,10 +14,11 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import NonFiniteLossError, TrainingError
+from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.distributed import all_gather
+from raytune_m2f.training.distributed import all_gather, all_reduce_sum
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
@@ -86,7 +87,8 @@ class Run:
     Attributes:
         iteration: optimizer steps done.
         report: of the last evaluation; None before the first.
-        best: value of `context.metric` of the model in best.pth.
+        best: how many images were scored, and the value of `context.metric`, of the model in best.pth; a score on
+            all test images stands above every score on a subset.
         seconds: spent in training and evaluation, earlier runs of the trial included.
     """
 
@@ -97,14 +99,13 @@ class Run:
     writer: checkpoint.CheckpointWriter
     iteration: int = 0
     report: Report | None = None
-    best: float = -math.inf
+    best: tuple[int, float] = (0, -math.inf)
     seconds: float = 0.0
     losses: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
-        gather = all_gather if self.context.world_size > 1 else None
-        self._evaluator = self.engine.evaluator(gather)
+        self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
 
     @property
     def finished(self) -> bool:
@@ -127,7 +128,7 @@ class Run:
         folder = self.context.output_dir / "checkpoints"
         state, best = checkpoint.load_newest(folder), checkpoint.best_report(folder)
         if best is not None:
-            self.best = best[self.context.metric]
+            self.best = self._rank(best)
         if state is not None:
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
@@ -149,11 +150,18 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self) -> Report:
-        """Predict the test images and score them; the report is the same on every worker."""
+        """Predict the test images and score them; the report is the same on every worker.
+
+        Before the last iteration these are TEST.SUBSET images.
+        """
         model, config, context = self.stepper.model, self.config, self.context
         model.eval()
-        self._evaluator.reset()
-        for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size):
+        subset = config.TEST.SUBSET > 0 and not self.finished
+        evaluator = self._evaluator(subset)
+        evaluator.reset()
+        images = 0
+        for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size, subset=subset):
+            images += len(samples)
             # in float32, as in the reference: the exported model scores the same
             predicted = model.predict(
                 [sample.image for sample in samples],
@@ -161,10 +169,16 @@ class Run:
                 max_instances=config.TEST.DETECTIONS_PER_IMAGE,
                 ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
             )
-            self._evaluator.process(samples, [instances.to("cpu") for instances in predicted])
-        return self._report(self._evaluator.evaluate())
+            evaluator.process(samples, [instances.to("cpu") for instances in predicted])
+        return self._report(evaluator.evaluate(), images)
 
-    def _report(self, scores: dict[str, float]) -> Report:
+    def _evaluator(self, subset: bool) -> Evaluator:
+        if subset not in self._evaluators:
+            gather = all_gather if self.context.world_size > 1 else None
+            self._evaluators[subset] = self.engine.evaluator(gather, subset=subset)
+        return self._evaluators[subset]
+
+    def _report(self, scores: dict[str, float], images: int) -> Report:
         if not math.isfinite(scores.get(self.context.metric, math.nan)):
             raise NonFiniteLossError(
                 f"iteration {self.iteration}: {self.context.metric} is {scores.get(self.context.metric)}; "
@@ -178,6 +192,7 @@ class Run:
         return {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
+            "images": int(all_reduce_sum(torch.tensor(images), self.context.device)),
             **means,
             "lr": max(self.stepper.scheduler.get_last_lr()),
             "effective_lr": effective_lr(self.config),
@@ -195,16 +210,19 @@ class Run:
         would go on from the checkpoint before it.
         """
         self.report = report
-        value = report[self.context.metric]
-        is_best = value > self.best
+        is_best = self._rank(report) > self.best
         if is_best:
-            self.best = value
+            self.best = self._rank(report)
         self.save(best=is_best)
         if self.finished:
             self.writer.wait()
         if self.context.is_main:
             metrics.append_report(self.context.output_dir, report)
-            log.info("iteration %d: %s %.2f", self.iteration, self.context.metric, value)
+            metric = self.context.metric
+            log.info("iteration %d: %s %.2f on %d images", self.iteration, metric, report[metric], report["images"])
+
+    def _rank(self, report: Report) -> tuple[int, float]:
+        return report.get("images", 0), report[self.context.metric]
 
     def save(self, *, best: bool = False) -> None:
         """Start to write the checkpoint of this iteration; `best` if it is the best so far."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from report_cases import same
 
 from raytune_m2f.config import Config

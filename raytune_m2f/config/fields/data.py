@@ -140,6 +140,12 @@ class Test(Section):
     EVAL_PERIOD: int = Field(
         5000, ge=0, le=100_000_000, description="Distance of evaluations; 0 = only at the end [iterations]."
     )
+    SUBSET: int = Field(
+        0,
+        ge=0,
+        le=100_000_000,
+        description="Test images of every evaluation but the last, a fixed choice by SEED; 0 = all [images].",
+    )
     DETECTIONS_PER_IMAGE: int = Field(
         100,
         ge=1,
