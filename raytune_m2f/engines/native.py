@@ -81,8 +81,13 @@ class NativeEngine(Engine):
         return self._loader(own, batch_size=config.TEST.IMS_PER_BATCH)
 
     def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
-        test = self.test_subset if subset else self.test
-        return CocoEvaluator(test, max_detections=self.config.TEST.DETECTIONS_PER_IMAGE, gather=gather)
+        settings = self.config.TEST
+        return CocoEvaluator(
+            self.test_subset if subset else self.test,
+            max_detections=settings.DETECTIONS_PER_IMAGE,
+            bootstrap=settings.BOOTSTRAP,
+            gather=gather,
+        )
 
     def _loader(
         self, dataset: Dataset[T], *, batch_sampler: BatchStream | None = None, batch_size: int = 1

@@ -152,5 +152,11 @@ class Test(Section):
         le=100_000,
         description="Instances kept, and counted by COCO's evaluation, per image [instances].",
     )
+    BOOTSTRAP: int = Field(
+        100,
+        ge=0,
+        le=100_000,
+        description="Draws of the test images for segm/AP_se, the standard error of segm/AP; 0 = none [draws].",
+    )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
     AUG: TestAugmentation = TestAugmentation()
