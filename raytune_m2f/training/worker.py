@@ -18,10 +18,11 @@ from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.distributed import all_gather, all_reduce_sum
+from raytune_m2f.training.distributed import all_gather
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.usage import Usage, usage_report
 from raytune_m2f.training.weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def train_trial(config: Config, context: TrialContext) -> Report:
     """Train from the newest checkpoint in `context.output_dir`, or from the start, to MAX_ITER or until told to stop.
 
     Returns:
-        the last report: "iteration", the evaluator's metrics, the losses.
+        the last report: "iteration", the evaluator's metrics, the losses, and what it took (`usage_report`).
 
     Raises:
         InputError: configuration or data are wrong; before anything is trained.
@@ -159,18 +160,19 @@ class Run:
         subset = config.TEST.SUBSET > 0 and not self.finished
         evaluator = self._evaluator(subset)
         evaluator.reset()
-        images = 0
+        usage = Usage()
         for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size, subset=subset):
-            images += len(samples)
-            # in float32, as in the reference: the exported model scores the same
-            predicted = model.predict(
-                [sample.image for sample in samples],
-                [(sample.height, sample.width) for sample in samples],
-                max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-                ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-            )
+            with usage.predicting(len(samples), context.device):
+                # in float32, as in the reference: the exported model scores the same
+                predicted = model.predict(
+                    [sample.image for sample in samples],
+                    [(sample.height, sample.width) for sample in samples],
+                    max_instances=config.TEST.DETECTIONS_PER_IMAGE,
+                    ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
+                )
             evaluator.process(samples, [instances.to("cpu") for instances in predicted])
-        return self._report(evaluator.evaluate(), images)
+        workers = all_gather([usage]) if context.world_size > 1 else [[usage]]
+        return self._report(evaluator.evaluate(), usage_report([usage for [usage] in workers]))
 
     def _evaluator(self, subset: bool) -> Evaluator:
         if subset not in self._evaluators:
@@ -178,7 +180,7 @@ class Run:
             self._evaluators[subset] = self.engine.evaluator(gather, subset=subset)
         return self._evaluators[subset]
 
-    def _report(self, scores: dict[str, float], images: int) -> Report:
+    def _report(self, scores: dict[str, float], usage: Report) -> Report:
         if not math.isfinite(scores.get(self.context.metric, math.nan)):
             raise NonFiniteLossError(
                 f"iteration {self.iteration}: {self.context.metric} is {scores.get(self.context.metric)}; "
@@ -192,13 +194,13 @@ class Run:
         return {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
-            "images": int(all_reduce_sum(torch.tensor(images), self.context.device)),
             **means,
             "lr": max(self.stepper.scheduler.get_last_lr()),
             "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
             "workers": self.context.world_size,
+            **usage,
             "seconds": round(self.seconds, 3),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raytune_m2f.training.context import Report
 
-MEASURED = {"seconds"}
+MEASURED = {"seconds", "latency_ms", "memory_gb"}
 
 
 def same(report: Report) -> Report:

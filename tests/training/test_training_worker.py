@@ -54,7 +54,8 @@ def test_a_trial_leaves_what_its_directory_promises(finished: Path) -> None:
     for key in ("segm/AP", "segm/AP50", "segm/AP-disc", "loss", "loss_ce", "loss_mask", "loss_dice", "loss_color"):
         assert key in reports[0]
     assert reports[0]["lr"] == reports[0]["effective_lr"] == pytest.approx(1e-3)
-    assert (reports[0]["global_batch"], reports[0]["micro_batch"]) == (4, 4)
+    assert (reports[0]["global_batch"], reports[0]["micro_batch"], reports[0]["images"]) == (4, 4, 6)
+    assert {"segm/AP_se", "host", "memory_gb", "latency_ms", "seconds"} < reports[0].keys()
 
 
 def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
