@@ -104,6 +104,7 @@ def train_on_ray(
     on_report: Callable[[Report], bool] = never_stop,
     max_failures: int = 1,
     metric: str = "segm/AP",
+    keep: frozenset[int] = frozenset(),
     address: str | None = None,
     function: TrialFunction | None = None,
 ) -> Report:
@@ -115,6 +116,7 @@ def train_on_ray(
             An error of ours (a NaN loss, a wrong dataset) is not retried. Starting again with a smaller micro-batch
             does not count.
         metric: the report's entry that is to be high; decides which checkpoint is the best.
+        keep: iterations whose checkpoints are never deleted.
         address: of a Ray cluster; see `ray_session`.
         function: instead of `train_trial`; tests use this seam.
     Raises:
@@ -131,6 +133,7 @@ def train_on_ray(
             "threads": cpus_per_worker,
             "bridge": bridge,
             "metric": metric,
+            "keep": keep,
             "function": function or _train_trial,
         }
         trainer = TorchTrainer(
@@ -241,7 +244,7 @@ def _worker(loop: dict[str, Any]) -> None:
     def report(metrics: Report) -> bool:
         return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
 
-    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"])
+    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"], loop["keep"])
     with occupied(output_dir, rank):
         # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
         if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):

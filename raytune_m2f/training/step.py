@@ -228,11 +228,30 @@ class Stepper:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the state of a checkpoint."""
+        """Take the state of a checkpoint; learning rates, weight decays and the schedule are the configuration's own.
+
+        The checkpoint may be one of a trial with other values of these: its moments are taken by parameter (the groups
+        depend on the values), and of its schedule the position.
+        """
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        theirs = build_optimizer(Config.from_dict(state["config"], source="checkpoint"), self.model)
+        theirs.load_state_dict(state["optimizer"])
+        self.optimizer.state.update(theirs.state)
+        self._move_schedule(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
+
+    def _move_schedule(self, state: dict[str, Any]) -> None:
+        position = state["last_epoch"]
+        own = self.scheduler.state_dict()
+        rates = [
+            base * factor(position)
+            for base, factor in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        ]
+        self.scheduler.load_state_dict(
+            {**own, "last_epoch": position, "_step_count": state["_step_count"], "_last_lr": rates}
+        )
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def _padded(target: Target, size: tuple[int, int]) -> Target:
