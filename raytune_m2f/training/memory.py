@@ -20,7 +20,7 @@ ADVICE = (
     "Lower INPUT.IMAGE_SIZE, MODEL.MASK_FORMER.NUM_OBJECT_QUERIES or MODEL.MASK_FORMER.TRAIN_NUM_POINTS, take a "
     "smaller backbone, enable SOLVER.AMP on a GPU, or use a machine with more memory."
 )
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
 
 
 class StartAgain(Exception):  # noqa: N818  # not an error: all workers start again, with the micro-batch that was noted

@@ -128,7 +128,7 @@ class Run:
         """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
         folder = self.context.output_dir / "checkpoints"
         state, best = checkpoint.load_newest(folder), checkpoint.best_report(folder)
-        if best is not None:
+        if best is not None and self.context.metric in best:
             self.best = self._rank(best)
         if state is not None:
             self.stepper.restore(state)
