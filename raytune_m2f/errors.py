@@ -3,6 +3,7 @@
     RaytuneM2FError              exit code 1: the work failed
       TrainingError              a trial could not go on
         NonFiniteLossError       the loss or a metric became NaN or infinite
+        OutOfMemoryError         one image at a time is still too much
       CheckpointError            no checkpoint could be read or written
       InputError                 exit code 2: what the user gave is wrong
         ConfigError              a configuration file, key or value
@@ -30,6 +31,10 @@ class TrainingError(RaytuneM2FError):
 
 class NonFiniteLossError(TrainingError):
     """The loss or a metric became NaN or infinite: a failure, never a score."""
+
+
+class OutOfMemoryError(TrainingError):
+    """One image at a time is still too much for the memory of the GPU or of the machine."""
 
 
 class CheckpointError(RaytuneM2FError):

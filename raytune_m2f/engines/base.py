@@ -4,7 +4,8 @@ An engine turns datasets into batches and predictions into metrics; it never tra
 
 - A batch depends on the configuration and the iteration alone. Over one worker or several, from the start or from a
   later iteration, the same iteration has the same samples, with the same augmentation.
-- Over all workers every test image is given out exactly once.
+- Over all workers every test image is given out exactly once; the same holds for the subset of TEST.SUBSET images,
+  which is chosen by the configuration alone.
 - Labels are checked against their ranges before the first batch.
 - It has no state: nothing of an engine goes into a checkpoint.
 """
@@ -39,9 +40,9 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def test_batches(self, *, rank: int, world_size: int) -> Iterable[list[TestSample]]:
-        """This worker's part of the test images, in batches of at most TEST.IMS_PER_BATCH."""
+    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[TestSample]]:
+        """This worker's part of the test images, or of their `subset`, in batches of at most TEST.IMS_PER_BATCH."""
 
     @abstractmethod
-    def evaluator(self, gather: Gather | None = None) -> Evaluator:
-        """An evaluator of the test images; `gather` where there are several workers."""
+    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
+        """An evaluator of the test images, or of their `subset` only; `gather` where there are several workers."""

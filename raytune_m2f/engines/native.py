@@ -21,18 +21,23 @@ from raytune_m2f.data import (
     load_coco,
     shard,
 )
+from raytune_m2f.data.sampler import generator
 from raytune_m2f.engines.base import Engine
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
 
 T = TypeVar("T")
 
+SUBSET = 2
+"""The stream of random numbers that chooses TEST.SUBSET images; `data.sampler` has streams 0 and 1."""
+
 
 class NativeEngine(Engine):
     """COCO files in, batches out.
 
     Raises:
-        ConfigError: a dataset is not registered, or NUM_CLASSES is not what the annotations have.
+        ConfigError: a dataset is not registered, NUM_CLASSES is not what the annotations have, or there is nothing
+            to find in the images of TEST.SUBSET.
         DatasetError: an annotation file is wrong.
     """
 
@@ -41,6 +46,7 @@ class NativeEngine(Engine):
         self.train = merge([load_registered(config, name) for name in config.DATASETS.TRAIN])
         self.test = load_registered(config, only_test_dataset(config))
         check_same_labels(self.train, self.test)
+        self.test_subset = subset_of(self.test, config.TEST.SUBSET, config.SEED)
         self.categories = self.train.categories
         self.most_instances = max((len(record.instances) for record in self.train.records), default=0)
         check_num_classes(config, self.train)
@@ -67,14 +73,21 @@ class NativeEngine(Engine):
         )
         return iter(self._loader(dataset, batch_sampler=stream))
 
-    def test_batches(self, *, rank: int, world_size: int) -> Iterable[list[TestSample]]:
+    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[TestSample]]:
         config = self.config
-        dataset = TestDataset(self.test, min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST)
+        test = self.test_subset if subset else self.test
+        dataset = TestDataset(test, min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST)
         own = Subset(dataset, shard(len(dataset), rank, world_size))
         return self._loader(own, batch_size=config.TEST.IMS_PER_BATCH)
 
-    def evaluator(self, gather: Gather | None = None) -> Evaluator:
-        return CocoEvaluator(self.test, max_detections=self.config.TEST.DETECTIONS_PER_IMAGE, gather=gather)
+    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
+        settings = self.config.TEST
+        return CocoEvaluator(
+            self.test_subset if subset else self.test,
+            max_detections=settings.DETECTIONS_PER_IMAGE,
+            bootstrap=settings.BOOTSTRAP,
+            gather=gather,
+        )
 
     def _loader(
         self, dataset: Dataset[T], *, batch_sampler: BatchStream | None = None, batch_size: int = 1
@@ -116,6 +129,20 @@ def merge(datasets: list[CocoDataset]) -> CocoDataset:
         name="+".join(dataset.name for dataset in datasets),
         records=tuple(record for dataset in datasets for record in dataset.records),
     )
+
+
+def subset_of(dataset: CocoDataset, size: int, seed: int) -> CocoDataset:
+    """`size` images of a test set (0: all), in its order; a larger choice of the same seed holds a smaller one."""
+    if size == 0 or size >= len(dataset.records):
+        return dataset
+    chosen = sorted(generator(seed, SUBSET, 0).permutation(len(dataset.records))[:size].tolist())
+    records = tuple(dataset.records[index] for index in chosen)
+    if not any(record.instances for record in records):
+        raise ConfigError(
+            f"TEST.SUBSET = {size} with SEED = {seed} chooses images of {dataset.annotations_file} in which there is "
+            "no instance to find. Raise TEST.SUBSET, or set it to 0 for all images."
+        )
+    return replace(dataset, records=records)
 
 
 def check_num_classes(config: Config, dataset: CocoDataset) -> None:

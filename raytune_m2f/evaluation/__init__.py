@@ -1,5 +1,6 @@
 """From predicted instances to numbers: COCO segm AP, and what each subcategory head gets right."""
 
+from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth, evaluate_segm
 from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather
 from raytune_m2f.evaluation.ground_truth import ground_truth_instances
@@ -19,6 +20,7 @@ __all__ = [
     "Gather",
     "HeadEvaluation",
     "Result",
+    "ap_standard_error",
     "coco_ground_truth",
     "evaluate_results",
     "evaluate_segm",

@@ -40,15 +40,19 @@ class CocoEvaluator:
     Args:
         dataset: the ground truth, prepared here once for all evaluations of a run.
         max_detections: detections counted per image and category (`TEST.DETECTIONS_PER_IMAGE`).
+        bootstrap: draws for "segm/AP_se" (`TEST.BOOTSTRAP`), 0 for none.
         gather: `torch.distributed.all_gather_object` over the workers as a function; None for one worker.
     """
 
-    def __init__(self, dataset: CocoDataset, *, max_detections: int = 100, gather: Gather | None = None) -> None:
+    def __init__(
+        self, dataset: CocoDataset, *, max_detections: int = 100, bootstrap: int = 0, gather: Gather | None = None
+    ) -> None:
         self.heads: dict[str, HeadEvaluation] = {}
         """After `evaluate`: each subcategory head with its confusion table."""
         self._categories = dataset.categories
         self._ground_truth = coco_ground_truth(dataset)
         self._max_detections = max_detections
+        self._bootstrap = bootstrap
         self._gather = gather
         self._images: dict[int, list[Result]] = {}
 
@@ -73,7 +77,9 @@ class CocoEvaluator:
     def evaluate(self) -> dict[str, float]:
         if self._gather is not None:
             self._images = _merged(self._gather(list(self._images.items())))
-        evaluation = evaluate_results(self._ground_truth, self.results, max_detections=self._max_detections)
+        evaluation = evaluate_results(
+            self._ground_truth, self.results, max_detections=self._max_detections, bootstrap=self._bootstrap
+        )
         self.heads = evaluation.heads
         return evaluation.metrics
 

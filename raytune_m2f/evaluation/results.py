@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from model import Instances
 from raytune_m2f.data import Categories, CocoDataset
 from raytune_m2f.errors import DatasetError
+from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth, run_cocoeval, segm_metrics
 from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
 
@@ -29,7 +30,7 @@ class Evaluation:
     """All that is measured.
 
     Attributes:
-        metrics: "segm/..." of `evaluate_segm` and "<head>/..." of `head_metrics`.
+        metrics: "segm/..." of `evaluate_segm`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
         heads: each subcategory head with its confusion table.
     """
 
@@ -38,7 +39,11 @@ class Evaluation:
 
 
 def evaluate_results(
-    ground_truth: CocoDataset | COCO, results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
+    ground_truth: CocoDataset | COCO,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    max_detections: int = 100,
+    bootstrap: int = 0,
 ) -> Evaluation:
     """All metrics of a list of results.
 
@@ -46,6 +51,7 @@ def evaluate_results(
         ground_truth: a data set, or what `coco_ground_truth` made of it (faster when evaluating repeatedly).
         results: see `Result`; every head of the data set must be there.
         max_detections: detections counted per image and category.
+        bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
 
     Raises:
         DatasetError: a result names an unknown image or category, or lacks a head.
@@ -54,7 +60,8 @@ def evaluate_results(
     _check_heads(truth.dataset.get("subcategories", {}), results)
     evaluation = run_cocoeval(truth, results, max_detections=max_detections)
     heads = evaluate_heads(evaluation, results)
-    return Evaluation(metrics={**segm_metrics(evaluation), **head_metrics(heads)}, heads=heads)
+    error = {"segm/AP_se": ap_standard_error(evaluation, bootstrap)} if bootstrap else {}
+    return Evaluation(metrics={**segm_metrics(evaluation), **error, **head_metrics(heads)}, heads=heads)
 
 
 def instances_to_results(instances: Instances, *, image_id: int, categories: Categories) -> list[Result]:

@@ -1,7 +1,7 @@
 """The contract of an engine (`raytune_m2f.engines.base`) as tests.
 
 Derive a test class and give it a fixture `engine`, made from a configuration with 4 images a batch, MAX_ITER 4, two
-subcategory heads and at least 3 test images:
+subcategory heads, at least 3 test images and TEST.SUBSET 2:
 
     class TestMyEngine(EngineConformance):
         @pytest.fixture
@@ -55,6 +55,31 @@ class EngineConformance:
         ]
         assert len(set(alone)) == len(alone) >= 3
         assert sorted(shared) == sorted(alone)
+
+    def test_the_subset_is_the_same_every_time_and_given_out_once(self, engine: Engine) -> None:
+        every = [s.image_id for batch in engine.test_batches(rank=0, world_size=1) for s in batch]
+        chosen = [s.image_id for batch in engine.test_batches(rank=0, world_size=1, subset=True) for s in batch]
+        shared = [
+            s.image_id
+            for rank in range(2)
+            for batch in engine.test_batches(rank=rank, world_size=2, subset=True)
+            for s in batch
+        ]
+        assert len(set(chosen)) == len(chosen) == 2
+        assert set(chosen) < set(every)
+        assert sorted(shared) == sorted(chosen)
+
+    def test_images_outside_the_subset_do_not_count(self, engine: Engine) -> None:
+        metrics = []
+        for subset in (False, True):
+            evaluator = engine.evaluator(subset=subset)
+            evaluator.reset()
+            for samples in engine.test_batches(rank=0, world_size=1, subset=True):
+                evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
+            metrics.append(evaluator.evaluate())
+        for head in engine.categories.sizes:  # every annotation that is found is in the subset
+            assert metrics[0][f"{head}/matched"] == metrics[1][f"{head}/matched"]
+        assert metrics[0]["segm/AR100"] <= metrics[1]["segm/AR100"]
 
     def test_no_predictions_score_zero(self, engine: Engine) -> None:
         evaluator = engine.evaluator()

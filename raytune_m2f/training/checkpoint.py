@@ -1,5 +1,8 @@
 """Checkpoints: written to a temporary name, then renamed; restored from the newest that can be read.
 
+They are written while training goes on. A kill in that time costs the iterations since the checkpoint before: they are
+done again and give the same, though their report may be known by then.
+
 There is no sampler and no random state in a checkpoint: everything random is a function of SEED and the iteration
 (see `raytune_m2f.data.sampler` and `model.points`).
 """
@@ -8,10 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
 
@@ -20,6 +26,75 @@ log = logging.getLogger(__name__)
 Checkpoint = dict[str, Any]
 KEPT = 2
 BEST = "best.pth"
+PORTABLE = ("model", "config", "categories", "report")
+"""What the model needs to be used elsewhere: all that is in best.pth."""
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run on a thread of its own, one at a time: a second waits for the first.
+
+    What goes wrong there is raised at the next call, or at the end of the `with` block, which waits for the thread.
+
+    Args:
+        folder: of the checkpoints.
+        keep: iterations whose checkpoints are never deleted.
+    """
+
+    def __init__(self, folder: Path, keep: frozenset[int] = frozenset()) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def write(self, checkpoint: Checkpoint, *, best: bool) -> None:
+        """Start to write this iteration's checkpoint, and before it, if it is the best, `best.pth`.
+
+        Raises:
+            CheckpointError: the one before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._write, snapshot(checkpoint), best)
+
+    def wait(self) -> None:
+        """Return when all is on disk.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, checkpoint: Checkpoint, best: bool) -> None:
+        if best:
+            save({key: checkpoint[key] for key in PORTABLE}, self._folder / BEST)
+        save_iteration(checkpoint, self._folder, self._keep)
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.wait()
+        except CheckpointError as failure:
+            if error is None:
+                raise
+            log.error("%s", failure)  # beside what has ended the run, which is raised
+        finally:
+            self._thread.shutdown()
+
+
+def snapshot(value: Any) -> Any:
+    """A copy on the CPU that a further step does not change."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: snapshot(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(snapshot(part) for part in value)
+    return value
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -28,9 +103,9 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written (a full disk, say); nothing half-written is left.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
@@ -44,15 +119,17 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         ) from error
 
 
-def save_iteration(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write `iter_<iteration>.pth`, and keep the newest two only."""
+def save_iteration(checkpoint: Checkpoint, folder: Path, keep: frozenset[int] = frozenset()) -> None:
+    """Write `iter_<iteration>.pth`, and keep the newest two only, and those of the iterations `keep`."""
     save(checkpoint, iteration_file(folder, checkpoint["iteration"]))
+    kept = {iteration_file(folder, iteration) for iteration in keep}
     for old in newest_first(folder)[KEPT:]:
-        old.unlink(missing_ok=True)
+        if old not in kept:
+            old.unlink(missing_ok=True)
 
 
 def iteration_file(folder: Path, iteration: int) -> Path:
-    """The checkpoint of an iteration."""
+    """Where the checkpoint of an iteration lies."""
     return folder / f"iter_{iteration:07d}.pth"
 
 
@@ -61,19 +138,34 @@ def newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("iter_*.pth"), reverse=True)
 
 
-def load(path: Path) -> Checkpoint:
+def load(path: Path, *, mapped: bool = False) -> Checkpoint:
     """Read a checkpoint; tensors and plain values only, nothing in it is executed.
 
+    Args:
+        mapped: leave the tensors in the file until they are used.
     Raises:
         CheckpointError: it is missing, cut short, or holds anything else.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # zipfile, pickle, EOF and OS errors, whatever torch meets first
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of raytune_m2f: it has no 'model'")
     return checkpoint
+
+
+def best_report(folder: Path) -> dict[str, Any] | None:
+    """The report of `best.pth`; None if there is none that can be read."""
+    path = folder / BEST
+    if not path.exists():
+        return None
+    try:
+        report: dict[str, Any] | None = load(path, mapped=True).get("report")
+    except CheckpointError as error:
+        log.warning("%s; the next evaluation writes a new one", error)
+        return None
+    return report
 
 
 def load_newest(folder: Path) -> Checkpoint | None:

@@ -27,6 +27,7 @@ class TrialContext:
         device: where the network runs.
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
         metric: what "best" means: the report's entry that is to be high.
+        keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
     """
 
     output_dir: Path
@@ -35,6 +36,7 @@ class TrialContext:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Callable[[Report], bool] = never_stop
     metric: str = "segm/AP"
+    keep: frozenset[int] = frozenset()
 
     @property
     def is_main(self) -> bool:

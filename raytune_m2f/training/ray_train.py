@@ -8,6 +8,9 @@
 A stop is cooperative: every worker returns from `train_trial`, and Ray Train ends as it would at the end. Killing the
 caller leaves the workers' placement group behind (ray#58515, #62753), so its id is noted in the directory and
 `release_workers` frees it.
+
+A worker that is out of memory makes all start again with a smaller micro-batch (`training.memory`). The bridge counts
+such starts apart from those after a death, for Ray Train knows one number of failures only.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
 from raytune_m2f.training.context import Report, TrialContext, never_stop
+from raytune_m2f.training.memory import StartAgain
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.trial_dir import log_tail, occupied
 
@@ -41,7 +45,9 @@ TrialFunction = Callable[[Config, TrialContext], Any]
 class _Bridge:
     """An actor that hands reports of rank 0 to the caller and the caller's answers back."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_failures: int = 0) -> None:
+        self._attempts_left = max_failures + 1
+        self._again = False
         self._reports: asyncio.Queue[tuple[Report, asyncio.Future[bool]]] = asyncio.Queue()
         self._asked: asyncio.Future[bool] | None = None
         self._error: tuple[Exception | None, str] | None = None
@@ -64,15 +70,25 @@ class _Bridge:
         self._asked.set_result(stop)
 
     async def begin(self) -> bool:
-        """Called by rank 0 as the workers start (again); False if an error has decided that they need not."""
+        """Called by rank 0 as the workers start (again); False if they need not: they would fail again."""
         if self._error is not None and self._error[0] is not None:
             return False
-        self._error = None
+        if not self._again:
+            self._attempts_left -= 1
+        if self._attempts_left < 0:
+            self._error = self._error or (None, "its process died")
+            return False
+        self._error, self._again = None, False
         return True
 
-    async def note_error(self, ours: Exception | None, text: str) -> None:
-        """The first error is the cause; what other workers then say of lost connections follows from it."""
-        self._error = self._error or (ours, text)
+    async def note_error(self, ours: Exception | None, text: str, again: bool = False) -> None:
+        """The first error is the cause; what other workers then say of lost connections follows from it.
+
+        Args:
+            again: not an error: the workers have to start again.
+        """
+        if self._error is None:
+            self._error, self._again = (ours, text), again
 
     async def error(self) -> tuple[Exception | None, str] | None:
         return self._error
@@ -88,6 +104,7 @@ def train_on_ray(
     on_report: Callable[[Report], bool] = never_stop,
     max_failures: int = 1,
     metric: str = "segm/AP",
+    keep: frozenset[int] = frozenset(),
     address: str | None = None,
     function: TrialFunction | None = None,
 ) -> Report:
@@ -96,8 +113,10 @@ def train_on_ray(
     Args:
         on_report: called in this process at each report; True asks all workers to return.
         max_failures: how often the workers are started again after one died; they go on from their checkpoint.
-            An error of ours (a NaN loss, a wrong dataset) is not retried.
+            An error of ours (a NaN loss, a wrong dataset) is not retried. Starting again with a smaller micro-batch
+            does not count.
         metric: the report's entry that is to be high; decides which checkpoint is the best.
+        keep: iterations whose checkpoints are never deleted.
         address: of a Ray cluster; see `ray_session`.
         function: instead of `train_trial`; tests use this seam.
     Raises:
@@ -106,7 +125,7 @@ def train_on_ray(
     output_dir = output_dir.absolute()
     output_dir.mkdir(parents=True, exist_ok=True)
     with ray_session(address):
-        bridge = ray.remote(_Bridge).options(num_cpus=0).remote()
+        bridge = ray.remote(_Bridge).options(num_cpus=0).remote(max_failures)
         loop = {
             "config": config.to_dict(),
             "output_dir": str(output_dir),
@@ -114,6 +133,7 @@ def train_on_ray(
             "threads": cpus_per_worker,
             "bridge": bridge,
             "metric": metric,
+            "keep": keep,
             "function": function or _train_trial,
         }
         trainer = TorchTrainer(
@@ -128,7 +148,7 @@ def train_on_ray(
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=str(output_dir / ".ray"),
-                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                failure_config=ray.train.FailureConfig(max_failures=max_failures + _halvings(config, workers)),
             ),
         )
         try:
@@ -150,6 +170,12 @@ def release_workers(output_dir: Path) -> None:
 
 def _resources(cpus: int, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+
+
+def _halvings(config: Config, workers: int) -> int:
+    """How often the micro-batch can be halved, at most."""
+    share = -(-config.SOLVER.IMS_PER_BATCH // workers)
+    return share.bit_length() - 1
 
 
 class _Fit(threading.Thread):
@@ -197,7 +223,7 @@ def _follow(trainer: TorchTrainer, bridge: Any, on_report: Callable[[Report], bo
 def _raise_error(noted: tuple[Exception | None, str] | None, fit: BaseException | None, output_dir: Path) -> None:
     if noted is not None and noted[0] is not None:
         raise noted[0]
-    if fit is None:
+    if noted is None and fit is None:
         return
     cause = noted[1] if noted else str(fit)
     tail = "\n".join(log_tail(output_dir))
@@ -213,22 +239,23 @@ def _worker(loop: dict[str, Any]) -> None:
         group = get_current_placement_group()
         if group is not None:
             (output_dir / GROUP).write_text(group.id.hex())
-    if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
-        return
     torch.set_num_threads(loop["threads"])
 
     def report(metrics: Report) -> bool:
         return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
 
-    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"])
+    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"], loop["keep"])
     with occupied(output_dir, rank):
+        # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
+        if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
+            return
         try:
             loop["function"](Config.from_dict(loop["config"], source="config"), context)
         except Exception as error:
             traceback.print_exc()  # to this rank's log
             ours = error if isinstance(error, RaytuneM2FError) else None
             text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
-            ray.get(bridge.note_error.remote(ours, text))
+            ray.get(bridge.note_error.remote(ours, text, isinstance(error, StartAgain)))
             raise
 
 

@@ -7,6 +7,7 @@ the *global* batch, so the split does not change the gradient (batch norm, if th
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -31,10 +32,19 @@ from model import (
 )
 from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
-from raytune_m2f.errors import NonFiniteLossError
+from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
 from raytune_m2f.training.build import build_criterion
 from raytune_m2f.training.context import TrialContext
 from raytune_m2f.training.distributed import all_reduce_sum
+from raytune_m2f.training.memory import (
+    ADVICE,
+    StartAgain,
+    explained,
+    first_line,
+    is_out_of_memory,
+    note_micro_batch,
+    noted_micro_batch,
+)
 from raytune_m2f.training.optimizer import build_optimizer, build_scheduler
 
 log = logging.getLogger(__name__)
@@ -48,7 +58,7 @@ class Stepper:
         model: the bare network.
         network: the same, wrapped for several workers.
         forward: the network's forward pass, compiled if the configuration says so.
-        micro_batch: images that this worker takes at once.
+        micro_batch: images that this worker takes at once; halved where memory does not suffice.
     """
 
     model: MultiTaskMaskFormer
@@ -72,6 +82,7 @@ class Stepper:
             ids = [context.device] if context.device.type == "cuda" else None
             network = DistributedDataParallel(model, device_ids=ids)
         share = -(-config.SOLVER.IMS_PER_BATCH // context.world_size)
+        micro_batch = min(config.SOLVER.MICRO_BATCH or share, share, noted_micro_batch(context.output_dir) or share)
         half = config.SOLVER.AMP.ENABLED and config.SOLVER.AMP.PRECISION == "float16"
         return cls(
             model=model,
@@ -83,7 +94,7 @@ class Stepper:
             scaler=torch.amp.GradScaler(context.device.type, enabled=half and context.device.type == "cuda"),
             config=config,
             context=context,
-            micro_batch=min(config.SOLVER.MICRO_BATCH or share, share),
+            micro_batch=micro_batch,
         )
 
     def step(self, samples: Sequence[TrainSample], iteration: int) -> dict[str, float]:
@@ -94,7 +105,28 @@ class Stepper:
 
         Raises:
             NonFiniteLossError: the loss is NaN or infinite.
+            OutOfMemoryError: one image at a time is too much.
+            StartAgain: out of memory, but smaller micro-batches may do, and there are several workers.
         """
+        report: dict[str, float] | None = None
+        while report is None:
+            reason = ""
+            try:
+                report = self._gradients(samples, iteration)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = first_line(error)
+            if report is None:  # only here: while it is handled, the error holds what filled the memory
+                self._halve(reason)
+        if not math.isfinite(report["loss"]):
+            raise NonFiniteLossError(_explain(self.config, iteration, f"the loss is {report['loss']}"))
+        with explained("in the optimizer's step"):
+            self._update()
+        return report
+
+    def _gradients(self, samples: Sequence[TrainSample], iteration: int) -> dict[str, float]:
+        """Gradients of the global batch, and its losses; the weights stay."""
         self.network.train()
         counts = self._count(samples)
         self.optimizer.zero_grad(set_to_none=True)
@@ -104,11 +136,26 @@ class Stepper:
             with self._sync_gradients(last=number == len(parts) - 1):
                 for name, value in self._backward(part, counts, iteration).items():
                     terms[name] = terms.get(name, 0.0) + value
-        report = self._reduce(terms)
-        if not math.isfinite(report["loss"]):
-            raise NonFiniteLossError(_explain(self.config, iteration, f"the loss is {report['loss']}"))
-        self._update()
-        return report
+        return self._reduce(terms)
+
+    def _halve(self, reason: str) -> None:
+        """Take half as many images at once, from now on and after a restart."""
+        self.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.context.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.micro_batch == 1:
+            raise OutOfMemoryError(f"out of memory with a single image: {reason}. {ADVICE}")
+        before, self.micro_batch = self.micro_batch, self.micro_batch // 2
+        note_micro_batch(self.context.output_dir, self.micro_batch)
+        log.warning(
+            "out of memory with %d images at once (%s): %d from now on; the global batch and the learning rate stay.",
+            before,
+            reason,
+            self.micro_batch,
+        )
+        if self.context.world_size > 1:  # the others wait for this worker's gradients
+            raise StartAgain(f"out of memory with {before} images at once; {self.micro_batch} from now on")
 
     def _count(self, samples: Sequence[TrainSample]) -> Tensor:
         queries = self.model.num_queries
@@ -181,11 +228,30 @@ class Stepper:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take the state of a checkpoint."""
+        """Take the state of a checkpoint; learning rates, weight decays and the schedule are the configuration's own.
+
+        The checkpoint may be one of a trial with other values of these: its moments are taken by parameter (the groups
+        depend on the values), and of its schedule the position.
+        """
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
+        theirs = build_optimizer(Config.from_dict(state["config"], source="checkpoint"), self.model)
+        theirs.load_state_dict(state["optimizer"])
+        self.optimizer.state.update(theirs.state)
+        self._move_schedule(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
+
+    def _move_schedule(self, state: dict[str, Any]) -> None:
+        position = state["last_epoch"]
+        own = self.scheduler.state_dict()
+        rates = [
+            base * factor(position)
+            for base, factor in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
+        ]
+        self.scheduler.load_state_dict(
+            {**own, "last_epoch": position, "_step_count": state["_step_count"], "_last_lr": rates}
+        )
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def _padded(target: Target, size: tuple[int, int]) -> Target:

@@ -14,45 +14,67 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import NonFiniteLossError, TrainingError
+from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather
+from raytune_m2f.training.memory import explained
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.usage import Usage, usage_report
 from raytune_m2f.training.weights import load_weights
 
 log = logging.getLogger(__name__)
+
+EVALUATION_ADVICE = (
+    "Lower TEST.IMS_PER_BATCH, TEST.DETECTIONS_PER_IMAGE, INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST, or "
+    "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES, or use a machine with more memory."
+)
 
 
 def train_trial(config: Config, context: TrialContext) -> Report:
     """Train from the newest checkpoint in `context.output_dir`, or from the start, to MAX_ITER or until told to stop.
 
     Returns:
-        the last report: "iteration", the evaluator's metrics, the losses.
+        the last report: "iteration", the evaluator's metrics, the losses, and what it took (`usage_report`).
 
     Raises:
         InputError: configuration or data are wrong; before anything is trained.
         NonFiniteLossError: the loss became NaN or infinite.
+        OutOfMemoryError: one image at a time is too much.
         CheckpointError: a checkpoint could not be written.
     """
+    with explained("before or between steps"):
+        return _train_trial(config, context)
+
+
+def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     engine = build_engine(config)
     model = build_network(config, engine.categories).to(context.device)
-    run = Run(config, context, engine, Stepper.build(config, model, context))
-    if not run.restore() and config.MODEL.WEIGHTS:
-        load_weights(model, config.MODEL.WEIGHTS)
-    if run.report is not None and (context.report(run.report) or run.finished):
-        return run.report  # it was told before; a restart that stays silent would wait for ever
+    stepper = Stepper.build(config, model, context)
+    with checkpoint.CheckpointWriter(context.output_dir / "checkpoints", context.keep) as writer:
+        run = Run(config, context, engine, stepper, writer)
+        if not run.restore() and config.MODEL.WEIGHTS:
+            load_weights(model, config.MODEL.WEIGHTS)
+        if run.report is not None and (context.report(run.report) or run.finished):
+            return run.report  # it was told before; a restart that stays silent would wait for ever
+        return _train(run)
+
+
+def _train(run: Run) -> Report:
+    """All iterations that are left, up to the report at which the trial is told to stop."""
     for iteration, samples in run.batches():
         run.observe(run.stepper.step(samples, iteration))
         run.iteration = iteration + 1
         if run.evaluation_is_due:
-            report = run.evaluate()
+            with explained("in evaluation", EVALUATION_ADVICE):
+                report = run.evaluate()
             run.keep(report)
-            if context.report(report):
+            if run.context.report(report):
                 return report
-        elif run.iteration % config.SOLVER.CHECKPOINT_PERIOD == 0:
+        elif run.iteration % run.config.SOLVER.CHECKPOINT_PERIOD == 0:
             run.save()
     if run.report is None:
         raise TrainingError("the engine gave no batch: nothing was trained")
@@ -66,7 +88,8 @@ class Run:
     Attributes:
         iteration: optimizer steps done.
         report: of the last evaluation; None before the first.
-        best: highest value of `context.metric` so far.
+        best: how many images were scored, and the value of `context.metric`, of the model in best.pth; a score on
+            all test images stands above every score on a subset.
         seconds: spent in training and evaluation, earlier runs of the trial included.
     """
 
@@ -74,17 +97,16 @@ class Run:
     context: TrialContext
     engine: Engine
     stepper: Stepper
+    writer: checkpoint.CheckpointWriter
     iteration: int = 0
     report: Report | None = None
-    best: float = -math.inf
+    best: tuple[int, float] = (0, -math.inf)
     seconds: float = 0.0
     losses: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
-        gather = all_gather if self.context.world_size > 1 else None
-        self._evaluator = self.engine.evaluator(gather)
-        self._folder = self.context.output_dir / "checkpoints"
+        self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
 
     @property
     def finished(self) -> bool:
@@ -104,11 +126,14 @@ class Run:
 
     def restore(self) -> bool:
         """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
-        state = checkpoint.load_newest(self._folder)
+        folder = self.context.output_dir / "checkpoints"
+        state, best = checkpoint.load_newest(folder), checkpoint.best_report(folder)
+        if best is not None and self.context.metric in best:
+            self.best = self._rank(best)
         if state is not None:
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
-            self.best, self.seconds, self.losses = state["best"], state["seconds"], state["losses"]
+            self.seconds, self.losses = state["seconds"], state["losses"]
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
             self.context.output_dir.mkdir(parents=True, exist_ok=True)
@@ -126,22 +151,36 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self) -> Report:
-        """Predict the test images and score them; the report is the same on every worker."""
+        """Predict the test images and score them; the report is the same on every worker.
+
+        Before the last iteration these are TEST.SUBSET images.
+        """
         model, config, context = self.stepper.model, self.config, self.context
         model.eval()
-        self._evaluator.reset()
-        for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size):
-            # in float32, as in the reference: the exported model scores the same
-            predicted = model.predict(
-                [sample.image for sample in samples],
-                [(sample.height, sample.width) for sample in samples],
-                max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-                ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-            )
-            self._evaluator.process(samples, [instances.to("cpu") for instances in predicted])
-        return self._report(self._evaluator.evaluate())
+        subset = config.TEST.SUBSET > 0 and not self.finished
+        evaluator = self._evaluator(subset)
+        evaluator.reset()
+        usage = Usage()
+        for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size, subset=subset):
+            with usage.predicting(len(samples), context.device):
+                # in float32, as in the reference: the exported model scores the same
+                predicted = model.predict(
+                    [sample.image for sample in samples],
+                    [(sample.height, sample.width) for sample in samples],
+                    max_instances=config.TEST.DETECTIONS_PER_IMAGE,
+                    ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
+                )
+            evaluator.process(samples, [instances.to("cpu") for instances in predicted])
+        workers = all_gather([usage]) if context.world_size > 1 else [[usage]]
+        return self._report(evaluator.evaluate(), usage_report([usage for [usage] in workers]))
 
-    def _report(self, scores: dict[str, float]) -> Report:
+    def _evaluator(self, subset: bool) -> Evaluator:
+        if subset not in self._evaluators:
+            gather = all_gather if self.context.world_size > 1 else None
+            self._evaluators[subset] = self.engine.evaluator(gather, subset=subset)
+        return self._evaluators[subset]
+
+    def _report(self, scores: dict[str, float], usage: Report) -> Report:
         if not math.isfinite(scores.get(self.context.metric, math.nan)):
             raise NonFiniteLossError(
                 f"iteration {self.iteration}: {self.context.metric} is {scores.get(self.context.metric)}; "
@@ -161,43 +200,42 @@ class Run:
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
             "workers": self.context.world_size,
+            **usage,
             "seconds": round(self.seconds, 3),
         }
 
     def keep(self, report: Report) -> None:
-        """Write best model, checkpoint and metrics.jsonl, in this order.
+        """Best model, checkpoint and metrics.jsonl.
 
-        A kill in between costs nothing: without its checkpoint the iteration is done again and gives the same, and a
-        restore adds the checkpoint's report to the file.
+        The next iterations do not wait for the files; a kill meanwhile costs the iterations since the checkpoint
+        before, which give the same reports once more. The last report is known only when all is on disk: nobody
+        would go on from the checkpoint before it.
         """
         self.report = report
-        value = report[self.context.metric]
-        if value > self.best and self.context.is_main:
-            checkpoint.save(self._portable(), self._folder / checkpoint.BEST)
-        self.best = max(self.best, value)
-        self.save()
+        is_best = self._rank(report) > self.best
+        if is_best:
+            self.best = self._rank(report)
+        self.save(best=is_best)
+        if self.finished:
+            self.writer.wait()
         if self.context.is_main:
             metrics.append_report(self.context.output_dir, report)
-            log.info("iteration %d: %s %.2f", self.iteration, self.context.metric, value)
+            metric = self.context.metric
+            log.info("iteration %d: %s %.2f on %d images", self.iteration, metric, report[metric], report["images"])
 
-    def save(self) -> None:
-        """Write the checkpoint of this iteration."""
+    def _rank(self, report: Report) -> tuple[int, float]:
+        return report.get("images", 0), report[self.context.metric]
+
+    def save(self, *, best: bool = False) -> None:
+        """Start to write the checkpoint of this iteration; `best` if it is the best so far."""
         if self.context.is_main:
             state = {
-                **self._portable(),
                 **self.stepper.state(),
+                "config": self.config.to_dict(),
+                "categories": self.engine.categories.to_dict(),
+                "report": self.report,
                 "iteration": self.iteration,
-                "best": self.best,
                 "seconds": self.seconds,
                 "losses": self.losses,
             }
-            checkpoint.save_iteration(state, self._folder)
-
-    def _portable(self) -> checkpoint.Checkpoint:
-        """What the model needs to be used elsewhere."""
-        return {
-            "model": self.stepper.model.state_dict(),
-            "config": self.config.to_dict(),
-            "categories": self.engine.categories.to_dict(),
-            "report": self.report,
-        }
+            self.writer.write(state, best=best)

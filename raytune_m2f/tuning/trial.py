@@ -30,6 +30,7 @@ class TrialJob:
         config: of the study, as plain types.
         metric: key that every report must have, with a finite value.
         gpus_per_worker: 0 trains on the CPU.
+        keep: iterations whose checkpoints are never deleted.
         function: `train_trial`, or another with its signature, as `module:name` or itself; tests use this seam.
     """
 
@@ -39,6 +40,7 @@ class TrialJob:
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
     crash_retries: int = 1
+    keep: frozenset[int] = frozenset()
     function: str | TrialFunction = TRAIN_TRIAL
 
 
@@ -75,12 +77,13 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
             on_report=report,
             max_failures=job.crash_retries,
             metric=job.metric,
+            keep=job.keep,
             function=load_function(job.function),
         )
         return
     torch.set_num_threads(job.cpus_per_worker)
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
-    context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metric)
+    context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metric, keep=job.keep)
     with occupied(output_dir):
         load_function(job.function)(config, context)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from raytune_m2f.testing.engine_conformance import EngineConformance, assert_sam
 class TestNativeEngine(EngineConformance):
     @pytest.fixture
     def engine(self, tiny_config: Config) -> Engine:
-        return build_engine(tiny_config)
+        return build_engine(tiny_config.with_values({"TEST.SUBSET": 2}))
 
 
 def changed(config: Config, **datasets: Any) -> Config:
@@ -35,6 +37,32 @@ def test_several_training_sets_are_one(tiny_config: Config) -> None:
     one = build_engine(tiny_config)
     two = build_engine(changed(tiny_config, TRAIN=["train", "val"]))
     assert len(two.train) == len(one.train) + len(one.test)  # type: ignore[attr-defined]
+
+
+def subset(config: Config, size: int, seed: int = 0) -> list[int]:
+    engine = build_engine(config.with_values({"TEST.SUBSET": size, "SEED": seed}))
+    batches = engine.test_batches(rank=0, world_size=1, subset=True)
+    return [sample.image_id for batch in batches for sample in batch]
+
+
+def test_a_subset_is_spread_by_the_seed_and_a_larger_one_holds_a_smaller(tiny_config: Config) -> None:
+    every = subset(tiny_config, 0)
+    assert len(every) == 6
+    assert subset(tiny_config, 6) == subset(tiny_config, 1000) == every
+    assert set(subset(tiny_config, 2)) < set(subset(tiny_config, 4)) < set(every)
+    assert len({tuple(subset(tiny_config, 2, seed)) for seed in range(5)}) > 1
+
+
+def test_a_subset_of_images_without_instances_is_refused(tiny_config: Config, tmp_path: Path) -> None:
+    content = tiny_config.to_dict()
+    entry = content["DATASETS"]["REGISTER"]["val"]
+    annotations = json.loads(Path(entry["annotations"]).read_text())
+    chosen = subset(tiny_config, 2)
+    annotations["annotations"] = [a for a in annotations["annotations"] if a["image_id"] not in chosen]
+    entry["annotations"] = str(tmp_path / "few.json")
+    (tmp_path / "few.json").write_text(json.dumps(annotations))
+    with pytest.raises(ConfigError, match=r"TEST\.SUBSET = 2 with SEED = 0 .*few\.json in which .*Raise TEST\.SUBSET"):
+        subset(Config.from_dict(content, source="test"), 2)
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,14 @@ def test_workers_share_images_and_agree_with_one_worker() -> None:
             sent[rank] = mine
             return [sent.get(0, []), sent.get(1, [])]
 
-        evaluator = CocoEvaluator(data, gather=gather)
+        evaluator = CocoEvaluator(data, bootstrap=20, gather=gather)
         evaluator.process([inputs[i] for i in images], [outputs[i] for i in images])
         return evaluator
 
-    alone = CocoEvaluator(data)
+    alone = CocoEvaluator(data, bootstrap=20)
     alone.process(inputs, outputs)
     expected = alone.evaluate()
+    assert "segm/AP_se" in expected
     workers = [worker(1, [1, 0]), worker(0, [2, 0])]  # image 0 evens out the workers: it comes twice
     workers[0].evaluate()  # leaves what it sends, as a real gather would
     workers[1].evaluate()

@@ -90,6 +90,12 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in checkpoint.newest_first(tmp_path)] == ["iter_0000015.pth", "iter_0000010.pth"]
 
 
+def test_checkpoints_that_somebody_needs_are_kept(tmp_path: Path) -> None:
+    for iteration in (5, 10, 15, 20, 25):
+        checkpoint.save_iteration(_state(iteration), tmp_path, frozenset({5, 15, 99}))
+    assert [checkpoint.load(path)["iteration"] for path in checkpoint.newest_first(tmp_path)] == [25, 20, 15, 5]
+
+
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for iteration in (5, 10):
         checkpoint.save_iteration(_state(iteration), tmp_path)

@@ -34,7 +34,8 @@ def test_the_bridge_answers_each_report_with_its_own_answer() -> None:
 
 def test_the_bridge_keeps_the_first_error_and_forgets_it_for_a_new_attempt() -> None:
     async def talk() -> None:
-        bridge = _Bridge()
+        bridge = _Bridge(max_failures=1)
+        assert await bridge.begin() is True
         await bridge.note_error(None, "rank 1: out of memory")
         await bridge.note_error(None, "rank 0: connection closed by peer")
         assert await bridge.error() == (None, "rank 1: out of memory")
@@ -43,6 +44,22 @@ def test_the_bridge_keeps_the_first_error_and_forgets_it_for_a_new_attempt() -> 
         await bridge.note_error(error, "rank 1: label 9")
         assert await bridge.begin() is False  # it would fail again
         assert await bridge.error() == (error, "rank 1: label 9")
+
+    asyncio.run(talk())
+
+
+def test_the_bridge_counts_deaths_and_not_smaller_micro_batches() -> None:
+    async def talk() -> None:
+        bridge = _Bridge(max_failures=1)
+        assert await bridge.begin() is True
+        for _ in range(3):
+            await bridge.note_error(None, "rank 1: StartAgain", again=True)
+            await bridge.note_error(None, "rank 0: connection closed by peer")
+            assert await bridge.begin() is True
+            assert await bridge.error() is None
+        assert await bridge.begin() is True  # a worker died without a word: the one retry
+        assert await bridge.begin() is False
+        assert await bridge.error() == (None, "its process died")
 
     asyncio.run(talk())
 

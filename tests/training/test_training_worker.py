@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from report_cases import same
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import ConfigError, DatasetError, NonFiniteLossError
+from raytune_m2f.evaluation import CocoEvaluator
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.metrics import read_reports
@@ -28,11 +30,6 @@ class Listener:
     def __call__(self, report: Report) -> bool:
         self.told.append(report["iteration"])
         return False
-
-
-def same(report: Report) -> Report:
-    """A report without what differs between equal runs."""
-    return {name: value for name, value in report.items() if name != "seconds"}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +54,8 @@ def test_a_trial_leaves_what_its_directory_promises(finished: Path) -> None:
     for key in ("segm/AP", "segm/AP50", "segm/AP-disc", "loss", "loss_ce", "loss_mask", "loss_dice", "loss_color"):
         assert key in reports[0]
     assert reports[0]["lr"] == reports[0]["effective_lr"] == pytest.approx(1e-3)
-    assert (reports[0]["global_batch"], reports[0]["micro_batch"]) == (4, 4)
+    assert (reports[0]["global_batch"], reports[0]["micro_batch"], reports[0]["images"]) == (4, 4, 6)
+    assert {"segm/AP_se", "host", "memory_gb", "latency_ms", "seconds"} < reports[0].keys()
 
 
 def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
@@ -101,6 +99,26 @@ def test_micro_batches_do_not_change_what_is_learned(tiny_config: Config, tmp_pa
     for small, whole in zip(read_reports(tmp_path / "small"), read_reports(tmp_path / "whole"), strict=True):
         assert (small["micro_batch"], whole["micro_batch"]) == (1, 4)
         assert small["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+
+
+def test_evaluations_before_the_last_score_a_subset_which_the_last_supersedes(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([30.0, 40.0, 10.0])
+    scored: list[int] = []
+
+    def evaluate(self: CocoEvaluator) -> dict[str, float]:
+        scored.append(len(self._ground_truth.imgs))
+        return {"segm/AP": next(values)}
+
+    monkeypatch.setattr(CocoEvaluator, "evaluate", evaluate)
+    config = tiny_config.with_values({"SOLVER.MAX_ITER": 3, "TEST.EVAL_PERIOD": 1, "TEST.SUBSET": 4})
+    train_trial(config, TrialContext(tmp_path, report=lambda report: report["iteration"] == 2))
+    best = tmp_path / "checkpoints/best.pth"
+    assert checkpoint.load(best)["report"]["segm/AP"] == 40.0
+    train_trial(config, TrialContext(tmp_path))
+    assert [report["images"] for report in read_reports(tmp_path)] == scored == [4, 4, 6]
+    assert checkpoint.load(best)["report"]["segm/AP"] == 10.0
 
 
 @pytest.mark.slow

@@ -1,0 +1,72 @@
+"""What a trial takes where it runs: memory, and the time to predict an image."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from raytune_m2f.training.context import Report
+
+
+@dataclass
+class Usage:
+    """Of one worker in one evaluation.
+
+    Attributes:
+        images: predicted.
+        seconds: for an image of each batch, in their order.
+        memory_gb: peak since the process started [GiB]: on a GPU what torch allocated there, else the process's own.
+    """
+
+    images: int = 0
+    seconds: list[float] = field(default_factory=list)
+    memory_gb: float = 0.0
+    host: str = field(default_factory=socket.gethostname)
+
+    @contextmanager
+    def predicting(self, images: int, device: torch.device) -> Iterator[None]:
+        """Measure what is done here as the prediction of so many images."""
+        start = _now(device)
+        yield
+        self.seconds.append((_now(device) - start) / images)
+        self.images += images
+        self.memory_gb = peak_memory(device)
+
+
+def usage_report(workers: Sequence[Usage]) -> Report:
+    """What a report says of all workers, in the order of their ranks.
+
+    Returns:
+        "images" in all, "latency_ms" the median (each worker's first batch, which warms up, left out if there are
+        others), "memory_gb" the largest, "host" the first one's.
+    """
+    seconds = [value for worker in workers for value in worker.seconds[1:] or worker.seconds]
+    return {
+        "images": sum(worker.images for worker in workers),
+        "latency_ms": round(1000 * statistics.median(seconds), 3),
+        "memory_gb": round(max(worker.memory_gb for worker in workers), 3),
+        "host": workers[0].host,
+    }
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has used [GiB]; on a GPU, of the GPU's by torch."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _now(device: torch.device) -> float:
+    """Seconds; what the GPU has been told to do is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,120 @@
+"""Going on from a checkpoint, of the trial itself or of another one with other learning rates."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raytune_m2f.config import Config
+from raytune_m2f.data import Categories
+from raytune_m2f.training import checkpoint
+from raytune_m2f.training.build import build_network
+from raytune_m2f.training.checkpoint import snapshot
+from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.worker import train_trial
+
+CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})
+SOLVER = {"MAX_ITER": 8, "LR_SCHEDULER_NAME": "WarmupCosineLR", "WARMUP_ITERS": 2, "BACKBONE_MULTIPLIER": 0.1}
+
+
+@pytest.fixture
+def config(tiny_config: Config) -> Config:
+    return tiny_config.with_values({f"SOLVER.{key}": value for key, value in SOLVER.items()})
+
+
+def stepper_of(config: Config, tmp_path: Path) -> Stepper:
+    return Stepper.build(config, build_network(config, CATEGORIES), TrialContext(tmp_path))
+
+
+def stepped(config: Config, tmp_path: Path, steps: int = 3) -> Stepper:
+    """A stepper after steps with random gradients."""
+    stepper = stepper_of(config, tmp_path)
+    for _ in range(steps):
+        _random_step(stepper)
+    return stepper
+
+
+def _random_step(stepper: Stepper) -> None:
+    rng = torch.Generator().manual_seed(7)
+    for _, parameter in stepper.model.named_parameters():
+        parameter.grad = torch.rand(parameter.shape, generator=rng) - 0.5
+    stepper._update()
+
+
+def state_of(stepper: Stepper) -> dict[str, Any]:
+    state: dict[str, Any] = snapshot({**stepper.state(), "config": stepper.config.to_dict()})
+    return state
+
+
+def moments(stepper: Stepper) -> dict[str, dict[str, torch.Tensor]]:
+    return {name: stepper.optimizer.state[parameter] for name, parameter in stepper.model.named_parameters()}
+
+
+def assert_same(first: Any, second: Any) -> None:
+    """Exactly the same, tensors included."""
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def rates(stepper: Stepper) -> list[float]:
+    return [group["lr"] for group in stepper.optimizer.param_groups]
+
+
+def test_an_unchanged_configuration_restores_exactly(config: Config, tmp_path: Path) -> None:
+    before = stepped(config, tmp_path)
+    after = stepper_of(config, tmp_path)
+    after.restore(state_of(before))
+    for key in ("model", "optimizer", "scheduler", "scaler"):
+        assert repr(after.state()[key]) == repr(before.state()[key])
+    assert_same(moments(after), moments(before))
+    _random_step(before)
+    _random_step(after)
+    assert_same(after.model.state_dict(), before.model.state_dict())
+    assert rates(after) == rates(before) == before.scheduler.get_last_lr()
+
+
+def test_a_new_rate_goes_on_from_the_same_place_of_the_schedule(config: Config, tmp_path: Path) -> None:
+    before = stepped(config, tmp_path)
+    after = stepper_of(config.with_values({"SOLVER.BASE_LR": 3e-3, "SOLVER.WEIGHT_DECAY": 0.2}), tmp_path)
+    after.restore(state_of(before))
+    for _ in range(2):
+        assert rates(after) == pytest.approx([3 * rate for rate in rates(before)])
+        assert after.scheduler.last_epoch == before.scheduler.last_epoch
+        _random_step(before)
+        _random_step(after)
+    assert max(group["weight_decay"] for group in after.optimizer.param_groups) == 0.2
+
+
+def test_moments_find_their_parameters_where_the_groups_are_others(config: Config, tmp_path: Path) -> None:
+    before = stepped(config, tmp_path)
+    after = stepper_of(config.with_values({"SOLVER.BACKBONE_MULTIPLIER": 1.0}), tmp_path)
+    assert len(after.optimizer.param_groups) < len(before.optimizer.param_groups)
+    after.restore(state_of(before))
+    assert_same(moments(after), moments(before))
+    assert rates(after) == [max(rates(before))] * len(after.optimizer.param_groups)
+
+
+def test_a_directory_with_a_checkpoint_of_another_trial_goes_on_from_it(tiny_config: Config, tmp_path: Path) -> None:
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    train_trial(tiny_config, TrialContext(theirs, report=lambda report: report["iteration"] == 2))
+    (ours / "checkpoints").mkdir(parents=True)
+    shutil.copy(theirs / "checkpoints/iter_0000002.pth", ours / "checkpoints")
+    told: list[int] = []
+
+    def report(report: dict[str, Any]) -> bool:
+        told.append(report["iteration"])
+        return False
+
+    train_trial(
+        tiny_config.with_values({"SOLVER.BASE_LR": 2e-3}), TrialContext(ours, report=report, keep=frozenset({2}))
+    )
+    assert told == [2, 4]
+    first, last = read_reports(ours)
+    assert first == read_reports(theirs)[0]
+    assert (first["lr"], last["lr"]) == (1e-3, 2e-3)
+    assert checkpoint.load(ours / "checkpoints/best.pth")["report"] == last
