@@ -181,7 +181,7 @@ def tune(
             keep_checkpoints=keep_checkpoints,
             optuna_storage=optuna_storage,
         )
-        for note in tuning.check_before_start(loaded, searched, workers=workers_per_trial):
+        for note in tuning.check_before_start(loaded, searched, workers=workers_per_trial, asked=settings.asked):
             err.print(note, style="yellow", soft_wrap=True)
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         tuning.create_study(study, loaded, searched, settings, points=points, prior=prior)

@@ -74,7 +74,7 @@ class ResNet(Backbone):
 
 def _residual(block: Any, x: Tensor) -> Tensor:
     """A BasicBlock (two convolutions) or a Bottleneck (three) of torchvision."""
-    shortcut = x if block.downsample is None else convolve(*block.downsample, x)
+    shortcut = x if block.downsample is None else convolve(block.downsample[0], block.downsample[1], x)
     x = F.relu_(convolve(block.conv1, block.bn1, x))
     x = convolve(block.conv2, block.bn2, x)
     if isinstance(block, resnet.Bottleneck):

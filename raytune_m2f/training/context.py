@@ -26,7 +26,7 @@ class TrialContext:
         rank, world_size: this worker among the trial's; `torch.distributed` is initialised if there are several.
         device: where the network runs.
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
-        metric: what "best" means: the report's entry that is to be high.
+        metric: what "best" means: an `Objective`, in the simplest case the report's entry that is to be high.
         keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
     """
 

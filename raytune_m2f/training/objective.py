@@ -46,6 +46,10 @@ class Objective:
             terms.append(((-1.0 if negative else 1.0) * float(match["weight"] or 1), match["key"]))
         return cls(text, tuple(terms))
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key for _, key in self.terms)
+
     def value(self, report: Mapping[str, Any]) -> float:
         """The score of a report.
 
@@ -72,6 +76,10 @@ class Constraint:
         if match is None:
             raise InputError(f"constraint {text!r}: allowed is KEY<=NUMBER or KEY>=NUMBER, e.g. memory_gb<=20")
         return cls(text, match["key"], float(match["bound"]), match["sign"] == "<=")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.key,)
 
     def violation(self, report: Mapping[str, Any]) -> float:
         """By how much the bound is exceeded; at most 0 where it is kept. Raises as `Objective.value`."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import math
 import os
 import sys
 import time
@@ -22,26 +21,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from raytune_m2f.errors import NonFiniteLossError, RaytuneM2FError, TrainingError
-from raytune_m2f.training.context import Report
+from raytune_m2f.errors import RaytuneM2FError, TrainingError
 
 FAILURE = "failure.json"
 STOP = "stop"
-
-
-def check_metric(report: Report, metric: str) -> float:
-    """The report's score.
-
-    Raises:
-        TrainingError: the report has no such key.
-        NonFiniteLossError: it is NaN or infinite.
-    """
-    if metric not in report:
-        raise TrainingError(f"a report has no {metric!r}; it has {', '.join(sorted(report))}")
-    value = float(report[metric])
-    if not math.isfinite(value):
-        raise NonFiniteLossError(f"{metric} is {value} at iteration {report['iteration']}")
-    return value
 
 
 def write_failure(output_dir: Path, error: BaseException) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import resource
 import socket
 import statistics
@@ -10,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -23,7 +26,8 @@ class Usage:
     Attributes:
         images: predicted.
         seconds: for an image of each batch, in their order.
-        memory_gb: peak since the process started [GiB]: on a GPU what torch allocated there, else the process's own.
+        memory_gb: peak since the trial, or a restart of it, began [GiB]: on a GPU what torch allocated there, else the
+            process's own.
     """
 
     images: int = 0
@@ -63,6 +67,18 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def start_fresh() -> None:
+    """Free what an earlier trial left in this process, and forget its peak of memory: trials share processes."""
+    gc.collect()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # or its limit of recompilations would be reached
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux alone has it
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _now(device: torch.device) -> float:

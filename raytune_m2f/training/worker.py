@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -13,13 +14,14 @@ import torch
 from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
 from raytune_m2f.engines import Engine, build_engine
-from raytune_m2f.errors import NonFiniteLossError, TrainingError
+from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather
 from raytune_m2f.training.memory import explained
+from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.usage import Usage, usage_report
@@ -88,8 +90,8 @@ class Run:
     Attributes:
         iteration: optimizer steps done.
         report: of the last evaluation; None before the first.
-        best: how many images were scored, and the value of `context.metric`, of the model in best.pth; a score on
-            all test images stands above every score on a subset.
+        best: how many images were scored, and the value of `context.metric`, of the model in best.pth; a score on all
+            test images stands above every score on a subset.
         seconds: spent in training and evaluation, earlier runs of the trial included.
     """
 
@@ -128,8 +130,9 @@ class Run:
         """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
         folder = self.context.output_dir / "checkpoints"
         state, best = checkpoint.load_newest(folder), checkpoint.best_report(folder)
-        if best is not None and self.context.metric in best:
-            self.best = self._rank(best)
+        if best is not None:
+            with contextlib.suppress(TrainingError):  # it was trained for another metric
+                self.best = self._rank(best)
         if state is not None:
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
@@ -181,17 +184,12 @@ class Run:
         return self._evaluators[subset]
 
     def _report(self, scores: dict[str, float], usage: Report) -> Report:
-        if not math.isfinite(scores.get(self.context.metric, math.nan)):
-            raise NonFiniteLossError(
-                f"iteration {self.iteration}: {self.context.metric} is {scores.get(self.context.metric)}; "
-                f"the evaluator gives {', '.join(sorted(scores))}"
-            )
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
         means = {name: sum(x[name] for x in self.losses) / len(self.losses) for name in self.losses[0]}
         self.losses.clear()
-        return {
+        report = {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
             **means,
@@ -203,6 +201,11 @@ class Run:
             **usage,
             "seconds": round(self.seconds, 3),
         }
+        self._score({**scores, **report})  # a metric that is missing or NaN ends the trial here
+        return report
+
+    def _score(self, report: Report) -> float:
+        return Objective.parse(self.context.metric).value(report)
 
     def keep(self, report: Report) -> None:
         """Best model, checkpoint and metrics.jsonl.
@@ -220,11 +223,11 @@ class Run:
             self.writer.wait()
         if self.context.is_main:
             metrics.append_report(self.context.output_dir, report)
-            metric = self.context.metric
-            log.info("iteration %d: %s %.2f on %d images", self.iteration, metric, report[metric], report["images"])
+            metric, score = self.context.metric, self._score(report)
+            log.info("iteration %d: %s %.2f on %d images", self.iteration, metric, score, report["images"])
 
     def _rank(self, report: Report) -> tuple[int, float]:
-        return report.get("images", 0), report[self.context.metric]
+        return report.get("images", 0), self._score(report)
 
     def save(self, *, best: bool = False) -> None:
         """Start to write the checkpoint of this iteration; `best` if it is the best so far."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raytune_m2f.config import Config
-from raytune_m2f.engines import build_engine
-from raytune_m2f.errors import SearchSpaceError
+from raytune_m2f.engines import Engine, build_engine
+from raytune_m2f.errors import SearchSpaceError, StudyError
+from raytune_m2f.training.objective import Constraint, Objective
 from raytune_m2f.training.weight_files import check_source
 from raytune_m2f.tuning.space import SearchSpace
 
@@ -15,9 +19,17 @@ QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 SUBCATEGORY = "MODEL.MASK_FORMER.SUBCATEGORY_WEIGHT"
 
 
-def check_before_start(config: Config, space: SearchSpace, *, workers: int) -> list[str]:
+USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")
+"""Entries of a report beside the evaluator's that a study may maximise or bound."""
+
+
+def check_before_start(
+    config: Config, space: SearchSpace, *, workers: int, asked: Sequence[Objective | Constraint] = ()
+) -> list[str]:
     """Read the data once as every trial will, and compare.
 
+    Args:
+        asked: metrics and constraints, whose keys the reports must have.
     Returns:
         what the user should know but may want: fewer queries than an image has instances, a weight of heads that
         the network does not have.
@@ -26,9 +38,11 @@ def check_before_start(config: Config, space: SearchSpace, *, workers: int) -> l
         DatasetError, ConfigError: the data or the configuration are wrong.
         ModelError: MODEL.WEIGHTS names what is not there; an address is not tried.
         SearchSpaceError: a batch in the space is smaller than the workers of a trial.
+        StudyError: a metric or a constraint names what no report has.
     """
     check_source(config.MODEL.WEIGHTS)
     engine = build_engine(config)
+    _check_keys(engine, asked)
     batch = _smallest(config, space, BATCH)
     if batch < workers:
         raise SearchSpaceError(
@@ -48,6 +62,17 @@ def check_before_start(config: Config, space: SearchSpace, *, workers: int) -> l
             "the search space without it"
         )
     return notes
+
+
+def _check_keys(engine: Engine, asked: Sequence[Objective | Constraint]) -> None:
+    wanted = {key for entry in asked for key in entry.keys} - {"segm/AP", *USAGE}
+    if not wanted:
+        return  # the evaluation of nothing, which tells all keys, takes a while on a large test set
+    known = [*USAGE, *engine.evaluator().evaluate()]
+    for key in sorted(wanted - set(known)):
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise StudyError(f"no report will have {key!r}.{hint} Allowed: {', '.join(known)}")
 
 
 def _smallest(config: Config, space: SearchSpace, key: str) -> float:

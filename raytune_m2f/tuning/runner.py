@@ -164,11 +164,13 @@ def _drive(
     driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, on_change=show)
     job = TrialJob(
         config=record.plan.config.to_dict(),
-        metric=settings.metrics[0],
+        metrics=settings.metrics,
+        constraints=settings.constraints,
         workers=allotment.workers,
         cpus_per_worker=allotment.cpus_per_worker,
         gpus_per_worker=allotment.gpus_per_worker,
         crash_retries=settings.crash_retries,
+        keep=_iterations_to_keep(record),
         function=trial_function,
     )
     try:
@@ -176,6 +178,13 @@ def _drive(
     finally:
         progress.update(reader.read(driver="this process"))
     _raise_if_broken(driver)
+
+
+def _iterations_to_keep(record: Record) -> frozenset[int]:
+    """pbt: another trial may start from what a trial was at a rung."""
+    if record.plan.settings.early_stopping.method != "pbt":
+        return frozenset()
+    return frozenset(record.index.evaluation_at(rung) for rung in record.index.rungs.iterations)
 
 
 def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:

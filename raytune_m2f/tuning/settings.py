@@ -140,3 +140,8 @@ class StudySettings(_Settings):
     @property
     def bounds(self) -> tuple[Constraint, ...]:
         return tuple(Constraint.parse(text) for text in self.constraints)
+
+    @property
+    def asked(self) -> tuple[Objective | Constraint, ...]:
+        """All that reads a report."""
+        return (*self.objectives, *self.bounds)

@@ -15,8 +15,10 @@ from ray import tune
 
 from raytune_m2f.config import Config
 from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.objective import Constraint, Objective
 from raytune_m2f.training.ray_train import train_on_ray
-from raytune_m2f.training.trial_dir import STOP, check_metric, occupied, write_failure
+from raytune_m2f.training.trial_dir import STOP, occupied, write_failure
+from raytune_m2f.training.usage import start_fresh
 
 TrialFunction = Callable[[Config, TrialContext], Any]
 TRAIN_TRIAL = "raytune_m2f.training.worker:train_trial"
@@ -28,14 +30,16 @@ class TrialJob:
 
     Attributes:
         config: of the study, as plain types.
-        metric: key that every report must have, with a finite value.
+        metrics, constraints: what every report must have (see `Objective`, `Constraint`); the first metric decides
+            which checkpoint is the best.
         gpus_per_worker: 0 trains on the CPU.
         keep: iterations whose checkpoints are never deleted.
         function: `train_trial`, or another with its signature, as `module:name` or itself; tests use this seam.
     """
 
     config: dict[str, Any]
-    metric: str
+    metrics: tuple[str, ...]
+    constraints: tuple[str, ...] = ()
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
@@ -51,6 +55,7 @@ def run_trial(job: TrialJob, output_dir: Path, number: int, values: dict[str, An
     business: the trial is tried again.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
+    start_fresh()
     try:
         config = Config.from_dict(job.config, source="study.yaml")
         config = config.with_values(values, source=f"search space, trial {number}")
@@ -62,8 +67,14 @@ def run_trial(job: TrialJob, output_dir: Path, number: int, values: dict[str, An
 
 
 def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
+    objectives = [Objective.parse(text) for text in job.metrics]
+    bounds = [Constraint.parse(text) for text in job.constraints]
+
     def report(metrics: Report) -> bool:
-        check_metric(metrics, job.metric)
+        for objective in objectives:  # what is missing or NaN fails here, in the trial, not in the driver
+            objective.value(metrics)
+        for bound in bounds:
+            bound.violation(metrics)
         tune.report({"report": json.dumps(metrics)})  # returns when the driver has noted it
         return (output_dir / STOP).exists()
 
@@ -76,14 +87,14 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
             cpus_per_worker=job.cpus_per_worker,
             on_report=report,
             max_failures=job.crash_retries,
-            metric=job.metric,
+            metric=job.metrics[0],
             keep=job.keep,
             function=load_function(job.function),
         )
         return
     torch.set_num_threads(job.cpus_per_worker)
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
-    context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metric, keep=job.keep)
+    context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metrics[0], keep=job.keep)
     with occupied(output_dir):
         load_function(job.function)(config, context)
 

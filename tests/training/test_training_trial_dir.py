@@ -1,15 +1,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from raytune_m2f.errors import DatasetError, NonFiniteLossError, TrainingError
-from raytune_m2f.training.trial_dir import add_to_log, check_metric, log_tail, occupied, read_failure, write_failure
+from raytune_m2f.errors import DatasetError, TrainingError
+from raytune_m2f.training.trial_dir import add_to_log, log_tail, occupied, read_failure, write_failure
 
 
 def test_everything_that_is_said_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -52,12 +51,3 @@ def test_the_tail_of_the_log(tmp_path: Path) -> None:
     for number in range(5000):
         add_to_log(tmp_path, f"line {number}\n")
     assert log_tail(tmp_path, lines=2) == ["line 4998", "line 4999"]
-
-
-def test_a_score_is_a_finite_number() -> None:
-    assert check_metric({"iteration": 10, "segm/AP": 3}, "segm/AP") == 3.0
-    with pytest.raises(TrainingError, match=r"no 'segm/APx'; it has iteration, segm/AP"):
-        check_metric({"iteration": 10, "segm/AP": 3}, "segm/APx")
-    for bad in (math.nan, math.inf):
-        with pytest.raises(NonFiniteLossError, match="at iteration 10"):
-            check_metric({"iteration": 10, "segm/AP": bad}, "segm/AP")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from raytune_m2f.config import Config
-from raytune_m2f.errors import DatasetError, ModelError, SearchSpaceError
+from raytune_m2f.errors import DatasetError, ModelError, SearchSpaceError, StudyError
+from raytune_m2f.training.objective import Constraint, Objective
 from raytune_m2f.tuning import SearchSpace, check_before_start
 
 QUERIES, BATCH = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", "SOLVER.IMS_PER_BATCH"
@@ -29,6 +30,16 @@ def test_a_batch_smaller_than_the_workers_is_refused(tiny_config: Config) -> Non
     assert check_before_start(tiny_config, batches, workers=2) == []
     with pytest.raises(SearchSpaceError, match="can be 2, but a trial has 3 workers"):
         check_before_start(tiny_config, batches, workers=3)
+
+
+def test_a_metric_that_no_report_has_is_refused_before_anything_trains(tiny_config: Config) -> None:
+    queries = space(QUERIES, type="int", low=4, high=20)
+    asked = (Objective.parse("segm/AP + 0.5*color/accuracy"), Constraint.parse("latency_ms<=50"))
+    assert check_before_start(tiny_config, queries, workers=1, asked=asked) == []
+    with pytest.raises(
+        StudyError, match=r"no report will have 'color/acc'\. Did you mean color/accuracy\? Allowed: loss"
+    ):
+        check_before_start(tiny_config, queries, workers=1, asked=[Objective.parse("color/acc")])
 
 
 def test_weights_that_are_not_there_are_refused(tiny_config: Config) -> None:
