@@ -129,11 +129,12 @@ class Run:
     def restore(self) -> bool:
         """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
         folder = self.context.output_dir / "checkpoints"
-        state, best = checkpoint.load_newest(folder), checkpoint.best_report(folder)
-        if best is not None:
-            with contextlib.suppress(TrainingError):  # it was trained for another metric
-                self.best = self._rank(best)
+        state = checkpoint.load_newest(folder)
         if state is not None:
+            best = checkpoint.best_report(folder)  # without a checkpoint, best.pth is of a run that has gone
+            if best is not None:
+                with contextlib.suppress(TrainingError):  # it was trained for another metric
+                    self.best = self._rank(best)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
             self.seconds, self.losses = state["seconds"], state["losses"]

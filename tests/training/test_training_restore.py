@@ -118,3 +118,10 @@ def test_a_directory_with_a_checkpoint_of_another_trial_goes_on_from_it(tiny_con
     assert first == read_reports(theirs)[0]
     assert (first["lr"], last["lr"]) == (1e-3, 2e-3)
     assert checkpoint.load(ours / "checkpoints/best.pth")["report"] == last
+
+
+def test_a_best_model_without_a_checkpoint_is_of_a_run_that_has_gone(tiny_config: Config, tmp_path: Path) -> None:
+    stale = {"model": {}, "report": {"iteration": 1, "segm/AP": 99.0, "images": 6}}
+    checkpoint.save(stale, tmp_path / "checkpoints/best.pth")
+    last = train_trial(tiny_config.with_values({"SOLVER.MAX_ITER": 1}), TrialContext(tmp_path))
+    assert checkpoint.load(tmp_path / "checkpoints/best.pth")["report"] == last
