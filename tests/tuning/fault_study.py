@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import LR, MAX_ITER, PERIOD, journal_operations, open_record, score
+from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, journal_operations, open_record, score
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines.native import NativeEngine
-from raytune_m2f.errors import RaytuneM2FError
+from raytune_m2f.errors import CheckpointError, RaytuneM2FError
 from raytune_m2f.training.context import TrialContext
 from raytune_m2f.training.metrics import read_reports
 from raytune_m2f.training.worker import train_trial
@@ -150,3 +150,26 @@ class FaultyTraining:
                 patch.setattr(NativeEngine, "evaluator", lambda *_: BrokenEvaluator())
                 return train_trial(config, context)
         return train_trial(config, context)
+
+
+@dataclass(frozen=True)
+class NoRoom:
+    """A scripted training whose checkpoints cannot be written as long as the file `full` is there."""
+
+    full: str
+
+    def __call__(self, config: Config, context: TrialContext) -> Any:
+        if Path(self.full).exists():
+            raise CheckpointError("cannot write the checkpoint iter_0000010.pth: No space left on device")
+        return FakeTraining()(config, context)
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that is left on a file system; the file that takes it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for block in (2**20, 2**9):
+            with suppress(OSError):
+                while file.write(bytes(block)):
+                    pass
+    return filler
