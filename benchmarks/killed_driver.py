@@ -154,10 +154,9 @@ def kill_at(driven: Driven, instant: Instant) -> Kill | None:
         return None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    killed = time.time()
+    killed, after = time.time(), time.monotonic() - clock
     counts = driven.counts()
     states = ", ".join(f"{count} {state}" for state, count in counts.items()) or "no trial yet"
-    after = time.monotonic() - clock
     return Kill(command, after, states, driven.reports(), driven.lost(started, killed) if counts else 0.0)
 
 
@@ -235,6 +234,8 @@ def main() -> None:
     arguments = parser.parse_args()
     root = arguments.output or Path(tempfile.mkdtemp(prefix="killed_driver_"))
     root.mkdir(parents=True, exist_ok=True)
+    if any(root.iterdir()):
+        parser.error(f"--output {root} is not empty: give a new directory, or remove it")
     generate_shapes(root / "data", train_images=80, val_images=16, seed=arguments.seed)
     shutil.copy(DEMO, root / "demo.yaml")
     driven = Driven(root, arguments.trials, arguments.seed)

@@ -74,7 +74,15 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = 90.0
 
 def reports(study: StudyDirectory) -> int:
     """Reports on disk, over all trials."""
-    return sum(len(read_reports(folder)) for folder in study.trials.glob("*"))
+    return sum(reports_of(study, int(folder.name)) for folder in study.trials.glob("*"))
+
+
+def wait_for_reports(study: StudyDirectory, count: int) -> None:
+    wait_until(lambda: reports(study) >= count, f"{count} reports")
+
+
+def reports_of(study: StudyDirectory, number: int) -> int:
+    return len(read_reports(study.trial(number)))
 
 
 def is_driven(study: StudyDirectory) -> bool:

@@ -17,7 +17,7 @@ import pytest
 import ray
 import torch
 from fake_study import FakeTraining, config, new_study, open_record, report, settings, space
-from fault_study import NoRoom, check_curves, end_of, fill, reports, start_driver, states, wait_until
+from fault_study import NoRoom, check_curves, end_of, fill, start_driver, states, wait_for_reports
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import CheckpointError, RaytuneM2FError, TrainingError
@@ -131,7 +131,7 @@ def test_a_full_disk_ends_the_study_with_one_error_and_it_goes_on_when_there_is_
     root = disk("1m")
     study = new_study(root, settings(trials=2, early_stopping=NO_STOPPING))
     driver = start_driver(study)
-    wait_until(lambda: reports(study) >= 3, "reports")
+    wait_for_reports(study, 3)
     filler = fill(root)
     said = end_of(driver)
     assert driver.returncode == 1, said
