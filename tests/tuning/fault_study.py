@@ -59,13 +59,13 @@ def start_driver(study: StudyDirectory) -> subprocess.Popen[str]:
 def end_of(driver: subprocess.Popen[str]) -> str:
     """Wait until the driver has ended; what it said on stderr."""
     try:
-        return driver.communicate(timeout=60)[1]
+        return driver.communicate(timeout=180)[1]
     except subprocess.TimeoutExpired:
         os.killpg(driver.pid, signal.SIGKILL)
         pytest.fail(f"the driver did not end: {driver.communicate()[1]}")
 
 
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 90.0) -> None:
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 180.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what}"

@@ -48,11 +48,12 @@ finally:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_trial_whose_node_is_lost_goes_on_on_another(tmp_path: Path) -> None:
     asked = settings(trials=2, early_stopping=EarlyStopping(method="none"), resources=Resources(cpus_per_worker=1))
     study = new_study(tmp_path, asked)
     code = LOSES_A_NODE.format(paths=[str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    done = subprocess.run([sys.executable, "-c", code, str(study.root)], capture_output=True, text=True, timeout=150)
+    done = subprocess.run([sys.executable, "-c", code, str(study.root)], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert states(study_status(study.root)) == ["complete"] * 2
     starts = [

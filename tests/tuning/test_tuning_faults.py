@@ -88,6 +88,7 @@ def test_a_trial_whose_process_is_killed_ends_as_if_it_had_not_been(tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_of_two_workers_is_killed_and_both_start_again(tmp_path: Path) -> None:
     """The one that reports; that the other dies is tested in test_training_ray.py."""
@@ -104,6 +105,7 @@ def test_one_of_two_workers_is_killed_and_both_start_again(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_driver_killed_twice_loses_nothing_and_leaves_no_process(tmp_path: Path) -> None:
     """Once as soon as it holds the study, once in the middle; nobody cleans up in between."""
@@ -175,6 +177,7 @@ def test_a_kill_while_the_study_is_laid_out_does_not_block_its_directory(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_ctrl_c_once_or_twice_ends_the_command_with_130_and_the_study_goes_on_later(tmp_path: Path) -> None:
     """As a terminal does it: every process of the foreground group gets the signal."""
