@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -144,15 +145,24 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
     Args:
         mapped: leave the tensors in the file until they are used.
     Raises:
-        CheckpointError: it is missing, cut short, or holds anything else.
+        CheckpointError: it is missing, cut short, changed, or holds anything else.
     """
     try:
+        if not mapped:
+            _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # zipfile, pickle, EOF and OS errors, whatever torch meets first
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of raytune_m2f: it has no 'model'")
     return checkpoint
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the sums that torch.save writes, which torch.load does not read."""
+    with zipfile.ZipFile(path) as archive:
+        if (changed := archive.testzip()) is not None:
+            raise OSError(f"its part {changed} has changed since it was written")
 
 
 def best_report(folder: Path) -> dict[str, Any] | None:

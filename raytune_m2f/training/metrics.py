@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 
+from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,18 @@ def read_reports(folder: Path) -> list[Report]:
 
 
 def append_report(folder: Path, report: Report) -> None:
-    """Add a report; one write of one line, so that a reader never sees half of it."""
-    with (folder / FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(report) + "\n")
+    """Add a report; one write of one line, so that a reader never sees half of it.
+
+    Raises:
+        CheckpointError: it cannot be written; the report is made again when the run goes on.
+    """
+    try:
+        with (folder / FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(report) + "\n")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {folder / FILE}: {error}. Free space there; the run can be resumed."
+        ) from error
 
 
 def rewind(folder: Path, report: Report | None) -> None:

@@ -61,7 +61,7 @@ def create_study(
             f"{study.root} is a study already. Go on with it by `raytune-m2f resume {study.root}`, "
             "or give another directory."
         )
-    if study.root.exists() and any(study.root.iterdir()):
+    if study.root.exists() and any(not study.is_begun(path) for path in study.root.iterdir()):
         raise StudyError(f"{study.root} is not empty and no study; give a new or an empty directory.")
     if settings.optuna_storage is not None:
         check_address(settings.optuna_storage)
@@ -72,7 +72,8 @@ def create_study(
         points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    study.trials.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(study.root, ignore_errors=True)  # what a kill while a study was laid out left
+    study.trials.mkdir(parents=True)
     plan = StudyPlan(config, space, settings, tuple(points))
     if prior or settings.optuna_storage is not None:
         open_study(study.journal, study.root.name, settings, writable=True).add_trials(prior)

@@ -68,6 +68,12 @@ class StudyDirectory:
         """The best weights of a trial."""
         return self.trial(number) / "checkpoints" / BEST
 
+    def is_begun(self, path: Path) -> bool:
+        """Whether something in a directory without study.yaml is of a study that was killed while it was laid out."""
+        if path == self.trials:
+            return not any(path.iterdir())
+        return path.name.startswith((f".{self.plan_file.name}.", self.journal.name))
+
     def require(self) -> None:
         """Raises StudyError unless this is a study directory."""
         if not self.plan_file.is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ from raytune_m2f.training.trial_dir import STOP, occupied, write_failure
 from raytune_m2f.training.usage import start_fresh
 
 TrialFunction = Callable[[Config, TrialContext], Any]
+log = logging.getLogger(__name__)
+
 TRAIN_TRIAL = "raytune_m2f.training.worker:train_trial"
 
 
@@ -96,7 +99,11 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
     context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metrics[0], keep=job.keep)
     with occupied(output_dir):
-        load_function(job.function)(config, context)
+        try:
+            load_function(job.function)(config, context)
+        except Exception:
+            log.exception("the training failed")  # to the trial's log
+            raise
 
 
 def load_function(function: str | TrialFunction) -> TrialFunction:
