@@ -49,7 +49,7 @@ def anew(record: Record) -> Index:
 def test_an_index_kept_up_to_date_equals_one_built_anew(
     tmp_path: Path, method: str, seed: int, make: Callable[..., StudySettings]
 ) -> None:
-    stopping = EarlyStopping(method=method, reduction_factor=2)  # type: ignore[arg-type]
+    stopping = EarlyStopping(method=method, reduction_factor=2)
     driver = drive(new_study(tmp_path, make(trials=8, seed=seed, early_stopping=stopping)))
     record, processes = driver.record, FakeProcesses(driver, random.Random(seed))
     events = 0
