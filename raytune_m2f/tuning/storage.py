@@ -37,14 +37,16 @@ def open_database(address: str) -> BaseStorage:
 
 def check_address(address: str) -> None:
     """Raises StudyError if it is no address of a database, or holds a password, which study.yaml would then hold."""
+    if _VARIABLE.fullmatch(address):
+        return
     try:
-        url = make_url(_VARIABLE.sub("", address))
+        url = make_url(_VARIABLE.sub("0", address))  # a number, as a port is one
     except (ArgumentError, ValueError):  # the latter of a port that is no number
         raise StudyError(
             "--optuna-storage is no address of a database; allowed are SQLAlchemy's, such as "
             "sqlite:////shared/optuna.db or 'postgresql://user:${DB_PASSWORD}@host/optuna'"
         ) from None
-    if url.password or url.query.get("password"):
+    if any(str(password or "").strip("0") for password in (url.password, url.query.get("password"))):
         raise StudyError(
             "--optuna-storage holds a password, which would be saved in study.yaml. Name an environment variable "
             "instead, in single quotes: 'postgresql://user:${DB_PASSWORD}@host/optuna'."

@@ -192,7 +192,7 @@ def test_only_learning_rates_and_loss_weights_change_and_within_their_range() ->
         "MODEL.MASK_FORMER.DICE_WEIGHT": 2.0,
         "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 20,
     }
-    seen = [perturb(values, distributions, rng) for _ in range(20)]  # type: ignore[arg-type]
+    seen = [perturb(values, distributions, rng) for _ in range(20)]
     assert {round(found[LR], 6) for found in seen} == {0.008, 0.01}
     assert {round(found["SOLVER.WEIGHT_DECAY"], 6) for found in seen} == {0.04, 0.0625}
     assert {found["MODEL.MASK_FORMER.DICE_WEIGHT"] for found in seen} == {2.0}
