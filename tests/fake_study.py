@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.training import metrics
+from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.runner import create_study
@@ -38,6 +38,11 @@ def settings(trials: int | None = 4, **others: Any) -> StudySettings:
     return StudySettings(budget=others.pop("budget", None) or Budget(trials=trials), **others)
 
 
+def two_metrics(**others: Any) -> StudySettings:
+    """Of several metrics, a stopped trial is told as complete."""
+    return settings(metrics=("segm/AP", "-loss"), **others)
+
+
 def new_study(root: Path, study_settings: StudySettings | None = None) -> StudyDirectory:
     return create_study(root / "study", config(), space(), study_settings or settings())
 
@@ -55,12 +60,23 @@ def report(iteration: int, value: float) -> Report:
     return {"iteration": iteration, "segm/AP": value, "loss": 1.0, "lr": 1e-4, "seconds": iteration / 10}
 
 
-def leave_reports(output_dir: Path, values: dict[int, float]) -> None:
-    """What a trial has on disk after these reports."""
-    (output_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (output_dir / "checkpoints" / "best.pth").touch()
+def leave_reports(output_dir: Path, values: dict[int, float], **others: Any) -> None:
+    """What a trial has on disk after these reports; a checkpoint holds its report, and nothing else."""
+    folder = output_dir / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "best.pth").touch()
     for iteration, value in values.items():
-        metrics.append_report(output_dir, report(iteration, value))
+        left = {**report(iteration, value), **others}
+        checkpoint.iteration_file(folder, iteration).write_text(json.dumps(left))
+        for old in checkpoint.newest_first(folder)[checkpoint.KEPT :]:
+            old.unlink()
+        metrics.append_report(output_dir, left)
+
+
+def newest_report(output_dir: Path) -> Report | None:
+    """The report of the newest checkpoint, from which a trial goes on."""
+    found = checkpoint.newest_first(output_dir / "checkpoints")
+    return json.loads(found[0].read_text()) if found else None
 
 
 @dataclass(frozen=True)
@@ -80,13 +96,16 @@ class FakeTraining:
     only: str | None = None
 
     def __call__(self, config: Config, context: TrialContext) -> Report | None:
-        done = metrics.read_reports(context.output_dir)
-        start = int(done[-1]["iteration"]) if done else 0
+        last = newest_report(context.output_dir)
+        start = int(last["iteration"]) if last else 0
         with (context.output_dir / "starts").open("a") as file:
             file.write(f"{start} {os.getpid()} {context.world_size}\n")
-        last = done[-1] if done else None
         if context.world_size > 1:
             dist.barrier()  # all have read before rank 0 writes
+        if context.is_main:
+            metrics.rewind(context.output_dir, last)
+        if last is not None and context.report(last):
+            return last
         for iteration in range(start + PERIOD, MAX_ITER + 1, PERIOD):
             time.sleep(self.seconds)
             value = self._value(config, context, iteration)

@@ -91,12 +91,15 @@ def finite_entry(report: Mapping[str, Any], key: str) -> float:
     """A number of a report, by its key.
 
     Raises:
-        TrainingError: there is no such key.
+        TrainingError: there is no such key, or it is no number.
         NonFiniteLossError: it is NaN or infinite.
     """
     if key not in report:
         raise TrainingError(f"a report has no {key!r}; it has {', '.join(sorted(report))}")
-    value = float(report[key])
+    value = report[key]
+    if value is None or isinstance(value, str):  # in the record, None is what was not finite
+        raise TrainingError(f"{key} is {value!r} at iteration {report['iteration']}, which is no number")
+    value = float(value)
     if not math.isfinite(value):
         raise NonFiniteLossError(f"{key} is {value} at iteration {report['iteration']}")
     return value

@@ -10,11 +10,12 @@ import statistics
 from dataclasses import dataclass
 from math import sqrt
 from os import PathLike
+from typing import Any
 
 from optuna.trial import TrialState
 from scipy.stats import t as student
 
-from raytune_m2f.errors import StudyError
+from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.progress import Progress
 from raytune_m2f.tuning.record import Record
@@ -105,10 +106,13 @@ def confirm_study(
 ) -> Confirmation:
     """Train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
 
+    Of several trials with the same values the first is taken.
+
     That is a study of its own: called again it goes on, or adds what a larger `top` or `seeds` asks for.
 
     Raises:
-        StudyError: the study has not so many trials with a score; what `run_study` raises.
+        StudyError: the study has not so many different trials with a score; what `run_study` raises.
+        TrainingError: no training came to its end.
     """
     study = StudyDirectory.at(directory)
     leaders = _leaders(study, top)
@@ -143,9 +147,20 @@ def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
         for trial in study_status(study.root).trials
         if trial.best is not None and trial.feasible and trial.state != "failed"
     ]
-    if len(trials) < top:
-        raise StudyError(f"the study {study.root} has {len(trials)} trials with a score; --top {top} are too many")
-    return sorted(trials, key=lambda trial: (-(trial.best or 0.0), trial.number))[:top]
+    leaders: list[TrialStatus] = []
+    for trial in sorted(trials, key=lambda trial: (-(trial.best or 0.0), trial.number)):
+        if all(_varied(trial) != _varied(leader) for leader in leaders):
+            leaders.append(trial)
+    if len(leaders) < top:
+        raise StudyError(
+            f"the study {study.root} has {len(leaders)} different trials with a score; --top {top} are too many"
+        )
+    return leaders[:top]
+
+
+def _varied(trial: TrialStatus) -> dict[str, Any]:
+    """Its values, but for the seed, which is replaced."""
+    return {key: value for key, value in trial.values.items() if key != "SEED"}
 
 
 def _points(record: Record, leaders: list[TrialStatus], seeds: int) -> list[Point]:
@@ -169,4 +184,6 @@ def _compare(confirming: StudyDirectory, leaders: list[TrialStatus]) -> Confirma
         for leader in leaders
         if f"trial {leader.number}" in scores
     ]
+    if not found:
+        raise TrainingError(f"no training in {confirming.root} came to its end, so there is nothing to compare")
     return Confirmation(sorted(found, key=lambda leader: -leader.mean.value))

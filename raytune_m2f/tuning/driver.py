@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.trial_dir import STOP
-from raytune_m2f.tuning.population import enqueue_successor, take_over
+from raytune_m2f.tuning.population import enqueue_successor, keep_checkpoint, take_over
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.tidy import Tidy
 
@@ -66,22 +66,28 @@ class Driver:
         Returns:
             None if there is none now. If there will be none any more, `finished` is set.
         """
-        number = None if self.halted is not None else self._next_number()
+        number = self._next_number()
+        while number is not None and not take_over(self.record, number):
+            self.on_end(number)
+            number = self._next_number()
         if number is None:
             self.finished = self.halted is not None or not self._may_come()
             return None
         self._running.add(number)
         self.record.note(self.record.trial(number), "gpus", self._gpus)
-        take_over(self.record, number)
         self._on_change()
         plan = self.record.plan
         return number, plan.space.resolve(self.record.trial(number).params, plan.config)
 
     def _next_number(self) -> int | None:
         record = self.record
+        if self.halted is not None:
+            return None
         if self._unfinished:
             return self._unfinished.popleft()
-        promoted = record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full())
+        # a trial that was just told to pause still has its process, which must not see the word disappear
+        waiting = {trial: rung for trial, rung in record.index.paused.items() if trial not in self._running}
+        promoted = record.index.rungs.to_promote(waiting, rounded_up=record.is_full())
         if promoted is not None:
             record.go_on(promoted)
             return promoted
@@ -97,6 +103,7 @@ class Driver:
 
     def on_report(self, number: int, report: Report) -> None:
         """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
+        keep_checkpoint(self.record, number, int(report["iteration"]))
         if self.record.absorb(number, report):
             (self.record.directory.trial(number) / STOP).touch()
         self.tick(note=True)

@@ -24,8 +24,8 @@ def knowledge_of(
 ) -> tuple[list[Point], list[FrozenTrial]]:
     """The best points of an earlier study within a new search space, and its other trials as the sampler takes them.
 
-    A key that the earlier study did not search has the value of its configuration. Its metrics are computed anew from
-    its reports, so the new study may maximise something else.
+    A key that the earlier study did not search has the value of its configuration. Metrics and constraints are
+    computed anew from each trial's best report, so the new study may maximise something else.
 
     Raises:
         StudyError: there is no such study, or none of its trials fits the new space and metrics.
@@ -44,9 +44,9 @@ def knowledge_of(
             f"--from {study.root}: none of its trials has a report with {', '.join(settings.metrics)} and values "
             "within the search space"
         )
-    known.sort(key=lambda found: (-found[0][0], found[2].number))
+    known.sort(key=lambda found: (not _is_feasible(found[2], settings), -found[0][0], found[2].number))
     points = [("earlier", values) for _, values, _ in known[:BEST_FIRST]]
-    return points, [_as_prior(*found, space, study.root.name) for found in known[BEST_FIRST:]]
+    return points, [_as_prior(*found, space, settings, study.root.name) for found in known[BEST_FIRST:]]
 
 
 def _values(record: Record, trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
@@ -60,13 +60,27 @@ def _scores(trial: FrozenTrial, settings: StudySettings) -> Sequence[float] | No
     if "best" not in trial.user_attrs:
         return None
     try:
+        _violations(trial, settings)
         return [objective.value(trial.user_attrs["best"]) for objective in settings.objectives]
     except TrainingError:
         return None
 
 
+def _violations(trial: FrozenTrial, settings: StudySettings) -> dict[str, float]:
+    return {bound.text: bound.violation(trial.user_attrs["best"]) for bound in settings.bounds}
+
+
+def _is_feasible(trial: FrozenTrial, settings: StudySettings) -> bool:
+    return all(violation <= 0 for violation in _violations(trial, settings).values())
+
+
 def _as_prior(
-    scores: Sequence[float], values: dict[str, Any], trial: FrozenTrial, space: SearchSpace, name: str
+    scores: Sequence[float],
+    values: dict[str, Any],
+    trial: FrozenTrial,
+    space: SearchSpace,
+    settings: StudySettings,
+    name: str,
 ) -> FrozenTrial:
     stopped = trial.state == TrialState.PRUNED and len(scores) == 1
     return optuna.trial.create_trial(
@@ -74,6 +88,8 @@ def _as_prior(
         values=list(scores),
         params=values,
         distributions={key: space.distributions[key] for key in values},
-        intermediate_values=trial.intermediate_values if stopped else None,
+        # of a stopped trial TPE asks how far it came, and its value there
+        intermediate_values={trial.last_step: scores[0]} if stopped and trial.last_step else None,
+        constraints=_violations(trial, settings),
         user_attrs={"prior": f"trial {trial.number} of {name}"},
     )

@@ -46,6 +46,8 @@ class Extension:
         budget = Budget(**{**limits, **raised})
         if (spent := budget.spent(usage)) is not None:
             raise StudyError(f"{spent}, so nothing would happen: extend that limit too")
+        if self.space is not None and not budget.allows_new_trial(usage):
+            raise StudyError("all trials are started, so the new space would not be used: give --trials too")
         points = (*plan.points, *(point for point in self.points if point not in plan.points))
         if plan.settings.sampler == "grid" and (budget.trials or 0) > len(points):
             raise StudyError(f"the grid has {len(points)} points; {budget.trials} trials are more than there are")

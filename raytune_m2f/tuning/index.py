@@ -29,6 +29,8 @@ class Index:
         paused: the trials that wait, and at which rung.
         rungs: best values at the rungs.
         vacant: pbt: the trials that ended and were not replaced yet, and at which rung.
+        heirs: pbt: the trials without a report of their own that start from another's checkpoint: whose, and at which
+            iteration.
         max_iter: iterations of a whole trial.
     """
 
@@ -37,6 +39,7 @@ class Index:
     started: int = 0
     paused: dict[int, int] = field(default_factory=dict)
     vacant: dict[int, int] = field(default_factory=dict)
+    heirs: dict[int, tuple[int, int]] = field(default_factory=dict)
     rungs: Rungs = field(init=False)
     max_iter: int = field(init=False)
     _used: dict[int, tuple[int, float]] = field(default_factory=dict)
@@ -53,9 +56,10 @@ class Index:
         self.rungs = Rungs(rung_iterations(stopping.method, grace, factor, self.max_iter), factor)
 
     def add(self, trial: FrozenTrial) -> None:
-        """Take a trial that is new to the index, with all its reports."""
+        """Take a trial that is new to the index, or was only queued before, with all its reports."""
         self.ids[trial.number] = trial._trial_id
         self.vacant.pop(trial.user_attrs.get("replaces", -1), None)
+        self._note_heir(trial)
         if is_here(trial):
             self.started += 1
             for step, value in sorted(trial.intermediate_values.items()):
@@ -68,6 +72,7 @@ class Index:
         if last is not None:
             value = trial.intermediate_values[last]
             self.rungs.note(trial.number, last, value, start=trial.user_attrs.get("start", 0))
+        self._note_heir(trial)
         self._count(trial)
 
     def evaluation_at(self, rung: int) -> int:
@@ -83,6 +88,13 @@ class Index:
             gpu_hours=self._gpu_seconds / 3600,
         )
 
+    def _note_heir(self, trial: FrozenTrial) -> None:
+        attributes = trial.user_attrs
+        if "parent" in attributes and trial.last_step is None and not trial.state.is_finished():
+            self.heirs[trial.number] = attributes["parent"], attributes["start"]
+        else:
+            self.heirs.pop(trial.number, None)
+
     def _count(self, trial: FrozenTrial) -> None:
         number, attributes = trial.number, trial.user_attrs
         before = self._used.get(number, (0, 0.0))
@@ -90,7 +102,7 @@ class Index:
         self._used[number] = now = iterations, attributes.get("gpu_seconds", 0.0)
         self._iterations += now[0] - before[0]
         self._gpu_seconds += now[1] - before[1]
-        if "replaced_at" in attributes and trial.state == TrialState.PRUNED:
+        if "replaced_at" in attributes and trial.state in (TrialState.PRUNED, TrialState.COMPLETE):
             self.vacant[number] = attributes["replaced_at"]
         rung = attributes.get("paused")
         if rung is None or trial.state.is_finished():

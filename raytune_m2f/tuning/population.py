@@ -1,22 +1,28 @@
 """Population based training: who takes the place of a trial that ended, and with which values.
 
 A trial that ends at a rung leaves a place. The next trial takes it: it starts from the checkpoint that one of the best
-trials had at that rung, and its learning rate and loss weights are the other's times 0.8 or 1.25 (Jaderberg et al.,
-Population Based Training of Neural Networks, 2017, appendix A: "perturb"). What shapes the network or the batch stays
-as it was, for the checkpoint would not fit or its schedule would change.
+trials had at that rung (kept as rung_<iteration>.pth, for a trial itself keeps its newest two only), and its learning
+rate and loss weights are the other's times 0.8 or 1.25 (Jaderberg et al., Population Based Training of Neural Networks,
+2017, appendix A: "perturb"). What shapes the network or the batch stays as it was, for the checkpoint would not fit or
+its schedule would change.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.trial import TrialState
 
-from raytune_m2f.training.checkpoint import iteration_file
+from raytune_m2f.errors import CheckpointError
+from raytune_m2f.training.checkpoint import iteration_file, newest_first
+from raytune_m2f.training.trial_dir import write_failure
 from raytune_m2f.tuning.record import Record
+from raytune_m2f.tuning.space_when import active
 
 PERTURBED = (
     "SOLVER.BASE_LR",
@@ -36,15 +42,22 @@ def enqueue_successor(record: Record) -> None:
     for replaced, rung in sorted(record.index.vacant.items()):
         random = np.random.default_rng([record.plan.settings.seed, replaced])
         start = record.index.evaluation_at(rung)
-        parents = [number for number in record.index.rungs.best(rung) if _checkpoint(record, number, start).exists()]
+        parents = [number for number in record.index.rungs.best(rung) if _may_be_parent(record, number, start)]
         if not parents:
-            continue  # their checkpoints are gone: an ordinary trial takes the place
+            continue  # an ordinary trial takes the place
         parent = int(random.choice(parents))
         values = perturb(record.trial(parent).params, record.plan.space.distributions, random)
         attributes = {"origin": "pbt", "parent": parent, "start": start, "replaces": replaced}
         record.study.enqueue_trial(values, user_attrs=attributes)
-        del record.index.vacant[replaced]
+        record.index.add(record.trials(TrialState.WAITING)[-1])
         return
+
+
+def _may_be_parent(record: Record, number: int, iteration: int) -> bool:
+    """Whether its checkpoint is there, and fits a trial of the present space, which `extend` may have changed."""
+    space, params = record.plan.space, record.trial(number).params
+    complete = active(space.entries, {**space.own_values(record.plan.config), **params}).keys() == params.keys()
+    return complete and not space.contains(params) and rung_file(record, number, iteration).exists()
 
 
 def perturb(
@@ -60,22 +73,51 @@ def perturb(
     return values
 
 
-def take_over(record: Record, number: int) -> None:
-    """Give a successor its parent's checkpoint, if it has none of its own yet; it then goes on as after a break."""
+def rung_file(record: Record, number: int, iteration: int) -> Path:
+    """The checkpoint that a trial had at a rung, kept for its successors."""
+    return _folder(record, number) / f"rung_{iteration:07d}.pth"
+
+
+def keep_checkpoint(record: Record, number: int, iteration: int) -> None:
+    """Keep the checkpoint of a report at a rung; before the report is noted, so that a kill does not lose it."""
+    index, start = record.index, record.trial(number).user_attrs.get("start", 0)
+    if record.plan.settings.early_stopping.method != "pbt" or iteration <= start:
+        return
+    newest = iteration_file(_folder(record, number), iteration)
+    if newest.exists() and any(index.evaluation_at(rung) == iteration for rung in index.rungs.iterations):
+        _link(newest, rung_file(record, number, iteration))
+
+
+def take_over(record: Record, number: int) -> bool:
+    """Give a successor its parent's checkpoint, if it has none of its own yet; it then goes on as after a break.
+
+    Returns:
+        False if somebody deleted that checkpoint: the trial has failed, which its directory says.
+    """
     attributes = record.trial(number).user_attrs
-    if "parent" not in attributes:
+    if "parent" not in attributes or newest_first(_folder(record, number)):
+        return True
+    theirs = rung_file(record, attributes["parent"], attributes["start"])
+    if not theirs.exists():
+        _folder(record, number).mkdir(parents=True, exist_ok=True)
+        error = CheckpointError(f"the checkpoint {theirs}, from which the trial was to go on, is gone")
+        write_failure(record.directory.trial(number), error)
+        return False
+    _link(theirs, iteration_file(_folder(record, number), attributes["start"]))
+    return True
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.exists():
         return
-    own, theirs = (_checkpoint(record, trial, attributes["start"]) for trial in (number, attributes["parent"]))
-    if any(own.parent.glob("iter_*.pth")):
-        return
-    own.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.link(theirs, own)  # files of checkpoints are never changed, only replaced
+        os.link(source, target)  # files of checkpoints are never changed, only replaced
     except OSError:  # not every shared storage has links
-        temporary = own.with_name(f".{own.name}.tmp")
-        shutil.copyfile(theirs, temporary)
-        temporary.replace(own)
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
 
 
-def _checkpoint(record: Record, number: int, iteration: int) -> Any:
-    return iteration_file(record.directory.trial(number) / "checkpoints", iteration)
+def _folder(record: Record, number: int) -> Path:
+    return record.directory.weights(number).parent

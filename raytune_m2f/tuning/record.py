@@ -202,18 +202,20 @@ class Record:
 
     def _note_report(self, trial: FrozenTrial, report: Report, value: float) -> None:
         plain = _plain(report)
+        inherited = trial.user_attrs.get("inherited", 0.0)
         if "parent" in trial.user_attrs and not trial.intermediate_values:  # its first report is the parent's last
-            self.note(trial, "inherited", float(report["seconds"]))
+            inherited = float(report["seconds"])
+            self.note(trial, "inherited", inherited)
         self.note(trial, "last", plain)
         for fact in FACTS:
             if fact in plain:
                 self.note(trial, fact, plain[fact])
-        seconds = report["seconds"] - trial.user_attrs.get("inherited", 0.0)
-        self.note(trial, "gpu_seconds", round(seconds * trial.user_attrs.get("gpus", 0.0), 1))
+        gpu_seconds = (report["seconds"] - inherited) * trial.user_attrs.get("gpus", 0.0)
+        self.note(trial, "gpu_seconds", round(gpu_seconds, 1))
         if self._is_best(trial, report, value):
-            self.note(trial, "best", plain)
-            self.note(trial, "best_iteration", int(report["iteration"]))
             self.note(trial, "checkpoint", str(self.directory.weights(trial.number)))
+            self.note(trial, "best_iteration", int(report["iteration"]))
+            self.note(trial, "best", plain)  # last: after a kill before it, the report is still the best
 
     def _is_best(self, trial: FrozenTrial, report: Report, value: float) -> bool:
         """More is better; a score on more images counts more (TEST.SUBSET)."""
@@ -240,10 +242,12 @@ class Record:
             return True
         method = self.plan.settings.early_stopping.method
         baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
-        if method == "none" or baseline or trial.state.is_finished():
+        whole = (trial.last_step or 0) >= self.index.max_iter
+        if method == "none" or baseline or whole or trial.state.is_finished():
             return False
         rungs, passed = self.index.rungs, trial.user_attrs.get("rung", 0)
-        rung = judge(method, rungs, number, passed=passed, last_chance=self.is_full())
+        rung = trial.user_attrs.get("replaced_at")  # decided, but a driver was killed right then
+        rung = rung or judge(method, rungs, number, passed=passed, last_chance=self.is_full())
         if rung is None:
             self.note(trial, "rung", max([passed, *rungs.reached(number)]))
             return False

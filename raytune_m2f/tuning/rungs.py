@@ -85,8 +85,11 @@ class Rungs:
     def _bar(self, rung: int, rounded_up: bool) -> float:
         """The value of the last of the best n / eta at a rung."""
         values = sorted(self._values[rung].values(), reverse=True)
-        count = math.ceil(len(values) / self.factor) if rounded_up else len(values) // self.factor
+        count = self._count(len(values), rounded_up)
         return values[count - 1] if count else math.inf
+
+    def _count(self, trials: int, rounded_up: bool) -> int:
+        return math.ceil(trials / self.factor) if rounded_up else trials // self.factor
 
     def among_worst(self, trial: int, rung: int) -> bool:
         """Whether the trial is among the worst floor(n / eta) at a rung."""
@@ -94,11 +97,11 @@ class Rungs:
         not_better = sum(value <= values[trial] for value in values.values())
         return not_better <= len(values) // self.factor
 
-    def best(self, rung: int) -> list[int]:
-        """The best floor(n / eta) trials at a rung, best first."""
+    def best(self, rung: int, *, rounded_up: bool = False) -> list[int]:
+        """The best n / eta trials at a rung, best first."""
         values = self._values.get(rung, {})
         ranked = sorted(values, key=lambda trial: (-values[trial], trial))
-        return ranked[: len(values) // self.factor]
+        return ranked[: self._count(len(values), rounded_up)]
 
     def to_promote(self, paused: Mapping[int, int], *, rounded_up: bool) -> int | None:
         """The paused trial that goes on next, if any: the highest rung first, then the best value.

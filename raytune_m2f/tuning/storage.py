@@ -9,12 +9,13 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from raytune_m2f.errors import StudyError
 from raytune_m2f.tuning.settings import StudySettings
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
-_PASSWORD = re.compile(r"://[^/@:]*:(?!\$\{)[^/@]+@")
 
 
 def open_database(address: str) -> BaseStorage:
@@ -35,8 +36,17 @@ def open_database(address: str) -> BaseStorage:
 
 
 def check_address(address: str) -> None:
-    """Raises StudyError if an address of a database holds a password, which would be written into study.yaml."""
-    if _PASSWORD.search(address):
+    """Raises StudyError if it is no address of a database, or holds a password, which study.yaml would then hold."""
+    if _VARIABLE.fullmatch(address):
+        return
+    try:
+        url = make_url(_VARIABLE.sub("0", address))  # a number, as a port is one
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
+        raise StudyError(
+            "--optuna-storage is no address of a database; allowed are SQLAlchemy's, such as "
+            "sqlite:////shared/optuna.db or 'postgresql://user:${DB_PASSWORD}@host/optuna'"
+        ) from None
+    if any(str(password or "").strip("0") for password in (url.password, url.query.get("password"))):
         raise StudyError(
             "--optuna-storage holds a password, which would be saved in study.yaml. Name an environment variable "
             "instead, in single quotes: 'postgresql://user:${DB_PASSWORD}@host/optuna'."
@@ -103,4 +113,6 @@ def open_study(journal: Path, name: str, settings: StudySettings, *, writable: b
         name = names[0]
     if name in names:
         return optuna.load_study(study_name=name, storage=storage)
+    if not writable:
+        raise StudyError(f"the study {journal.parent} has no trials yet: {settings.optuna_storage or journal} lacks it")
     return optuna.create_study(study_name=name, storage=storage, directions=["maximize"] * len(settings.metrics))
