@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import subprocess
@@ -46,7 +47,7 @@ cli.app(["resume", sys.argv[1]])
 def start_driver(study: StudyDirectory) -> subprocess.Popen[str]:
     """`raytune-m2f resume` in a process group of its own, as a shell would start it."""
     code = DRIVER.format(tests=str(Path(__file__).parents[1]))
-    return subprocess.Popen(
+    driver = subprocess.Popen(
         [sys.executable, "-c", code, str(study.root)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -54,6 +55,8 @@ def start_driver(study: StudyDirectory) -> subprocess.Popen[str]:
         start_new_session=True,
         env={**os.environ, "COLUMNS": "400"},
     )
+    atexit.register(driver.kill)  # if a test fails before it has ended
+    return driver
 
 
 def end_of(driver: subprocess.Popen[str]) -> str:
