@@ -54,6 +54,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 def _connect(address: str | None) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its own files are of no use to us, nor their errors
     own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False} if address is None else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray about itself

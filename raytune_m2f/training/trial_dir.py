@@ -46,6 +46,11 @@ def read_failure(output_dir: Path) -> dict[str, Any] | None:
     return record
 
 
+def clear_failure(output_dir: Path) -> None:
+    """Forget the failure: the trial goes on."""
+    (output_dir / FAILURE).unlink(missing_ok=True)
+
+
 def log_tail(output_dir: Path, lines: int = 15) -> list[str]:
     """The last lines of log.txt."""
     try:

@@ -11,8 +11,9 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
-from raytune_m2f.training.trial_dir import STOP
+from raytune_m2f.training.trial_dir import STOP, read_failure
 from raytune_m2f.tuning.population import enqueue_successor, keep_checkpoint, take_over
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.tidy import Tidy
@@ -112,10 +113,14 @@ class Driver:
     def on_end(self, number: int, crash: str | None = None) -> None:
         """Tell how a trial ended; `crash` says what is known if its process died."""
         self._running.discard(number)
+        failure = read_failure(self.record.directory.trial(number))
         if self.record.settle(number, ended=True, crash=crash) is not None:
             trial = self.record.trial(number)
             self._tidy.ended(trial)
             self._check_breaker(trial)
+        elif failure is not None:  # the next trials would have no more room than this one
+            self.error = CheckpointError(failure["cause"])
+            self.halted = "a checkpoint could not be written"
         self.tick(note=True)
         self._on_change()
 

@@ -30,9 +30,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.training.trial_dir import STOP, log_tail, read_failure
+from raytune_m2f.training.trial_dir import STOP, clear_failure, log_tail, read_failure
 from raytune_m2f.tuning.failures import fingerprint
 from raytune_m2f.tuning.index import Index
 from raytune_m2f.tuning.rungs import judge
@@ -160,13 +161,17 @@ class Record:
             ended: the trial's function has returned; it does not go on in any case, unless it waits at a rung.
             crash: the trial's process died; what is known of it.
         Returns:
-            The state told, or None if the trial has to go on or waits.
+            The state told, or None if the trial has to go on, waits, or could not write its checkpoint.
         """
         trial = self.trial(number)
         if trial.state.is_finished():
             return trial.state
         output_dir = self.directory.trial(number)
-        failure = read_failure(output_dir) or self._replay(number)
+        failure = read_failure(output_dir)
+        if failure is not None and failure["error_type"] == CheckpointError.__name__:  # no room: no fault of its own
+            clear_failure(output_dir)
+            failure, ended = None, False
+        failure = failure or self._replay(number)
         trial = self.trial(number)
         if (trial.last_step or 0) >= self.index.max_iter:
             return self._tell(trial, TrialState.COMPLETE)

@@ -8,7 +8,7 @@ import pytest
 from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, settings
 from optuna.trial import TrialState
 
-from raytune_m2f.errors import DatasetError, TrainingError
+from raytune_m2f.errors import CheckpointError, DatasetError, TrainingError
 from raytune_m2f.training.trial_dir import write_failure
 from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.settings import Budget
@@ -145,3 +145,14 @@ def test_failures_that_differ_or_come_later_do_not(tmp_path: Path) -> None:
         fail(later, DatasetError("no such file"))
     assert differ.halted is None
     assert later.halted is None
+
+
+def test_a_checkpoint_that_does_not_fit_halts_the_study_and_fails_no_trial(tmp_path: Path) -> None:
+    driver = make_driver(tmp_path, Budget(trials=3))
+    number = take(driver)
+    train(driver, number, 10)
+    write_failure(driver.record.directory.trial(number), CheckpointError("cannot write: no space left"))
+    driver.on_end(number)
+    assert isinstance(driver.error, CheckpointError)
+    assert driver.next_trial() is None
+    assert open_record(driver.record.directory).reconcile() == [number]
