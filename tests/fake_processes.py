@@ -87,7 +87,7 @@ class FakeProcesses:
     def _train(self, number: int) -> None:
         iteration = self.iterations[number] = self.iterations[number] + PERIOD
         output_dir = self.driver.record.directory.trial(number)
-        leave_reports(output_dir, {iteration: curve(number, iteration)})
+        leave_reports(output_dir, {iteration: curve(number, iteration)}, keep=self.driver.record.index.to_keep)
         self._report(number, metrics.read_reports(output_dir)[-1])
 
     def _report(self, number: int, told: Report) -> None:

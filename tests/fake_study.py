@@ -60,7 +60,9 @@ def report(iteration: int, value: float) -> Report:
     return {"iteration": iteration, "segm/AP": value, "loss": 1.0, "lr": 1e-4, "seconds": iteration / 10}
 
 
-def leave_reports(output_dir: Path, values: dict[int, float], **others: Any) -> None:
+def leave_reports(
+    output_dir: Path, values: dict[int, float], *, keep: frozenset[int] = frozenset(), **others: Any
+) -> None:
     """What a trial has on disk after these reports; a checkpoint holds its report, and nothing else."""
     folder = output_dir / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,8 +70,7 @@ def leave_reports(output_dir: Path, values: dict[int, float], **others: Any) -> 
     for iteration, value in values.items():
         left = {**report(iteration, value), **others}
         checkpoint.iteration_file(folder, iteration).write_text(json.dumps(left))
-        for old in checkpoint.newest_first(folder)[checkpoint.KEPT :]:
-            old.unlink()
+        checkpoint.keep_newest(folder, keep)
         metrics.append_report(output_dir, left)
 
 
@@ -111,7 +112,7 @@ class FakeTraining:
             value = self._value(config, context, iteration)
             last = {**report(iteration, value), "rank": context.rank}
             if context.is_main:
-                leave_reports(context.output_dir, {iteration: value})
+                leave_reports(context.output_dir, {iteration: value}, keep=context.keep)
             if context.report(last):
                 break
         print("the last words of the trial")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -38,7 +39,7 @@ class CheckpointWriter:
 
     Args:
         folder: of the checkpoints.
-        keep: iterations whose checkpoints are never deleted.
+        keep: iterations whose checkpoints stay; see `keep_newest`.
     """
 
     def __init__(self, folder: Path, keep: frozenset[int] = frozenset()) -> None:
@@ -121,12 +122,36 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def save_iteration(checkpoint: Checkpoint, folder: Path, keep: frozenset[int] = frozenset()) -> None:
-    """Write `iter_<iteration>.pth`, and keep the newest two only, and those of the iterations `keep`."""
+    """Write `iter_<iteration>.pth`; see `keep_newest`."""
     save(checkpoint, iteration_file(folder, checkpoint["iteration"]))
-    kept = {iteration_file(folder, iteration) for iteration in keep}
-    for old in newest_first(folder)[KEPT:]:
-        if old not in kept:
-            old.unlink(missing_ok=True)
+    keep_newest(folder, keep)
+
+
+def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
+    """Of a run's checkpoints keep the newest two; those of the iterations `keep` stay as `rung_<iteration>.pth`."""
+    checkpoints = newest_first(folder)
+    if checkpoints and (iteration := int(checkpoints[0].stem.removeprefix("iter_"))) in keep:
+        link(checkpoints[0], rung_file(folder, iteration))
+    for old in checkpoints[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a checkpoint a second name; its file is never changed, only replaced."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # not every shared storage has links
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, temporary)
+        temporary.replace(target)
+
+
+def rung_file(folder: Path, iteration: int) -> Path:
+    """The checkpoint of an iteration that another trial may go on from."""
+    return folder / f"rung_{iteration:07d}.pth"
 
 
 def iteration_file(folder: Path, iteration: int) -> Path:

@@ -148,7 +148,7 @@ def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
         if trial.best is not None and trial.feasible and trial.state != "failed"
     ]
     leaders: list[TrialStatus] = []
-    for trial in sorted(trials, key=lambda trial: (-(trial.best or 0.0), trial.number)):
+    for trial in sorted(trials, key=lambda trial: (-trial.images, -(trial.best or 0.0), trial.number)):
         if all(_varied(trial) != _varied(leader) for leader in leaders):
             leaders.append(trial)
     if len(leaders) < top:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.trial_dir import STOP, read_failure
-from raytune_m2f.tuning.population import enqueue_successor, keep_checkpoint, take_over
+from raytune_m2f.tuning.population import enqueue_successor, take_over
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.tidy import Tidy
 
@@ -104,7 +104,6 @@ class Driver:
 
     def on_report(self, number: int, report: Report) -> None:
         """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
-        keep_checkpoint(self.record, number, int(report["iteration"]))
         if self.record.absorb(number, report):
             (self.record.directory.trial(number) / STOP).touch()
         self.tick(note=True)

@@ -80,6 +80,13 @@ class Index:
         period = self.plan.config.value("TEST.EVAL_PERIOD") or self.max_iter
         return min(-(-rung // period) * period, self.max_iter)
 
+    @property
+    def to_keep(self) -> frozenset[int]:
+        """pbt: the iterations whose checkpoints stay, for another trial may go on from what a trial was at a rung."""
+        if self.plan.settings.early_stopping.method != "pbt":
+            return frozenset()
+        return frozenset(self.evaluation_at(rung) for rung in self.rungs.iterations)
+
     def usage(self, seconds: float) -> Usage:
         return Usage(
             trials=self.started,

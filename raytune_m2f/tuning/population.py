@@ -9,8 +9,6 @@ its schedule would change.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,8 @@ import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from raytune_m2f.errors import CheckpointError
-from raytune_m2f.training.checkpoint import iteration_file, newest_first
+from raytune_m2f.errors import TrainingError
+from raytune_m2f.training.checkpoint import iteration_file, link, newest_first, rung_file
 from raytune_m2f.training.trial_dir import write_failure
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.space_when import active
@@ -57,7 +55,7 @@ def _may_be_parent(record: Record, number: int, iteration: int) -> bool:
     """Whether its checkpoint is there, and fits a trial of the present space, which `extend` may have changed."""
     space, params = record.plan.space, record.trial(number).params
     complete = active(space.entries, {**space.own_values(record.plan.config), **params}).keys() == params.keys()
-    return complete and not space.contains(params) and rung_file(record, number, iteration).exists()
+    return complete and not space.contains(params) and rung_file(folder_of(record, number), iteration).exists()
 
 
 def perturb(
@@ -73,21 +71,6 @@ def perturb(
     return values
 
 
-def rung_file(record: Record, number: int, iteration: int) -> Path:
-    """The checkpoint that a trial had at a rung, kept for its successors."""
-    return _folder(record, number) / f"rung_{iteration:07d}.pth"
-
-
-def keep_checkpoint(record: Record, number: int, iteration: int) -> None:
-    """Keep the checkpoint of a report at a rung; before the report is noted, so that a kill does not lose it."""
-    index, start = record.index, record.trial(number).user_attrs.get("start", 0)
-    if record.plan.settings.early_stopping.method != "pbt" or iteration <= start:
-        return
-    newest = iteration_file(_folder(record, number), iteration)
-    if newest.exists() and any(index.evaluation_at(rung) == iteration for rung in index.rungs.iterations):
-        _link(newest, rung_file(record, number, iteration))
-
-
 def take_over(record: Record, number: int) -> bool:
     """Give a successor its parent's checkpoint, if it has none of its own yet; it then goes on as after a break.
 
@@ -95,29 +78,18 @@ def take_over(record: Record, number: int) -> bool:
         False if somebody deleted that checkpoint: the trial has failed, which its directory says.
     """
     attributes = record.trial(number).user_attrs
-    if "parent" not in attributes or newest_first(_folder(record, number)):
+    if "parent" not in attributes or newest_first(folder_of(record, number)):
         return True
-    theirs = rung_file(record, attributes["parent"], attributes["start"])
+    theirs = rung_file(folder_of(record, attributes["parent"]), attributes["start"])
     if not theirs.exists():
-        _folder(record, number).mkdir(parents=True, exist_ok=True)
-        error = CheckpointError(f"the checkpoint {theirs}, from which the trial was to go on, is gone")
+        folder_of(record, number).mkdir(parents=True, exist_ok=True)
+        error = TrainingError(f"the checkpoint {theirs}, from which the trial was to go on, is gone")
         write_failure(record.directory.trial(number), error)
         return False
-    _link(theirs, iteration_file(_folder(record, number), attributes["start"]))
+    link(theirs, iteration_file(folder_of(record, number), attributes["start"]))
     return True
 
 
-def _link(source: Path, target: Path) -> None:
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)  # files of checkpoints are never changed, only replaced
-    except OSError:  # not every shared storage has links
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-
-
-def _folder(record: Record, number: int) -> Path:
+def folder_of(record: Record, number: int) -> Path:
+    """Where a trial's checkpoints are."""
     return record.directory.weights(number).parent

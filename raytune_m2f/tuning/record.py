@@ -84,6 +84,14 @@ class Record:
         best = trial.user_attrs.get("best")
         return None if best is None else self._objectives[0].value(best)
 
+    def rank(self, trial: FrozenTrial) -> tuple[int, float] | None:
+        """What the best report is compared by: a score on more images counts more (TEST.SUBSET)."""
+        best = trial.user_attrs.get("best")
+        return None if best is None else self._rank(best)
+
+    def _rank(self, report: Report) -> tuple[int, float]:
+        return report.get("images", 0), self._objectives[0].value(report)
+
     def is_feasible(self, trial: FrozenTrial) -> bool:
         """Whether the best report keeps every constraint."""
         best = trial.user_attrs.get("best", {})
@@ -149,7 +157,7 @@ class Record:
         trial = self.trial(number)
         step = int(report["iteration"])
         if trial.state == TrialState.RUNNING and step not in trial.intermediate_values:
-            self._note_report(trial, report, value)
+            self._note_report(trial, report)
             self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
             self.index.update(self.trial(number))
         return self._decide(number)
@@ -183,8 +191,8 @@ class Record:
             return self._tell(trial, TrialState.PRUNED)
         if crash is not None:
             return self._fail(trial, "TrialCrashed", crash)
-        if ended and trial.last_step is None:
-            return self._fail(trial, "NoReport", "the trial ended without a report")
+        if ended and "best" not in trial.user_attrs:
+            return self._fail(trial, "NoReport", "the trial ended without a report of its own")
         return self._tell(trial, TrialState.COMPLETE) if ended else None
 
     def go_on(self, number: int) -> None:
@@ -205,7 +213,7 @@ class Record:
         sessions = self._study.user_attrs.get("sessions", {})
         self._study.set_user_attr("sessions", {**sessions, name: seconds})
 
-    def _note_report(self, trial: FrozenTrial, report: Report, value: float) -> None:
+    def _note_report(self, trial: FrozenTrial, report: Report) -> None:
         plain = _plain(report)
         inherited = trial.user_attrs.get("inherited", 0.0)
         if "parent" in trial.user_attrs and not trial.intermediate_values:  # its first report is the parent's last
@@ -217,17 +225,16 @@ class Record:
                 self.note(trial, fact, plain[fact])
         gpu_seconds = (report["seconds"] - inherited) * trial.user_attrs.get("gpus", 0.0)
         self.note(trial, "gpu_seconds", round(gpu_seconds, 1))
-        if self._is_best(trial, report, value):
+        if self._is_best(trial, report):
             self.note(trial, "checkpoint", str(self.directory.weights(trial.number)))
             self.note(trial, "best_iteration", int(report["iteration"]))
             self.note(trial, "best", plain)  # last: after a kill before it, the report is still the best
 
-    def _is_best(self, trial: FrozenTrial, report: Report, value: float) -> bool:
-        """More is better; a score on more images counts more (TEST.SUBSET)."""
-        best = trial.user_attrs.get("best")
-        if best is None:
-            return True
-        return (report.get("images", 0), value) > (best.get("images", 0), self._objectives[0].value(best))
+    def _is_best(self, trial: FrozenTrial, report: Report) -> bool:
+        if int(report["iteration"]) <= trial.user_attrs.get("start", 0):
+            return False  # it is the parent's
+        best = self.rank(trial)
+        return best is None or self._rank(report) > best
 
     def _replay(self, number: int) -> dict[str, Any] | None:
         """Absorb the reports that Optuna was not told of; returns the failure if one of them is not finite."""

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from ray import tune
 from ray.tune import PlacementGroupFactory
+from sqlalchemy.exc import SQLAlchemyError
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
@@ -22,6 +24,7 @@ from raytune_m2f.training.ray_train import release_workers
 from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.failures import in_words
+from raytune_m2f.tuning.index import is_here
 from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, allot, cluster_nodes
@@ -76,7 +79,7 @@ def create_study(
     study.trials.mkdir(parents=True)
     plan = StudyPlan(config, space, settings, tuple(points))
     if prior or settings.optuna_storage is not None:
-        open_study(study.journal, study.root.name, settings, writable=True).add_trials(prior)
+        open_study(study.journal, study.root.name, settings, writable=True, new=True).add_trials(prior)
     plan.save(study.plan_file)
     return study
 
@@ -110,14 +113,17 @@ def run_study(
     with study.locked():
         record = Record(study, StudyPlan.load(study.plan_file))
         if extension is not None:
-            extension.of(record.plan, record.usage(), record.trials()).save(study.plan_file)
-            record = Record(study, StudyPlan.load(study.plan_file))
+            record = Record(study, extension.of(record.plan, record.usage(), record.trials()))
         for note in enqueue_points(record):
             progress.note(note)
         unfinished = record.reconcile()
-        if _has_work(record, unfinished):
+        if not _has_work(record, unfinished):
+            record.plan.save(study.plan_file)
+        else:
             with ray_session(address):
-                _drive(record, unfinished, concurrent, progress, trial_function)
+                allotment = _allotment(record.plan.settings, concurrent)
+                record.plan.save(study.plan_file)  # an extension counts only now that it can be run
+                _drive(record, unfinished, allotment, progress, trial_function)
         _require_a_score(record)
         return StatusReader(record).read(driver=None)
 
@@ -141,21 +147,24 @@ def _has_work(record: Record, unfinished: list[int]) -> bool:
     return promoted is not None and budget.spent(usage) is None
 
 
-def _drive(
-    record: Record,
-    unfinished: list[int],
-    concurrent: int | None,
-    progress: Progress,
-    trial_function: str | TrialFunction,
-) -> None:
-    settings = record.plan.settings
+def _allotment(settings: StudySettings, concurrent: int | None) -> Allotment:
     wanted = settings.resources
     if concurrent is not None:
         wanted = wanted.model_copy(update={"concurrent": concurrent})
     allotment = allot(cluster_nodes(), wanted, settings.budget.trials)
     if settings.budget.gpu_hours is not None and not allotment.gpus_per_trial:
         raise StudyError("the budget is in GPU-hours, but the trials get no GPU. Give a budget in trials or time.")
+    return allotment
 
+
+def _drive(
+    record: Record,
+    unfinished: list[int],
+    allotment: Allotment,
+    progress: Progress,
+    trial_function: str | TrialFunction,
+) -> None:
+    settings = record.plan.settings
     reader, shown = StatusReader(record), Throttle(PROGRESS_S)
 
     def show() -> None:
@@ -171,7 +180,7 @@ def _drive(
         cpus_per_worker=allotment.cpus_per_worker,
         gpus_per_worker=allotment.gpus_per_worker,
         crash_retries=settings.crash_retries,
-        keep=_iterations_to_keep(record),
+        keep=record.index.to_keep,
         function=trial_function,
     )
     try:
@@ -179,13 +188,6 @@ def _drive(
     finally:
         progress.update(reader.read(driver="this process"))
     _raise_if_broken(driver)
-
-
-def _iterations_to_keep(record: Record) -> frozenset[int]:
-    """pbt: another trial may start from what a trial was at a rung."""
-    if record.plan.settings.early_stopping.method != "pbt":
-        return frozenset()
-    return frozenset(record.index.evaluation_at(rung) for rung in record.index.rungs.iterations)
 
 
 def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
@@ -237,9 +239,9 @@ def _resources(allotment: Allotment) -> PlacementGroupFactory:
 
 
 def _raise_if_broken(driver: Driver) -> None:
-    if isinstance(driver.error, OSError):
+    if isinstance(driver.error, OSError | SQLAlchemyError | StorageInternalError):
         raise RaytuneM2FError(
-            f"the study's record could not be written: {driver.error}. What it holds is intact: make room, then "
+            f"the study's record could not be written: {driver.error}. What it holds is intact: mend that, then "
             f"`raytune-m2f resume {driver.record.directory.root}`."
         ) from driver.error
     if driver.error is not None:
@@ -252,7 +254,7 @@ def _raise_if_broken(driver: Driver) -> None:
 
 def _require_a_score(record: Record) -> None:
     """A study without a single report has failed, if trials ran and none is left."""
-    ended = record.trials(TrialState.FAIL, TrialState.COMPLETE, TrialState.PRUNED)
+    ended = [trial for trial in record.trials() if is_here(trial) and trial.state.is_finished()]
     if ended and all(trial.state == TrialState.FAIL for trial in ended) and not record.trials(TrialState.RUNNING):
         raise TrainingError(f"every trial failed; the last one:\n{_failed(record, ended[-1])}")
 

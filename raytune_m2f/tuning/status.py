@@ -33,6 +33,7 @@ class TrialStatus:
             stopped (early) or failed.
         origin: why this point was tried, if it was not the sampler's idea; see `record.py`.
         iteration, max_iter: of the latest report, and of the end; optimizer steps.
+        images: how many were scored for `best`; fewer than at the end with TEST.SUBSET.
         last, best: the first metric at the latest report and at the best one, which was at `best_iteration`.
         others: the other metrics at the best report.
         standard_error: of segm/AP at the best report, by image bootstrap; None where it is not known.
@@ -51,6 +52,7 @@ class TrialStatus:
     last: float | None
     best: float | None
     best_iteration: int | None
+    images: int
     others: list[float]
     standard_error: float | None
     feasible: bool
@@ -70,7 +72,7 @@ class StudyStatus:
         metrics: what is maximised; trials are ranked by the first.
         budget, usage: limits (None: no limit) and what is used: trials, iterations, seconds, gpu_hours.
         best: number of the trial with the best report, among those that did not fail, keep the constraints, and whose
-            weights are there.
+            weights are there. A score on all test images stands above every score on a subset.
     """
 
     directory: str
@@ -107,7 +109,7 @@ class StudyStatus:
             trial
             for trial in self.trials
             if trial.number != best.number and trial.state != "failed" and trial.feasible
-            if trial.best is not None and trial.standard_error is not None
+            if trial.best is not None and trial.standard_error is not None and trial.images == best.images
             if best.best - trial.best < 2 * math.hypot(best.standard_error, trial.standard_error)
         ]
 
@@ -197,11 +199,11 @@ def trial_to_export(directory: str | PathLike[str], number: int | None = None) -
 
 def _best(trials: list[TrialStatus]) -> int | None:
     scored = [
-        (trial.best, -trial.number)
+        (trial.images, trial.best, -trial.number)
         for trial in trials
         if trial.best is not None and trial.checkpoint is not None and trial.state != "failed" and trial.feasible
     ]
-    return -max(scored)[1] if scored else None
+    return -max(scored)[2] if scored else None
 
 
 def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:
@@ -218,6 +220,7 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         last=None if last is None else trial.intermediate_values[last],
         best=record.score(trial),
         best_iteration=attributes.get("best_iteration"),
+        images=best.get("images", 0),
         others=[objective.value(best) for objective in record.plan.settings.objectives[1:] if best],
         standard_error=best.get("segm/AP_se"),
         feasible=not best or record.is_feasible(trial),

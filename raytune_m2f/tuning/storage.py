@@ -46,6 +46,8 @@ def check_address(address: str) -> None:
             "--optuna-storage is no address of a database; allowed are SQLAlchemy's, such as "
             "sqlite:////shared/optuna.db or 'postgresql://user:${DB_PASSWORD}@host/optuna'"
         ) from None
+    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_absolute():
+        raise StudyError("--optuna-storage: name a SQLite file by its whole path, e.g. sqlite:////shared/optuna.db")
     if any(str(password or "").strip("0") for password in (url.password, url.query.get("password"))):
         raise StudyError(
             "--optuna-storage holds a password, which would be saved in study.yaml. Name an environment variable "
@@ -95,11 +97,13 @@ def _cut_torn_line(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def open_study(journal: Path, name: str, settings: StudySettings, *, writable: bool) -> optuna.Study:
-    """The Optuna study of a study directory, made if it is not there yet.
+def open_study(journal: Path, name: str, settings: StudySettings, *, writable: bool, new: bool = False) -> optuna.Study:
+    """The Optuna study of a study directory; in a journal it is made if it is not there yet.
 
+    Args:
+        new: make it in a database too. Otherwise one that is not there was lost, or the address is another one.
     Raises:
-        StudyError: a reader finds no record, or the database does not answer.
+        StudyError: there is no record, or the database does not answer.
     """
     if settings.optuna_storage is None:
         if not writable and not journal.exists():
@@ -113,6 +117,6 @@ def open_study(journal: Path, name: str, settings: StudySettings, *, writable: b
         name = names[0]
     if name in names:
         return optuna.load_study(study_name=name, storage=storage)
-    if not writable:
-        raise StudyError(f"the study {journal.parent} has no trials yet: {settings.optuna_storage or journal} lacks it")
+    if not writable or (settings.optuna_storage is not None and not new):
+        raise StudyError(f"the study {journal.parent} has no record: {settings.optuna_storage or journal} lacks it")
     return optuna.create_study(study_name=name, storage=storage, directions=["maximize"] * len(settings.metrics))

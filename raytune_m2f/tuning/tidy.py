@@ -12,8 +12,8 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from raytune_m2f.training.checkpoint import newest_first
-from raytune_m2f.tuning.population import rung_file
+from raytune_m2f.training.checkpoint import newest_first, rung_file
+from raytune_m2f.tuning.population import folder_of
 from raytune_m2f.tuning.record import Record
 
 
@@ -26,7 +26,7 @@ class Tidy:
 
     def __init__(self, record: Record) -> None:
         self._record = record
-        self._ranked: list[tuple[float, int]] = []
+        self._ranked: list[tuple[bool, tuple[int, float], int]] = []
         for trial in record.trials(TrialState.COMPLETE, TrialState.PRUNED):
             self._drop_own(trial)
         self._drop_population()
@@ -41,12 +41,12 @@ class Tidy:
         weights = self._record.directory.weights(trial.number)
         for path in newest_first(weights.parent):
             _delete(path)
-        score = self._record.score(trial)
-        if score is None or trial.user_attrs.get("origin") == "config" or not weights.exists():
+        rank = self._record.rank(trial)
+        if rank is None or trial.user_attrs.get("origin") == "config" or not weights.exists():
             return
-        self._ranked.append((score if self._record.is_feasible(trial) else -float("inf"), -trial.number))
+        self._ranked.append((self._record.is_feasible(trial), rank, -trial.number))
         self._ranked.sort(reverse=True)
-        for _, number in self._ranked[self._record.plan.settings.keep_checkpoints :]:
+        for *_, number in self._ranked[self._record.plan.settings.keep_checkpoints :]:
             _delete(self._record.directory.weights(-number))
         del self._ranked[self._record.plan.settings.keep_checkpoints :]
 
@@ -55,10 +55,10 @@ class Tidy:
         record, index = self._record, self._record.index
         if record.plan.settings.early_stopping.method != "pbt":
             return
-        useful = {rung_file(record, *heirloom) for heirloom in index.heirs.values()}
+        useful = {rung_file(folder_of(record, parent), start) for parent, start in index.heirs.values()}
         for rung in index.rungs.iterations:
             best, iteration = index.rungs.best(rung, rounded_up=True), index.evaluation_at(rung)
-            useful |= {rung_file(record, number, iteration) for number in best}
+            useful |= {rung_file(folder_of(record, number), iteration) for number in best}
         for path in record.directory.trials.glob("*/checkpoints/rung_*.pth"):
             if path not in useful:
                 _delete(path)

@@ -12,9 +12,9 @@ from fake_study import LR, PERIOD, leave_reports, new_study, open_record, report
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from raytune_m2f.training.checkpoint import newest_first
+from raytune_m2f.training.checkpoint import newest_first, rung_file
 from raytune_m2f.tuning.driver import Driver
-from raytune_m2f.tuning.population import PERTURBED, perturb, rung_file
+from raytune_m2f.tuning.population import PERTURBED, folder_of, perturb
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.settings import EarlyStopping, StudySettings
 from raytune_m2f.tuning.study import StudyDirectory
@@ -41,7 +41,7 @@ def take(driver: Driver) -> int:
 
 def train(driver: Driver, number: int, *iterations: int, value: float) -> None:
     for iteration in iterations:
-        leave_reports(driver.record.directory.trial(number), {iteration: value})
+        leave_reports(driver.record.directory.trial(number), {iteration: value}, keep=driver.record.index.to_keep)
         driver.on_report(number, report(iteration, value))
 
 
@@ -122,18 +122,18 @@ def test_a_checkpoint_that_somebody_deleted_is_one_failed_trial(study: StudyDire
     better, _ = leave_a_place(driver)
     driver.record.study.enqueue_trial({LR: 1e-3})
     take(driver)
-    rung_file(driver.record, better, 20).unlink()
+    rung_file(folder_of(driver.record, better), 20).unlink()
     assert take(driver) == 4
     failed = driver.record.trial(2 + 1)
     assert failed.state == TrialState.FAIL
-    assert failed.user_attrs["error_type"] == "CheckpointError"
+    assert failed.user_attrs["error_type"] == "TrainingError"
     assert driver.halted is None
 
 
 def test_without_a_checkpoint_an_ordinary_trial_takes_the_place(study: StudyDirectory) -> None:
     driver = driver_of(study)
     better, _ = leave_a_place(driver)
-    rung_file(driver.record, better, 20).unlink()
+    rung_file(folder_of(driver.record, better), 20).unlink()
     assert "parent" not in driver.record.trial(take(driver)).user_attrs
 
 

@@ -123,7 +123,7 @@ def test_without_a_terminal_each_ended_trial_is_one_line(study: StudyDirectory) 
     assert lines[2].endswith("[annotation 7 has label 9]")
 
 
-def scored(root: Path, *trials: dict[str, float], **asked: Any) -> StudyStatus:
+def scored(root: Path, *trials: dict[str, Any], **asked: Any) -> StudyStatus:
     """A study whose trials have this one report each."""
     study = new_study(root, settings(trials=9, **asked))
     record = open_record(study)

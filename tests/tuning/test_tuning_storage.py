@@ -118,7 +118,7 @@ def test_a_reader_makes_no_study(tmp_path: Path) -> None:
     assert not in_file.journal.exists()
     study = new_study(tmp_path / "b", in_database(tmp_path))
     (tmp_path / "optuna.db").unlink()
-    with pytest.raises(StudyError, match="has no trials yet"):
+    with pytest.raises(StudyError, match="has no record"):
         study_status(study.root)
 
 
@@ -128,3 +128,15 @@ def test_a_failure_and_its_files_are_told_to_a_database_too(tmp_path: Path) -> N
     leave_reports(record.directory.trial(number), {10: float("nan")})
     assert record.settle(number) == TrialState.FAIL
     assert open_record(record.directory).trial(number).user_attrs["error_type"] == "NonFiniteLossError"
+
+
+def test_a_driver_does_not_begin_anew_where_the_database_was_lost(tmp_path: Path) -> None:
+    study = new_study(tmp_path, in_database(tmp_path))
+    (tmp_path / "optuna.db").unlink()
+    with pytest.raises(StudyError, match="has no record"):
+        open_record(study)
+
+
+def test_a_relative_sqlite_file_is_refused() -> None:
+    with pytest.raises(StudyError, match="by its whole path"):
+        check_address("sqlite:///optuna.db")
