@@ -181,6 +181,7 @@ def confirm(
                 study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress
             )
         out.print(tuning.confirmation_table(found))
+        out.print(tuning.verdict(found), soft_wrap=True)
 
 
 def status(

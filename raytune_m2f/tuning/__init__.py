@@ -17,7 +17,7 @@ from raytune_m2f.tuning.confirm import Confirmation, confirm_study
 from raytune_m2f.tuning.earlier import knowledge_of
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.preflight import check_before_start
-from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, status_table
+from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, status_table, verdict
 from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
 from raytune_m2f.tuning.space import SearchSpace, load_space
@@ -50,4 +50,5 @@ __all__ = [
     "status_table",
     "study_status",
     "trial_to_export",
+    "verdict",
 ]

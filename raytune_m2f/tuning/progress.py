@@ -119,22 +119,19 @@ def status_table(status: StudyStatus) -> Table:
     for name, width in (("trial", 5), ("state", 8), ("iter", 7), ("last", 5), ("best", 5)):
         justify: JustifyMethod = "left" if name == "state" else "right"
         table.add_column(name, justify=justify, min_width=width, no_wrap=True)
+    for name in status.metrics[1:]:
+        table.add_column(name, justify="right", overflow="fold", min_width=6)
     for name in _short(keys):  # a line for each word, and long words folded, keep the columns narrow
         table.add_column(name.replace("_", "_\n"), justify="right", overflow="fold", min_width=6)
     table.add_column("time", justify="right", min_width=4, no_wrap=True)
     for trial in status.trials:
-        table.add_row(*_row(trial, keys), style="bold" if trial.number == status.best else "")
+        table.add_row(*_row(trial, keys, len(status.metrics) - 1), style="bold" if trial.number == status.best else "")
     return table
 
 
 def confirmation_table(found: Confirmation) -> Table:
     """One row a leader: its score in the study, those under new seeds, their mean with its 95 % interval."""
-    winner, lead = found.winner, found.lead()
-    verdict = f"winner: trial {winner.trial} with {winner.mean} (95 % interval)"
-    if lead is not None:
-        certain = "" if found.is_certain() else ", which is not certain: give more --seeds"
-        verdict += f", {lead} above trial {found.leaders[1].trial}{certain}"
-    table = Table(caption=verdict, caption_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for name in ("trial", "in the study", "under new seeds", "mean"):
         table.add_column(name, justify="right")
     for leader in found.leaders:
@@ -143,13 +140,25 @@ def confirmation_table(found: Confirmation) -> Table:
     return table
 
 
-def _row(trial: TrialStatus, keys: list[str]) -> list[Text | str]:
+def verdict(found: Confirmation) -> str:
+    """Who has won, and how surely."""
+    winner, lead = found.winner, found.lead()
+    interval = " (95 % interval)" if winner.mean.half_width is not None else ""
+    text = f"winner: trial {winner.trial} with {winner.mean}{interval}"
+    if lead is None:
+        return text
+    certain = "" if found.is_certain() else ", which is not certain: give more --seeds"
+    return f"{text}, {lead} above trial {found.leaders[1].trial}{certain}"
+
+
+def _row(trial: TrialStatus, keys: list[str], others: int) -> list[Text | str]:
     return [
         f"{MARKS.get(trial.origin or '', '')}{trial.number}",
         Text(trial.state, style=STYLES[trial.state]),
         f"{trial.iteration}/{trial.max_iter}",
         _number(trial.last),
         _number(trial.best),
+        *([_number(value) for value in trial.others] or [""] * others),
         *(_value(trial.values.get(key)) for key in keys),
         _duration(trial.seconds),
     ]

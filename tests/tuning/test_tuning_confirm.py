@@ -15,7 +15,7 @@ from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.tuning import confirm
 from raytune_m2f.tuning.confirm import Confirmation, Leader, Mean, confirm_study
 from raytune_m2f.tuning.extend import Extension
-from raytune_m2f.tuning.progress import confirmation_table
+from raytune_m2f.tuning.progress import confirmation_table, verdict
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.runner import enqueue_points
 from raytune_m2f.tuning.settings import EarlyStopping, StudySettings
@@ -170,6 +170,12 @@ def test_a_table_of_the_leaders() -> None:
     stream = io.StringIO()
     Console(file=stream, width=160).print(confirmation_table(pair({1: 5.0, 2: 7.0}, {1: 0.0, 2: 6.9})))
     text = " ".join(stream.getvalue().split())
-    assert "winner: trial 4 with 6.00 ± 12.71 (95 % interval)" in text
-    assert "above trial 7, which is not certain: give more --seeds" in text
     assert "0.00 6.90" in text
+
+
+def test_the_verdict_says_how_sure_it_is() -> None:
+    found = pair({1: 5.0, 2: 7.0}, {1: 0.0, 2: 6.9})
+    assert verdict(found).startswith("winner: trial 4 with 6.00 ± 12.71 (95 % interval), 2.55 ± ")
+    assert verdict(found).endswith(" above trial 7, which is not certain: give more --seeds")
+    assert verdict(pair({1: 5.0, 2: 7.0}, {1: 4.0, 2: 6.1})).endswith(" above trial 7")
+    assert verdict(Confirmation([Leader(4, 1.0, {1: 5.0})])) == "winner: trial 4 with 5.00"
