@@ -66,6 +66,12 @@ def create_study(
         )
     if study.root.exists() and any(not study.is_begun(path) for path in study.root.iterdir()):
         raise StudyError(f"{study.root} is not empty and no study; give a new or an empty directory.")
+    grace, end = settings.early_stopping.grace_iterations, config.value("SOLVER.MAX_ITER")
+    if grace is not None and grace >= end and settings.early_stopping.method != "none":
+        raise StudyError(
+            f"--grace {grace}: the trainings end at SOLVER.MAX_ITER = {end}, so nobody would be stopped. Give less, or "
+            "--early-stopping none."
+        )
     if settings.optuna_storage is not None:
         check_address(settings.optuna_storage)
         name = f"{study.root.name} {uuid.uuid4().hex[:8]}"  # another directory may have the same name

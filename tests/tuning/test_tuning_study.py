@@ -112,3 +112,10 @@ def test_budgets(budget: Budget, usage: Usage, new: bool, spent: bool) -> None:
 def test_a_directory_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert StudyDirectory.at("s").trial(7) == tmp_path / "s" / "trials" / "0007"
+
+
+def test_a_first_rung_after_the_end_is_refused(tmp_path: Path) -> None:
+    late = settings(early_stopping=EarlyStopping(grace_iterations=80))
+    with pytest.raises(StudyError, match=r"--grace 80: the trainings end at SOLVER.MAX_ITER = 80"):
+        new_study(tmp_path, late)
+    new_study(tmp_path, settings(early_stopping=EarlyStopping(method="none", grace_iterations=80)))
