@@ -71,10 +71,10 @@ def peak_memory(device: torch.device) -> float:
 
 def start_fresh() -> None:
     """Free what an earlier trial left in this process, and forget its peak of memory: trials share processes."""
-    gc.collect()
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()  # or its limit of recompilations would be reached
     if torch.cuda.is_initialized():
+        gc.collect()  # takes some tenths of a second, in which a CPU would find nothing that it lacks
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # Linux alone has it
