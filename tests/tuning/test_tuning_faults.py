@@ -77,7 +77,7 @@ def test_a_trial_whose_process_is_killed_ends_as_if_it_had_not_been(tmp_path: Pa
     config = tiny_config.with_values({"SOLVER.MAX_ITER": 12, "TEST.EVAL_PERIOD": 4}, source="test")
     asked = settings(trials=1, resources=Resources(cpus_per_worker=1))
     study = create_study(tmp_path / "study", config, space(), asked)
-    with killing(study, rank=0, after=1):
+    with killing(study, rank=0, after=2):
         status = run_study(study.root, trial_function=Traced())
     assert states(status) == ["complete"]
     assert "going on from iteration" in (study.trial(0) / "log.txt").read_text()
