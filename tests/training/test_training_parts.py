@@ -93,7 +93,10 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
 def test_checkpoints_that_somebody_needs_are_kept(tmp_path: Path) -> None:
     for iteration in (5, 10, 15, 20, 25):
         checkpoint.save_iteration(_state(iteration), tmp_path, frozenset({5, 15, 99}))
-    assert [checkpoint.load(path)["iteration"] for path in checkpoint.newest_first(tmp_path)] == [25, 20, 15, 5]
+    assert [checkpoint.load(path)["iteration"] for path in checkpoint.newest_first(tmp_path)] == [25, 20]
+    kept = [checkpoint.rung_file(tmp_path, iteration) for iteration in (5, 15)]
+    assert sorted(tmp_path.glob("rung_*.pth")) == kept
+    assert [checkpoint.load(path)["iteration"] for path in kept] == [5, 15]
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
