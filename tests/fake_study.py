@@ -69,7 +69,9 @@ def leave_reports(
     (folder / "best.pth").touch()
     for iteration, value in values.items():
         left = {**report(iteration, value), **others}
-        checkpoint.iteration_file(folder, iteration).write_text(json.dumps(left))
+        whole = folder / ".whole"  # as a real one: there or not there
+        whole.write_text(json.dumps(left))
+        whole.replace(checkpoint.iteration_file(folder, iteration))
         checkpoint.keep_newest(folder, keep)
         metrics.append_report(output_dir, left)
 

@@ -91,6 +91,9 @@ class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The trial's process died; Tune may try it again. Its workers may have outlived it."""
+        self._guard(lambda: self._note_crash(trial), None)
+
+    def _note_crash(self, trial: Trial) -> None:
         output_dir = self._driver.record.directory.trial(self._searcher.number(trial.trial_id))
         release_workers(output_dir)
         text = _error_text(trial)

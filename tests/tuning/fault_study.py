@@ -158,7 +158,7 @@ class FaultyTraining:
             return train_trial(config.with_values(HUGE_RATE, source="test"), context)
         if context.output_dir.name == self.evaluator:
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(NativeEngine, "evaluator", lambda *_: BrokenEvaluator())
+                patch.setattr(NativeEngine, "evaluator", lambda *_, **__: BrokenEvaluator())
                 return train_trial(config, context)
         return train_trial(config, context)
 
