@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
 SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid")
+NEWEST, BEST = 400, 100
+"""Trials that TPE learns from: the newest that ended, and the best of those before them that ran to their end."""
 
 
 def make_sampler(
@@ -26,7 +29,8 @@ def make_sampler(
     on the record, and not on how often the driver was restarted (one seed for a driver's life would suggest the
     first points a second time after a restart). This holds for all kinds:
 
-    - `tpe` learns from stopped trials too, and keeps away from those that run (constant liar).
+    - `tpe` learns from stopped trials too, and keeps away from those that run (constant liar). In a long study it
+      leaves old mediocre trials out, so that its time does not grow without end.
     - `gp` learns from stopped trials too, and keeps away from those that run (expected improvement of a batch). It
       takes about 0.2 s a suggestion. Conditional keys, and those whose range was changed, are drawn at random.
     - `cmaes` has its state in the record. It learns from stopped trials too, but only from those it suggested itself,
@@ -64,12 +68,58 @@ class _GroupTPE(TPESampler):
     """
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        inferred = super().infer_relative_search_space(study, trial)
-        for other in study.get_trials(deepcopy=False):
+        window = self._look(study, trial)
+        inferred = super().infer_relative_search_space(window, trial)
+        for other in window.get_trials(deepcopy=False):
             for name, distribution in other.distributions.items():
                 if inferred.get(name) != distribution:
                     inferred.pop(name, None)
         return inferred
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return super().sample_relative(self._look(study, trial), trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return super().sample_independent(self._look(study, trial), trial, param_name, param_distribution)
+
+    def _look(self, study: Study, trial: FrozenTrial) -> _Window:
+        """One look for all values of a trial."""
+        if self._window is None or self._window.asking != trial.number:
+            self._window = _Window(study, trial.number)
+        return self._window
+
+    _window: _Window | None = None
+
+
+class _Window(Study):
+    """The study as TPE sees it: the trials that run, the `NEWEST` that ended and, of the older ones, the `BEST`.
+
+    TPE compares the best tenth, at most 25 trials, with the rest, and weighs old trials less: those that are left out
+    hardly matter to it.
+    """
+
+    def __init__(self, study: Study, asking: int) -> None:
+        vars(self).update(vars(study))
+        self.asking = asking
+        trials = study.get_trials(deepcopy=False)
+        ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        complete = [trial for trial in ended[:-NEWEST] if trial.state == TrialState.COMPLETE]
+        chosen = {trial.number for trial in (*heapq.nlargest(BEST, complete, key=_merit), *ended[-NEWEST:])}
+        self._chosen = [trial for trial in trials if trial.number in chosen or trial.state == TrialState.RUNNING]
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._chosen if states is None or trial.state in states]
+
+
+def _merit(trial: FrozenTrial) -> tuple[bool, float]:
+    """In the order of TPE: what keeps the constraints, then the first metric."""
+    return all(violation <= 0 for violation in trial.constraints.values()), trial.values[0]
 
 
 class _CmaEs(CmaEsSampler):

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from raytune_m2f.tuning import samplers
 from raytune_m2f.tuning.samplers import SAMPLERS, make_sampler
 
 RANGES: dict[str, BaseDistribution] = {
@@ -112,6 +113,28 @@ def test_tpe_reaches_a_range_that_was_widened(conditional: bool) -> None:
         shares.append(trial.params["share"])
         study.tell(trial, trial.params["share"])
     assert max(shares) > 4.0
+
+
+def test_tpe_learns_from_the_newest_and_the_best_of_a_long_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out changes nothing: a study without those trials is given the same point."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    monkeypatch.setattr(samplers, "NEWEST", 12)
+    monkeypatch.setattr(samplers, "BEST", 6)
+    storage = InMemoryStorage()
+    run("tpe", 40, storage)
+    whole = optuna.load_study(study_name="s", storage=storage)
+    ended = [trial for trial in whole.get_trials() if trial.state.is_finished()]
+    complete = [trial for trial in ended[:-12] if trial.state == TrialState.COMPLETE]
+    best = sorted(complete, key=lambda trial: -(trial.value or 0.0))[:6]
+    chosen = {trial.number for trial in (*best, *ended[-12:])}
+    part = optuna.create_study(direction="maximize")
+    part.add_trials([t for t in whole.get_trials() if t.number in chosen or t.state == TrialState.RUNNING])
+    points = []
+    for study in (whole, part):
+        study.sampler = make_sampler("tpe", 1, 40, 100)
+        points.append(study.ask(RANGES).params)
+    assert len(chosen) == 18
+    assert points[0] == points[1]
 
 
 def test_an_unknown_sampler_is_refused() -> None:
