@@ -37,7 +37,7 @@ from raytune_m2f.tuning.record import Record
 RECORDED = (1.0, 1.35, 0.86, 0.89, 0.88)
 """Time between two reports of the trials of a study, relative to their first (fruits_nuts, 5 trials, 2026-11-22)."""
 FIRST_START_S, NEXT_START_S = 12.0, 0.03
-"""From a trial that is handed out to its first line, in a new process and in one that is used again (tuning_cost.py)."""
+"""From a trial that is handed out to its first line: in a new process, and in one that is used again."""
 
 
 def made_study(folder: str, trials: int, *, stopping: bool) -> Any:
@@ -133,13 +133,13 @@ def schedule(trials: int, nodes: int, report_seconds: float, tune_ms: float) -> 
         busy = sum(map(sum, simulation.cpu.values())) + simulation.tune * sum(map(len, simulation.cpu.values()))
         later = simulation.delays[nodes:]
         print(f"{trials} trials, {nodes} at once, a report of each every {report_seconds:g} s on average")
-        print(f"until the queue is empty {end:.0f} s, the driver busy for {100 * busy / end:.1f} % of it; {cpu:.1f} s CPU")
+        print(f"until the queue is empty {end:.0f} s, the driver busy {100 * busy / end:.1f} % of it; {cpu:.1f} s CPU")
         for kind, times in simulation.cpu.items():
             print(f"  {kind:6} {len(times):6} times, median {1000 * statistics.median(times):5.1f} ms", end=", ")
             print(f"99 % below {1000 * sorted(times)[int(0.99 * len(times))]:.1f} ms")
-        print(f"from a free slot to the next first line: median {statistics.median(later):.2f} s, most {max(later):.2f} s")
+        print(f"from a free slot to the next first line: {spread(later)}")
         print(f"idle slots: {100 * idle_share(simulation, nodes):.2f} % (from the second trial of a slot on)")
-        print(f"the driver's memory: +{memory_mib() - before:.0f} MiB; journal {study.journal.stat().st_size / 2**20:.1f} MiB")
+        print(f"the driver's memory: +{memory_mib() - before:.0f} MiB; journal {size_mib(study.journal):.1f} MiB")
 
 
 def idle_share(simulation: Schedule, slots: int) -> float:
@@ -156,20 +156,33 @@ def on_ray(trials: int, nodes: int, report_seconds: float) -> None:
         cluster.wait_for_nodes()
         with tempfile.TemporaryDirectory() as folder:
             study = made_study(folder, trials, stopping=False)
-            wall, cpu = time.time(), time.process_time()
+            start, cpu = time.time(), time.process_time()
             run_study(study.root, address=cluster.address, trial_function=Waiting(report_seconds * MAX_ITER / PERIOD))
-            wall, cpu = time.time() - wall, time.process_time() - cpu
+            end, cpu = time.time(), time.process_time() - cpu
             spans = [json.loads((study.trial(number) / "spans.json").read_text()) for number in range(trials)]
     finally:
         cluster.shutdown()
     begun, ended = sorted(span["begun"] for span in spans), sorted(span["ended"] for span in spans)
     events = trials * (MAX_ITER // PERIOD + 2)
-    gaps = [later - end for later, end in zip(begun[nodes:], ended, strict=False)]
-    print(f"{trials} trials on {nodes} nodes, a report of each every {report_seconds:g} s: {wall:.0f} s")
-    print(f"the first {nodes} first lines {begun[0] - begun[0]:.0f} to {begun[nodes - 1] - begun[0]:.0f} s after the first")
-    print(f"from a free slot to the next first line: median {statistics.median(gaps):.2f} s, most {max(gaps):.2f} s")
+    gaps = [later - before for later, before in zip(begun[nodes:], ended, strict=False)]
+    print(f"{trials} trials on {nodes} nodes, a report of each every {report_seconds:g} s: {end - start:.0f} s")
+    print(
+        f"start of the first trial {begun[0] - start:.0f} s, of the last node's first {begun[nodes - 1] - start:.0f} s"
+    )
+    print(f"from a free slot to the next first line: {spread(gaps)}")
+    waits = report_seconds * MAX_ITER / PERIOD
+    late = [(span["ended"] - span["begun"] - waits) / (MAX_ITER / PERIOD) for span in spans]
+    print(f"until a report is noted and the trial goes on: {spread(late)}")
     print(f"driver: {cpu:.0f} s CPU, {1000 * cpu / events:.1f} ms an event ({events} events), {memory_mib():.0f} MiB")
     print(f"processes of the trials: {len({span['process'] for span in spans})}")
+
+
+def spread(seconds: list[float]) -> str:
+    return f"median {statistics.median(seconds):.2f} s, most {max(seconds):.2f} s"
+
+
+def size_mib(path: Path) -> float:
+    return path.stat().st_size / 2**20
 
 
 def memory_mib() -> float:
@@ -182,7 +195,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int)
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--report-seconds", type=float)
-    parser.add_argument("--tune-ms", type=float, default=10.0, help="what Ray Tune adds to an event, for `schedule`")
+    parser.add_argument("--tune-ms", type=float, default=5.0, help="what Ray Tune adds to an event, for `schedule`")
     given = parser.parse_args()
     if given.what == "schedule":
         schedule(given.trials or 1000, given.nodes or 100, given.report_seconds or 60.0, given.tune_ms)
