@@ -200,11 +200,11 @@ def status(
         if as_json:
             print(state.to_json())
         elif watch:
-            with Live(tuning.status_table(state), console=out, auto_refresh=False) as live:
+            with Live(tuning.status_table(state, tuning.rows_that_fit(out)), console=out, auto_refresh=False) as live:
                 while state.driver is not None:
                     sleep(WATCH_SECONDS)
                     state = tuning.study_status(study)
-                    live.update(tuning.status_table(state), refresh=True)
+                    live.update(tuning.status_table(state, tuning.rows_that_fit(out)), refresh=True)
         else:
             out.print(tuning.status_table(state))
 

@@ -17,7 +17,7 @@ from raytune_m2f.tuning.confirm import Confirmation, confirm_study
 from raytune_m2f.tuning.earlier import knowledge_of
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.preflight import check_before_start
-from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, status_table, verdict
+from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, rows_that_fit, status_table, verdict
 from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
 from raytune_m2f.tuning.space import SearchSpace, load_space
@@ -46,6 +46,7 @@ __all__ = [
     "knowledge_of",
     "load_space",
     "plan_of",
+    "rows_that_fit",
     "run_study",
     "status_table",
     "study_status",

@@ -35,6 +35,7 @@ FOOTNOTES = {
     "pbt": "> went on from the checkpoint of a better trial",
 }
 ENDED = ("complete", "stopped", "failed")
+AROUND = 14  # lines of a table that are not trials: title, header, caption
 
 
 class Throttle:
@@ -96,7 +97,7 @@ class StudyProgress:
 
     def update(self, status: StudyStatus) -> None:
         if self._live is not None:
-            self._live.update(status_table(status), refresh=True)
+            self._live.update(status_table(status, rows_that_fit(self._console)), refresh=True)
             return
         ended = [trial for trial in status.trials if trial.state in ENDED]
         for trial in ended:
@@ -105,11 +106,22 @@ class StudyProgress:
                 self._console.print(Text(_line(trial, status)), soft_wrap=True)
 
 
-def status_table(status: StudyStatus) -> Table:
-    """One row a trial; the best is marked."""
+def rows_that_fit(console: Console) -> int:
+    """Trials that a redrawn table can show; what is below the screen's end would be cut."""
+    return max(console.height - AROUND, 5)
+
+
+def status_table(status: StudyStatus, rows: int | None = None) -> Table:
+    """One row a trial; the best is marked.
+
+    Args:
+        rows: at most so many trials: the best, those that run, then those with the best scores.
+    """
+    trials = status.trials if rows is None else _foremost(status, rows)
     keys = list(dict.fromkeys(key for trial in status.trials for key in trial.values))
+    part = f": {len(trials)} of {len(status.trials)} trials" if len(trials) < len(status.trials) else ""
     table = Table(
-        title=f"study {relative(status.directory)}",
+        title=f"study {relative(status.directory)}{part}",
         caption=_caption(status),
         title_justify="left",
         caption_justify="left",
@@ -124,9 +136,17 @@ def status_table(status: StudyStatus) -> Table:
     for name in _short(keys):  # a line for each word, and long words folded, keep the columns narrow
         table.add_column(name.replace("_", "_\n"), justify="right", overflow="fold", min_width=6)
     table.add_column("time", justify="right", min_width=4, no_wrap=True)
-    for trial in status.trials:
+    for trial in trials:
         table.add_row(*_row(trial, keys, len(status.metrics) - 1), style="bold" if trial.number == status.best else "")
     return table
+
+
+def _foremost(status: StudyStatus, rows: int) -> list[TrialStatus]:
+    def merit(trial: TrialStatus) -> tuple[bool, bool, float]:
+        return trial.number == status.best, trial.state == "running", -math.inf if trial.best is None else trial.best
+
+    chosen = {trial.number for trial in sorted(status.trials, key=merit, reverse=True)[:rows]}
+    return [trial for trial in status.trials if trial.number in chosen]
 
 
 def confirmation_table(found: Confirmation) -> Table:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,20 @@ def test_the_table_shows_one_row_a_trial(study: StudyDirectory) -> None:
     assert "4 of 9 trials started" in text
     assert "best: trial 0 with segm/AP 9.00" in text
     assert "* the configuration's own values" in text
+
+
+def test_a_table_of_few_rows_shows_the_best_and_who_runs(study: StudyDirectory) -> None:
+    status = study_status(study.root)
+    assert status.best == 0
+    status = replace(status, trials=[replace(t, state="running") if t.number == 3 else t for t in status.trials])
+    console = Console(file=io.StringIO(), width=160)
+    console.print(status_table(status, rows=2))
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    rows = [line.split()[0] for line in text.splitlines() if line.strip()[:1].isdigit()]
+    assert rows[:2] == ["0", "3"]
+    assert "2 of 5 trials" in text
+    assert "failed" not in text.split("4 of 9")[0], "trial 2 is not among them"
 
 
 def test_the_table_fits_a_terminal_of_80_columns(study: StudyDirectory) -> None:
