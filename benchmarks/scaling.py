@@ -139,6 +139,9 @@ def schedule(trials: int, nodes: int, report_seconds: float, tune_ms: float) -> 
             print(f"99 % below {1000 * sorted(times)[int(0.99 * len(times))]:.1f} ms")
         print(f"from a free slot to the next first line: {spread(later)}")
         print(f"idle slots: {100 * idle_share(simulation, nodes):.2f} % (from the second trial of a slot on)")
+        begun = time.process_time()
+        Record(study, StudyPlan.load(study.plan_file)).reconcile()
+        print(f"to read the record again, as `resume` does: {time.process_time() - begun:.1f} s CPU")
         print(f"the driver's memory: +{memory_mib() - before:.0f} MiB; journal {size_mib(study.journal):.1f} MiB")
 
 
