@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -55,10 +56,10 @@ def clear_answers(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        raise InputError(f"the cluster at {address} does not let us in: {_first_line(error)}. {TOKEN}") from error
+        raise InputError(f"the cluster at {address} does not let us in: {_in_short(error)}. {TOKEN}") from error
     except (requests.exceptions.RequestException, OSError) as error:
         raise RaytuneM2FError(
-            f"the cluster at {address} does not answer any more: {_first_line(error)}. The jobs that it has go on; ask "
+            f"the cluster at {address} does not answer any more: {_in_short(error)}. The jobs that it has go on; ask "
             "again with `raytune-m2f logs`."
         ) from error
     except RuntimeError as error:  # any answer but 200
@@ -90,5 +91,6 @@ def _require_ray(address: str) -> None:
         raise InputError(f"what answers at {address} is no Ray dashboard. {wanted}.") from None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(". ")
+def _in_short(error: Exception) -> str:
+    """The first sentence of what Ray says."""
+    return re.split(r"\.\s|\n", str(error).strip())[0].rstrip(".")

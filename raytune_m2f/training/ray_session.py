@@ -110,4 +110,7 @@ def _connect(address: str | None) -> None:
                 **own,
             )
         except (ConnectionError, ValueError) as error:
-            raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+            raise InputError(
+                f"no Ray cluster answers at {address!r}: {error}. Is it the port of Ray's head, "
+                "and do RAY_AUTH_MODE and RAY_AUTH_TOKEN give the token, if it wants one?"
+            ) from error
