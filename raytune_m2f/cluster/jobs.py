@@ -64,7 +64,7 @@ class Jobs:
                     f"{command.home} is being run by the job {job.submission_id}. Wait for it, or stop it: "
                     f"raytune-m2f stop --address {self.address} {job.submission_id}"
                 )
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", command.home.rsplit("/", 1)[-1]).strip("-.") or "study"
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", command.home.partition("?")[0].rsplit("/", 1)[-1]).strip("-.") or "study"
         metadata = {COMMAND: command.name, STUDY: command.home}
         return self._start(f"{name}-{command.name}", command.entrypoint, metadata, working_dir=str(folder))
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raytune_m2f.cluster.pack import Layer, _with_whole_imports, pack_config, pack_module, pack_space
+from raytune_m2f.cluster.pack import _with_whole_imports, pack_config, pack_module, pack_space
 from raytune_m2f.config import Config
+from raytune_m2f.config.build import Layer
 from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
 
 DATA = "DATASETS: {REGISTER: {train: {annotations: '%s', images: /data/train}}}\n"
