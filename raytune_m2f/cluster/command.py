@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from raytune_m2f.cluster.jobs import on_cluster
+from raytune_m2f.cluster.jobs import on_cluster, require_shared
 from raytune_m2f.cluster.pack import CONFIG, pack_config, pack_module, pack_space
 from raytune_m2f.console import parse_duration, require_pairs
 from raytune_m2f.errors import InputError
@@ -76,12 +76,9 @@ def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) ->
         raise InputError("--address after --: a job runs on the cluster that it is submitted to; leave it out there")
     for key in (home, "from_study"):
         path = given.get(key)
-        if path is not None and not path.startswith("/") and "://" not in path:
+        if path is not None:
             option = next(max(parameter.opts, key=len) for parameter in command.params if parameter.name == key)
-            raise InputError(
-                f"{option}: got {path!r}, allowed in a job: an absolute path on storage that all nodes share, or an "
-                "address such as s3://bucket/path. This machine's folders are not there."
-            )
+            require_shared(option, path)
     return str(given[home]).rstrip("/")
 
 

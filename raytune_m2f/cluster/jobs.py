@@ -36,6 +36,15 @@ def on_cluster(arguments: Sequence[str]) -> str:
     return f"exec python -m raytune_m2f {shlex.join(arguments)}"
 
 
+def require_shared(what: str, path: str) -> None:
+    """Refuse a path that would mean this machine, with an InputError."""
+    if not path.startswith("/") and "://" not in path:
+        raise InputError(
+            f"{what}: got {path!r}, allowed on a cluster: an absolute path on storage that all nodes share, or an "
+            "address such as s3://bucket/path. This machine's folders are not there."
+        )
+
+
 class Jobs:
     """The jobs of raytune-m2f on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
 
@@ -64,7 +73,9 @@ class Jobs:
                     f"{command.home} is being run by the job {job.submission_id}. Wait for it, or stop it: "
                     f"raytune-m2f stop --address {self.address} {job.submission_id}"
                 )
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", command.home.partition("?")[0].rsplit("/", 1)[-1]).strip("-.") or "study"
+        name = (
+            re.sub(r"[^A-Za-z0-9_.-]+", "-", command.home.partition("?")[0].rsplit("/", 1)[-1]).strip("-.") or "study"
+        )
         metadata = {COMMAND: command.name, STUDY: command.home}
         return self._start(f"{name}-{command.name}", command.entrypoint, metadata, working_dir=str(folder))
 
@@ -113,6 +124,7 @@ class Jobs:
         Raises:
             InputError: there is no such study.
         """
+        require_shared("STUDY", study)
         from raytune_m2f.tuning import StudyStatus
 
         printed = self._ask("status", study, "--json")

@@ -13,7 +13,6 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from raytune_m2f.cli import app
-from raytune_m2f.cluster.jobs import Jobs
 
 Submit = Callable[..., Result]
 URL = "http://head:8265"
@@ -150,18 +149,3 @@ def test_a_study_that_a_job_runs_gets_no_second_one(submit: Submit, cluster: Clu
     cluster.jobs = [SimpleNamespace(submission_id="first-tune-1", metadata=metadata, status=running, start_time=1)]
     assert "first-tune-1" in refused(submit("resume", "/shared/first/"), cluster)
     assert submit("resume", "/shared/second").exit_code == 0
-
-
-def test_jobs_are_found_by_id_and_by_study(cluster: Cluster) -> None:
-    metadata = {"raytune-m2f": "tune", "study": "/shared/first"}
-    cluster.jobs = [
-        SimpleNamespace(submission_id="new", metadata=metadata, start_time=2),
-        SimpleNamespace(submission_id="old", metadata=metadata, start_time=1),
-        SimpleNamespace(submission_id="ask", metadata={"raytune-m2f": "status"}, start_time=3),
-        SimpleNamespace(submission_id="other", metadata=None, start_time=4),
-    ]
-    jobs = Jobs(URL)
-    assert jobs.find("/shared/first/").submission_id == "new"
-    assert jobs.find("old").submission_id == "old"
-    with pytest.raises(Exception, match=r"has no job 'other'.*old \(/shared/first\), new"):
-        jobs.find("other")
