@@ -91,7 +91,7 @@ def test_all_that_an_installation_needs_is_sent(cluster: dict[str, Any]) -> None
     packages = re.search(r"^packages = (\[.*\])$", pyproject, flags=re.MULTILINE)
     assert packages, "pyproject.toml no longer lists its packages"
     needed = {*json.loads(packages[1]), "pyproject.toml", "constraints.txt", "README.md", "LICENSE", "NOTICE"}
-    assert set(mounts.values()) == needed
+    assert set(mounts.values()) == {*needed, "cluster/spot_notice.sh"}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="the commands are bash's")

@@ -1,12 +1,15 @@
-"""cluster/: the manifest for KubeRay, its image and the script for Slurm; none of it needs a cluster."""
+"""cluster/: the manifest for KubeRay, its image, the scripts for Slurm and for spot nodes; none needs a cluster."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +124,9 @@ def test_the_script_is_valid_and_asks_for_what_it_needs() -> None:
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
-def test_shellcheck_has_nothing_to_say() -> None:
-    checked = subprocess.run(["shellcheck", str(SLURM)], capture_output=True, text=True)
+@pytest.mark.parametrize("script", sorted(FOLDER.glob("*.sh")), ids=lambda path: path.name)
+def test_shellcheck_has_nothing_to_say(script: Path) -> None:
+    checked = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -136,7 +140,58 @@ def test_the_script_gives_symmetric_run_what_it_takes() -> None:
     assert [word.partition("=")[0] for word in left] == ["--num-cpus", "--num-gpus", "--temp-dir"]
 
 
-@pytest.mark.parametrize("name", ["kuberay.yaml", "slurm.sh", "Dockerfile"])
+class Metadata(BaseHTTPRequestHandler):
+    """Stands for AWS's: a token to those who ask for one, and a notice the second time that they look."""
+
+    looks = 0
+
+    def do_PUT(self) -> None:
+        self._answer(200 if "X-aws-ec2-metadata-token-ttl-seconds" in self.headers else 400)
+
+    def do_GET(self) -> None:
+        Metadata.looks += self.path == "/meta-data/spot/instance-action"
+        self._answer(200 if self.headers["X-aws-ec2-metadata-token"] == "token" and Metadata.looks > 1 else 404)
+
+    def _answer(self, code: int) -> None:
+        self.send_response(code)
+        self.end_headers()
+        self.wfile.write(b"token")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="it asks by curl")
+def test_a_notice_of_aws_drains_the_node(tmp_path: Path) -> None:
+    from ray.scripts.scripts import drain_node
+
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    ray.chmod(0o755)
+    server = HTTPServer(("127.0.0.1", 0), Metadata)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = {"METADATA": f"http://127.0.0.1:{server.server_port}", "EVERY": "0.01", "RAY_ADDRESS": "head:6379"}
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    try:
+        done = subprocess.run(
+            ["bash", str(FOLDER / "spot_notice.sh")],
+            env={**here, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    command, *words = done.stdout.splitlines()
+    assert (command, Metadata.looks) == ("drain-node", 2)
+    asked = drain_node.make_context("drain-node", words).params  # as Ray reads it
+    assert asked["address"] == "head:6379"
+    assert asked["reason"] == "DRAIN_NODE_REASON_PREEMPTION"
+    assert 0 < asked["deadline_remaining_seconds"] < 120
+
+
+@pytest.mark.parametrize("name", ["kuberay.yaml", "slurm.sh", "spot_notice.sh", "Dockerfile"])
 def test_holds_no_secret(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
     assert not re.search(r"AKIA[0-9A-Z]{16}|aws_secret|aws_access_key|password|PRIVATE KEY", text, flags=re.IGNORECASE)
