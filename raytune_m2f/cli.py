@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from raytune_m2f import cli_study
+from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
 
@@ -78,6 +78,9 @@ def train(
 
 for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
     app.command()(command)
+app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
+app.command()(cli_cluster.logs)
+app.command()(cli_cluster.stop)
 
 
 @app.command()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +16,7 @@ from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_dur
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
 
 if TYPE_CHECKING:
-    from raytune_m2f.tuning import Extension
+    from raytune_m2f.tuning import Extension, StudyStatus
 
 WATCH_SECONDS = 2.0
 
@@ -188,6 +190,10 @@ def status(
     study: StudyDir,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Redraw until the study is not run any more.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Dashboard of the Ray cluster that can read the study, e.g. http://head:8265; see `submit`."),
+    ] = None,
 ) -> None:
     """Show the trials of a study, running or not.
 
@@ -196,17 +202,29 @@ def status(
     with clear_errors():
         from raytune_m2f import tuning
 
-        state = tuning.study_status(study)
+        read = _reader(study, address)
+        state = read()
         if as_json:
             print(state.to_json())
         elif watch:
             with Live(tuning.status_table(state, tuning.rows_that_fit(out)), console=out, auto_refresh=False) as live:
                 while state.driver is not None:
                     sleep(WATCH_SECONDS)
-                    state = tuning.study_status(study)
+                    state = read()
                     live.update(tuning.status_table(state, tuning.rows_that_fit(out)), refresh=True)
         else:
             out.print(tuning.status_table(state))
+
+
+def _reader(study: Path, address: str | None) -> Callable[[], StudyStatus]:
+    """What reads how a study stands: this process, or a cluster that can be asked at its dashboard."""
+    from raytune_m2f import tuning
+
+    if address is None:
+        return partial(tuning.study_status, study)
+    from raytune_m2f.cluster.jobs import Jobs
+
+    return partial(Jobs(address).study_status, str(study))
 
 
 def _drive(study: Path, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:

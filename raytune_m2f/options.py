@@ -12,6 +12,14 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration values that win over the file.")
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. 'auto'; by default this machine alone.")]
+Dashboard = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="Dashboard of the Ray cluster, e.g. http://head:8265; by default what this variable says.",
+    ),
+]
 GpusPerWorker = Annotated[
     float | None, typer.Option(min=0, help="GPUs of a worker, a fraction shares one; by default 1 if there is any.")
 ]

@@ -23,7 +23,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("raytune_m2f.training",),
     ("raytune_m2f.export", "raytune_m2f.predict", "raytune_m2f.train", "raytune_m2f.console"),
     ("raytune_m2f.tuning",),
-    ("raytune_m2f.options", "raytune_m2f.demo", "raytune_m2f.cli_study", "raytune_m2f.cli", "raytune_m2f.__main__"),
+    ("raytune_m2f.cluster",),
+    (
+        "raytune_m2f.options",
+        "raytune_m2f.demo",
+        "raytune_m2f.cli_cluster",
+        "raytune_m2f.cli_study",
+        "raytune_m2f.cli",
+        "raytune_m2f.__main__",
+    ),
     ("raytune_m2f.testing",),  # tests the layers below it, and none of them needs it
 )
 """From the lowest to the highest. A name stands for the module or the package with all that is in it."""

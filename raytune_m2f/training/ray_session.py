@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import ray
 
 from raytune_m2f.errors import InputError
 
+LISTENER_S = 8.0  # a head that cannot be reached within it is not there
 OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
 
 # Defaults that a user's own environment overrides.
@@ -37,6 +42,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         address: of a running cluster (`auto`, `HOST:PORT`, `ray://...`), or None for a session of our own on this
             machine, which dies with this process. Authentication is Ray's own business, by its environment
             variables (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); its defaults are left alone.
+    SIGTERM ends what runs within as Ctrl-C does; Ray would end the process on the spot.
+
     Raises:
         InputError: there is no cluster at the address.
     """
@@ -45,11 +52,47 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if address is not None:
+        _require_listener(address)
     _connect(address)
+    try:
+        with _sigterm_as_ctrl_c():
+            yield
+    finally:
+        ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Refuse an address at which nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # `auto`; and Ray itself refuses at once what is no address
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address!r}: {error}. Give HOST:PORT of its head (the port of `ray start "
+            "--head`, 6379 by default), or 'auto' on one of its nodes; an http:// address is for `raytune-m2f submit`."
+        ) from error
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """A job that is stopped, or a machine that is shut down, sends SIGTERM: trials are ended in order then too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there are signals heard
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # called, not sent: a job's driver has SIGINT blocked by Ray
+        handler = signal.getsignal(signal.SIGINT)
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        ray.shutdown()
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(address: str | None) -> None:
@@ -67,4 +110,7 @@ def _connect(address: str | None) -> None:
                 **own,
             )
         except (ConnectionError, ValueError) as error:
-            raise InputError(f"no Ray cluster answers at {address!r}: {error}") from error
+            raise InputError(
+                f"no Ray cluster answers at {address!r}: {error}. Is it the port of Ray's head, "
+                "and do RAY_AUTH_MODE and RAY_AUTH_TOKEN give the token, if it wants one?"
+            ) from error

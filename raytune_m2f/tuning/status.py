@@ -116,6 +116,12 @@ class StudyStatus:
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
 
+    @classmethod
+    def from_json(cls, text: str) -> StudyStatus:
+        """What `to_json` wrote; raises ValueError, KeyError or TypeError if it was another version's."""
+        content = json.loads(text)
+        return cls(**{**content, "trials": [TrialStatus(**trial) for trial in content["trials"]]})
+
 
 def study_status(directory: str | PathLike[str]) -> StudyStatus:
     """Read how a study stands; nothing is written, also when a driver runs.

@@ -72,8 +72,8 @@ def test_no_cluster_at_the_address_is_the_users_error(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(ray, "init", refuse)
     with (
-        pytest.raises(InputError, match=r"no Ray cluster answers at 'head:6379': nobody there"),
-        ray_session("head:6379"),
+        pytest.raises(InputError, match=r"no Ray cluster answers at 'auto': nobody there"),
+        ray_session("auto"),
     ):
         pass
 

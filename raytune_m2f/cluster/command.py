@@ -1,0 +1,109 @@
+"""The command of a job: checked here as far as it can be without the cluster, and rewritten for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from raytune_m2f.cluster.jobs import on_cluster, require_shared
+from raytune_m2f.cluster.pack import CONFIG, pack_config, pack_module, pack_space
+from raytune_m2f.console import parse_duration, require_pairs
+from raytune_m2f.errors import InputError
+
+HOMES = {"tune": "study", "resume": "study", "extend": "study", "confirm": "study", "train": "output"}
+"""The commands that can be a job, and the parameter that says where each writes."""
+
+
+@dataclass(frozen=True)
+class JobCommand:
+    """What a job runs.
+
+    Attributes:
+        name: tune, train, resume, extend or confirm.
+        home: the study, or the output of `train`: a path that all nodes see, or an address.
+        arguments: after `raytune-m2f`, for the folder in which the job starts.
+        again: the command that goes on with it after it was stopped.
+    """
+
+    name: str
+    home: str
+    arguments: list[str]
+    again: list[str]
+
+    @property
+    def entrypoint(self) -> str:
+        return on_cluster(self.arguments)
+
+
+def read_command(context: typer.Context, words: Sequence[str], modules: Sequence[Path], folder: Path) -> JobCommand:
+    """Check a command line, and pack what it needs.
+
+    Args:
+        context: of the command line that has these commands.
+        words: the command and its arguments, as they would be typed on the head.
+        modules: that the job's processes can import.
+        folder: empty; the job starts in it.
+
+    Raises:
+        InputError: the command, its configuration or its search space is wrong, or a path would mean this machine.
+        click's UsageError: an option or an argument is; typer shows it.
+    """
+    name, *rest = words or [""]
+    group = context.find_root().command
+    if name not in HOMES or not isinstance(group, TyperGroup):
+        raise InputError(f"got {name!r} after --, allowed: {', '.join(HOMES)}, with its options")
+    command = group.commands[name]
+    assert isinstance(command, TyperCommand)
+    own = command.make_context(name, list(rest), parent=context)  # refuses what the command itself would refuse
+    given: dict[str, Any] = command.make_parser(own).parse_args(list(rest))[0]  # the same, as text
+    home = _home_on_cluster(command, given, HOMES[name])
+    again = ["resume", home]
+    if name == "train":
+        again = [*words, *([] if given.get("resume") else ["--resume"])]
+    for module in modules:
+        pack_module(module, folder)
+    _pack(given, folder)
+    return JobCommand(name, home, [name, *_arguments(command, {**given, "address": "auto"})], again)
+
+
+def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) -> str:
+    if "address" in given:
+        raise InputError("--address after --: a job runs on the cluster that it is submitted to; leave it out there")
+    for key in (home, "from_study"):
+        path = given.get(key)
+        if path is not None:
+            option = next(max(parameter.opts, key=len) for parameter in command.params if parameter.name == key)
+            require_shared(option, path)
+    return str(given[home]).rstrip("/")
+
+
+def _pack(given: dict[str, Any], folder: Path) -> None:
+    """Put what the command reads here into the folder, and name it as it lies there."""
+    parse_duration(given.get("time"))
+    config = None
+    if "config" in given:
+        config = pack_config(Path(given["config"]), require_pairs(list(given.pop("overrides", None) or [])), folder)
+        given["config"] = CONFIG
+    if "space" in given:
+        given["space"] = pack_space(given["space"], folder, config)
+
+
+def _arguments(command: TyperCommand, given: dict[str, Any]) -> list[str]:
+    """The words that the command reads as `given`."""
+    options: list[str] = []
+    arguments: list[str] = []
+    for parameter in command.params:
+        value = given.get(parameter.name or "")
+        values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        if parameter.param_type_name == "argument":
+            arguments += values
+        elif getattr(parameter, "is_flag", False):
+            options += [max(parameter.opts, key=len)] * len(values)
+        else:
+            options += [f"{max(parameter.opts, key=len)}={one}" for one in values]  # a value may start with a dash
+    return [*options, *arguments]

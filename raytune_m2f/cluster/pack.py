@@ -1,0 +1,140 @@
+"""What a job takes along: the configuration, the search space and the user's modules, in one folder.
+
+Data and weights stay on the cluster, so the paths to them are as its nodes see them: the client's disk means nothing
+there. A path that starts with a $VARIABLE is sent as it stands, for the nodes to fill in.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raytune_m2f.config import Config
+from raytune_m2f.config.build import Layer, build, in_one_message
+from raytune_m2f.config.load import _file_layers, _override_layers
+from raytune_m2f.config.nested import merge
+from raytune_m2f.config.paths import _is_path
+from raytune_m2f.config.yaml_file import read_yaml
+from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
+from raytune_m2f.tuning import SearchSpace, load_space
+from raytune_m2f.tuning.space import packaged_spaces
+
+CONFIG, SPACE = "config.yaml", "space.yaml"
+LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv")
+
+
+def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
+    """Write the configuration as one file: the files that it builds on joined, the overrides applied.
+
+    Returns:
+        it, to check a search space with; its paths are not to be used here.
+
+    Raises:
+        ConfigError: it is wrong, or a path in it would mean this machine.
+    """
+    layers = [*_file_layers(path, ()), *_override_layers(overrides)]
+    checked = build(Config, [replace(layer, values=_change_paths(layer.values, _filled_in)) for layer in layers])
+    merged: dict[Any, Any] = {}
+    for layer in layers:
+        merged = merge(merged, _with_whole_imports(layer))
+    _refuse_own_paths(path, merged)
+    datasets = merged.get("DATASETS", {})
+    if "IMPORT" in datasets:
+        datasets["IMPORT"] = [_pack_import(name, folder) for name in datasets["IMPORT"]]
+    (folder / CONFIG).write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return checked
+
+
+def pack_space(name: str, folder: Path, config: Config | None = None) -> str:
+    """Write a search space of the user's; one that ships with the package is there already.
+
+    Args:
+        config: what it is checked for; None checks it by itself.
+    Returns:
+        how the job names it.
+
+    Raises:
+        SearchSpaceError: there is no such space, or it is wrong.
+    """
+    known = packaged_spaces()
+    if config is not None:
+        space = load_space(name, config)
+    else:
+        space = SearchSpace.from_dict(read_yaml(known.get(name, Path(name)), SearchSpaceError), source=name)
+    if name in known:
+        return name
+    (folder / SPACE).write_text(yaml.safe_dump(space.to_dict(), sort_keys=False), encoding="utf-8")
+    return SPACE
+
+
+def pack_module(path: Path, folder: Path) -> str:
+    """Copy a module or a package to where the job's processes can import it; returns its name there.
+
+    Raises:
+        InputError: it is not there, or another one has its name.
+    """
+    target = folder / path.name
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder; give a .py file or the folder of a package")
+    if target.exists():
+        raise InputError(f"{path}: a job takes all its modules in one folder, where {path.name} is taken; rename one")
+    if path.is_dir():
+        shutil.copytree(path, target, ignore=LEFT_OUT)
+    else:
+        shutil.copy(path, target)
+    return path.name
+
+
+def _change_paths(values: Mapping[Any, Any], change: Callable[[str, str], str], prefix: str = "") -> dict[Any, Any]:
+    """A copy in which `change` has seen (dotted key, path) of every path."""
+    changed: dict[Any, Any] = {}
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            changed[key] = _change_paths(value, change, f"{dotted}.")
+        else:
+            is_path = isinstance(value, str) and _is_path(dotted, value)
+            changed[key] = change(dotted, value) if is_path else value
+    return changed
+
+
+def _filled_in(key: str, path: str) -> str:
+    """A path to check the rest of the configuration with: the nodes' variables are not known here."""
+    return path.replace("$", "/")
+
+
+def _refuse_own_paths(source: Path, values: Mapping[Any, Any]) -> None:
+    problems: list[str] = []
+
+    def look(key: str, path: str) -> str:
+        if not path.startswith(("/", "$")):
+            problems.append(
+                f"{source}: {key}: got {path!r}, which a node would look for elsewhere. Allowed in a job: an absolute "
+                "path as the nodes see it, or one that starts with a $VARIABLE that is set there"
+            )
+        return path
+
+    _change_paths(values, look)
+    if problems:
+        raise ConfigError(in_one_message(problems))
+
+
+def _with_whole_imports(layer: Layer) -> dict[Any, Any]:
+    """The layer's values, with the files that DATASETS.IMPORT names by their whole path; modules stay names."""
+    values = dict(layer.values)
+    datasets = values.get("DATASETS")
+    if isinstance(datasets, Mapping) and datasets.get("IMPORT"):
+        names = datasets["IMPORT"]
+        found = [(layer.folder / name).absolute() for name in ([names] if isinstance(names, str) else names)]
+        whole = [str(path) if path.exists() else path.relative_to(layer.folder.absolute()) for path in found]
+        values["DATASETS"] = {**datasets, "IMPORT": [str(name) for name in whole]}
+    return values
+
+
+def _pack_import(name: str, folder: Path) -> str:
+    return pack_module(Path(name), folder) if Path(name).is_absolute() else name
