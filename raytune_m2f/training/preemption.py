@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -91,8 +91,8 @@ class Announcement:
         self._saved_at = now
         return True
 
-    def announce(self, number: int = 0, frame: FrameType | None = None) -> None:
-        """Take it as announced; a handler of signals."""
+    def announce(self) -> None:
+        """Take it as announced."""
         self._announced.set()
 
     def _watch(self) -> None:
@@ -102,7 +102,7 @@ class Announcement:
             except Exception:  # of a cluster that is just then going down; the next time tells
                 continue
             if gone:
-                self._announced.set()
+                self.announce()
                 return
 
     def __enter__(self) -> Announcement:
