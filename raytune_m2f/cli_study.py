@@ -45,7 +45,9 @@ def tune(
     concurrent: Annotated[
         int | None, typer.Option(min=1, help="Trials at once at most; by default as many as fit.")
     ] = None,
-    workers_per_trial: Annotated[int, typer.Option(min=1, help="Ray Train workers of a trial.")] = 1,
+    workers_per_trial: Annotated[
+        str, typer.Option(metavar="N", help="Ray Train workers of a trial; 2:8: as many of these as there is room for.")
+    ] = "1",
     gpus_per_worker: GpusPerWorker = None,
     metric: Annotated[
         list[str] | None,
@@ -114,7 +116,9 @@ def tune(
             keep_checkpoints=keep_checkpoints,
             optuna_storage=optuna_storage,
         )
-        for note in tuning.check_before_start(loaded, searched, workers=workers_per_trial, asked=settings.asked):
+        for note in tuning.check_before_start(
+            loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
+        ):
             err.print(note, style="yellow", soft_wrap=True)
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         tuning.create_study(study, loaded, searched, settings, points=points, prior=prior)

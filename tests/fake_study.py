@@ -86,6 +86,8 @@ def newest_report(output_dir: Path) -> Report | None:
 class FakeTraining:
     """Stands for `train_trial`: goes on from its own files, leaves its files, reports.
 
+    It has no checkpoint between two reports; the file `saved` says that one was asked for.
+
     Attributes:
         seconds: between reports.
         fault: None, `nan`, `dataset`, `bug`, `die` (the process, in the first attempt only) or `die always`, at
@@ -111,6 +113,8 @@ class FakeTraining:
             return last
         for iteration in range(start + PERIOD, MAX_ITER + 1, PERIOD):
             time.sleep(self.seconds)
+            if context.save_now():
+                (context.output_dir / "saved").touch()
             value = self._value(config, context, iteration)
             last = {**report(iteration, value), "rank": context.rank}
             if context.is_main:

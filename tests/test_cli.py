@@ -97,6 +97,14 @@ def test_wrong_data_is_refused_before_a_study_is_made(run: Run, config_file: Pat
     assert not (tmp_path / "study").exists()
 
 
+@pytest.mark.parametrize("workers", ["0", "two", "8:2"])
+def test_what_is_no_number_of_workers_is_refused(run: Run, config_file: Path, tmp_path: Path, workers: str) -> None:
+    study = tmp_path / "study"
+    done = run("tune", "--config", config_file, "--space", "demo", "--study", study, "--workers-per-trial", workers)
+    assert f"got '{workers}'; allowed is a number above 0" in refused(done)
+    assert not study.exists()
+
+
 def test_an_argument_that_is_no_pair_is_refused(run: Run, config_file: Path, tmp_path: Path) -> None:
     assert "KEY=VALUE" in refused(run("train", "--config", config_file, "--output", tmp_path / "o", "fast"))
 

@@ -17,6 +17,11 @@ def never_stop(report: Report) -> bool:
     return False
 
 
+def never_due() -> bool:
+    """The `save_now` of a run whose node stays."""
+    return False
+
+
 @dataclass(frozen=True)
 class TrialContext:
     """What `train_trial` knows of its surroundings.
@@ -28,6 +33,7 @@ class TrialContext:
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
         metric: what "best" means: an `Objective`, in the simplest case the report's entry that is to be high.
         keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
+        save_now: asked after each iteration; True asks for a checkpoint, for the node is about to go.
     """
 
     output_dir: Path
@@ -37,6 +43,7 @@ class TrialContext:
     report: Callable[[Report], bool] = never_stop
     metric: str = "segm/AP"
     keep: frozenset[int] = frozenset()
+    save_now: Callable[[], bool] = never_due
 
     @property
     def is_main(self) -> bool:

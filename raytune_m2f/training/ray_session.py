@@ -25,6 +25,7 @@ ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial as in the driver
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # of 2 s: how fast the end of a worker is seen
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # of 60 s: a number of workers that does not fit any more
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # what a worker prints goes to the trial's log
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a table of the experiment even if told to be silent
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

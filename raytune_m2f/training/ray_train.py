@@ -9,13 +9,13 @@ A stop is cooperative: every worker returns from `train_trial`, and Ray Train en
 caller leaves the workers' placement group behind (ray#58515, #62753), so its id is noted in the directory and
 `release_workers` frees it.
 
-A worker that is out of memory makes all start again with a smaller micro-batch (`training.memory`). The bridge counts
-such starts apart from those after a death, for Ray Train knows one number of failures only.
+All workers start again, from the newest checkpoint, when one has died, when a node is lost or announced to go, when one
+was out of memory (`training.memory`) and, if their number is a range, when there is room for more or for less. What of
+that counts as a failure is said in `bridge.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import threading
@@ -29,76 +29,36 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    get_current_placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.training.bridge import Bridge, TellFailures
 from raytune_m2f.training.context import Report, TrialContext, never_stop
+from raytune_m2f.training.distributed import all_gather
 from raytune_m2f.training.memory import StartAgain
+from raytune_m2f.training.preemption import Announcement, is_lost, own_node
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.trial_dir import log_tail, occupied
+from raytune_m2f.training.usage import share_gpu
 
 GROUP = ".placement_group"
+MOST_STARTS = 200  # whatever the bridge says; what fails before it is asked would go on for ever
+RESIZE_S = 60.0  # how often a range of workers is compared to the room there is
 TrialFunction = Callable[[Config, TrialContext], Any]
-
-
-class _Bridge:
-    """An actor that hands reports of rank 0 to the caller and the caller's answers back."""
-
-    def __init__(self, max_failures: int = 0) -> None:
-        self._attempts_left = max_failures + 1
-        self._again = False
-        self._reports: asyncio.Queue[tuple[Report, asyncio.Future[bool]]] = asyncio.Queue()
-        self._asked: asyncio.Future[bool] | None = None
-        self._error: tuple[Exception | None, str] | None = None
-
-    async def report(self, report: Report) -> bool:
-        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        await self._reports.put((report, answer))
-        return await answer
-
-    async def next_report(self, timeout: float) -> Report | None:
-        try:
-            report, self._asked = await asyncio.wait_for(self._reports.get(), timeout)
-        except (TimeoutError, asyncio.TimeoutError):
-            return None
-        return report
-
-    async def answer(self, stop: bool) -> None:
-        """Answer the report that `next_report` gave."""
-        assert self._asked is not None
-        self._asked.set_result(stop)
-
-    async def begin(self) -> bool:
-        """Called by rank 0 as the workers start (again); False if they need not: they would fail again."""
-        if self._error is not None and self._error[0] is not None:
-            return False
-        if not self._again:
-            self._attempts_left -= 1
-        if self._attempts_left < 0:
-            self._error = self._error or (None, "its process died")
-            return False
-        self._error, self._again = None, False
-        return True
-
-    async def note_error(self, ours: Exception | None, text: str, again: bool = False) -> None:
-        """The first error is the cause; what other workers then say of lost connections follows from it.
-
-        Args:
-            again: not an error: the workers have to start again.
-        """
-        if self._error is None:
-            self._error, self._again = (ours, text), again
-
-    async def error(self) -> tuple[Exception | None, str] | None:
-        return self._error
 
 
 def train_on_ray(
     config: Config,
     output_dir: Path,
     *,
-    workers: int,
+    workers: int | tuple[int, int],
     gpus_per_worker: float = 0.0,
     cpus_per_worker: int = 1,
     on_report: Callable[[Report], bool] = never_stop,
@@ -111,10 +71,11 @@ def train_on_ray(
     """Train with `workers` Ray Train workers and return the last report.
 
     Args:
+        workers: their number, or the fewest and the most: then as many as there is room for.
         on_report: called in this process at each report; True asks all workers to return.
         max_failures: how often the workers are started again after one died; they go on from their checkpoint.
-            An error of ours (a NaN loss, a wrong dataset) is not retried. Starting again with a smaller micro-batch
-            does not count.
+            An error of ours (a NaN loss, a wrong dataset) is not retried. A lost node does not count, nor starting
+            again with a smaller micro-batch or another number of workers.
         metric: the report's entry that is to be high; decides which checkpoint is the best.
         keep: iterations whose checkpoints are never deleted.
         address: of a Ray cluster; see `ray_session`.
@@ -125,30 +86,35 @@ def train_on_ray(
     output_dir = output_dir.absolute()
     output_dir.mkdir(parents=True, exist_ok=True)
     with ray_session(address):
-        bridge = ray.remote(_Bridge).options(num_cpus=0).remote(max_failures)
+        # on the caller's node, with which it may end: a bridge that is lost alone would end the trial
+        here = NodeAffinitySchedulingStrategy(own_node(), soft=False)
+        bridge = ray.remote(Bridge).options(num_cpus=0, scheduling_strategy=here).remote(max_failures)
         loop = {
             "config": config.to_dict(),
             "output_dir": str(output_dir),
-            "gpu": gpus_per_worker > 0,
+            "gpus": gpus_per_worker,
             "threads": cpus_per_worker,
             "bridge": bridge,
             "metric": metric,
             "keep": keep,
             "function": function or _train_trial,
         }
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _worker,
             train_loop_config=loop,
-            torch_config=TorchConfig(backend="nccl" if gpus_per_worker else "gloo"),
+            # NCCL wants a GPU for each worker
+            torch_config=TorchConfig(backend="nccl" if gpus_per_worker >= 1 else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers,
+                elastic_resize_monitor_interval_s=RESIZE_S,
                 use_gpu=gpus_per_worker > 0,
                 resources_per_worker=_resources(cpus_per_worker, gpus_per_worker),
             ),
             run_config=ray.train.RunConfig(
                 name="train",
                 storage_path=str(output_dir / ".ray"),
-                failure_config=ray.train.FailureConfig(max_failures=max_failures + _halvings(config, workers)),
+                failure_config=ray.train.FailureConfig(max_failures=MOST_STARTS),
+                callbacks=[TellFailures(bridge)],
             ),
         )
         try:
@@ -158,24 +124,50 @@ def train_on_ray(
             shutil.rmtree(output_dir / ".ray", ignore_errors=True)  # Ray Train's own files; we restore from ours
 
 
-def release_workers(output_dir: Path) -> None:
-    """Free the placement group of workers whose caller has gone; nothing happens if there is none."""
-    note = output_dir / GROUP
-    if not note.exists():
-        return
-    group = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(note.read_text())))
-    remove_placement_group(group)
-    note.unlink(missing_ok=True)
+def release_workers(output_dir: Path) -> bool:
+    """Free the placement group of workers whose caller has gone, and with it their processes.
+
+    Returns:
+        whether there was one that was still held.
+    """
+    group = noted_group(output_dir)
+    if group is None:
+        return False
+    held = free_group(group)
+    (output_dir / GROUP).unlink(missing_ok=True)
+    return held
+
+
+def noted_group(output_dir: Path) -> str | None:
+    """The id of the placement group of the trial's workers, once they run; None before and after."""
+    try:
+        return (output_dir / GROUP).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def free_group(group: str) -> bool:
+    """Remove a placement group by its id, and with it the processes in it; whether it was still held."""
+    found = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group)))
+    held = bool(placement_group_table(found).get("state", "REMOVED") != "REMOVED")
+    if held:
+        remove_placement_group(found)
+    return held
 
 
 def _resources(cpus: int, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
-def _halvings(config: Config, workers: int) -> int:
-    """How often the micro-batch can be halved, at most."""
-    share = -(-config.SOLVER.IMS_PER_BATCH // workers)
-    return share.bit_length() - 1
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without the process that Ray Train starts to free the workers of a controller that was killed.
+
+    It is detached and asks the dashboard: without one it stays for ever and frees nothing. We free them ourselves.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
 
 
 class _Fit(threading.Thread):
@@ -233,30 +225,44 @@ def _raise_error(noted: tuple[Exception | None, str] | None, fit: BaseException 
 def _worker(loop: dict[str, Any]) -> None:
     """One worker: `train_trial` with this worker's rank."""
     ranks = ray.train.get_context()
-    rank, bridge, output_dir = ranks.get_world_rank(), loop["bridge"], Path(loop["output_dir"])
-    device = ray.train.torch.get_device() if loop["gpu"] else torch.device("cpu")
+    rank, output_dir = ranks.get_world_rank(), Path(loop["output_dir"])
+    device = ray.train.torch.get_device() if loop["gpus"] else torch.device("cpu")
     if rank == 0:
         group = get_current_placement_group()
         if group is not None:
             (output_dir / GROUP).write_text(group.id.hex())
     torch.set_num_threads(loop["threads"])
+    share_gpu(device, loop["gpus"])
+    with occupied(output_dir, rank):
+        nodes = [node for [node] in all_gather([own_node()])]
+        # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
+        if _agree(rank != 0 or _may_begin(loop["bridge"], nodes), device):
+            _train(loop, rank, ranks.get_world_size(), device, nodes)
+
+
+def _may_begin(bridge: Any, nodes: list[str]) -> bool:
+    lost = any(is_lost(node) for node in dict.fromkeys(ray.get(bridge.failed_on.remote())))
+    return bool(ray.get(bridge.begin.remote(nodes, lost)))
+
+
+def _train(loop: dict[str, Any], rank: int, world_size: int, device: torch.device, nodes: list[str]) -> None:
+    bridge = loop["bridge"]
 
     def report(metrics: Report) -> bool:
         return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
 
-    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"], loop["keep"])
-    with occupied(output_dir, rank):
-        # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
-        if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
-            return
-        try:
+    try:
+        with Announcement(nodes if rank == 0 else []) as announced:  # rank 0 saves, whoever has to go
+            context = TrialContext(
+                Path(loop["output_dir"]), rank, world_size, device, report, loop["metric"], loop["keep"], announced.due
+            )
             loop["function"](Config.from_dict(loop["config"], source="config"), context)
-        except Exception as error:
-            traceback.print_exc()  # to this rank's log
-            ours = error if isinstance(error, RaytuneM2FError) else None
-            text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
-            ray.get(bridge.note_error.remote(ours, text, isinstance(error, StartAgain)))
-            raise
+    except Exception as error:
+        traceback.print_exc()  # to this rank's log
+        ours = error if isinstance(error, RaytuneM2FError) else None
+        text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
+        ray.get(bridge.note_error.remote(ours, text, isinstance(error, StartAgain)))
+        raise
 
 
 def _agree(flag: bool, device: torch.device) -> bool:

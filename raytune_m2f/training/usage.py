@@ -18,6 +18,8 @@ import torch
 
 from raytune_m2f.training.context import Report
 
+CUDA_SHARE = 0.05  # of a worker's share of a GPU: what CUDA itself takes there, which torch does not count
+
 
 @dataclass
 class Usage:
@@ -67,6 +69,12 @@ def peak_memory(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def share_gpu(device: torch.device, gpus: float) -> None:
+    """Keep a worker that has a share of a GPU from taking its neighbours' memory: more is out of memory for it."""
+    if device.type == "cuda" and gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus * (1 - CUDA_SHARE), device)
 
 
 def start_fresh() -> None:

@@ -76,7 +76,7 @@ def _train(run: Run) -> Report:
             run.keep(report)
             if run.context.report(report):
                 return report
-        elif run.iteration % run.config.SOLVER.CHECKPOINT_PERIOD == 0:
+        elif run.iteration % run.config.SOLVER.CHECKPOINT_PERIOD == 0 or run.context.save_now():
             run.save()
     if run.report is None:
         raise TrainingError("the engine gave no batch: nothing was trained")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
+from raytune_m2f.training.preemption import MOST_LOSSES
 from raytune_m2f.training.trial_dir import STOP, read_failure
 from raytune_m2f.tuning.population import enqueue_successor, take_over
 from raytune_m2f.tuning.record import Record
@@ -20,6 +21,16 @@ from raytune_m2f.tuning.tidy import Tidy
 
 FAILURES_ALIKE = 3  # so many trials that fail in the same way, and none that does not, stop the study
 SESSION_NOTE_S = 30.0  # the wall time used is noted at least so often, so that a kill forgets no more of it
+
+
+class Room(Protocol):
+    """What the cluster has room for; see `room.py`."""
+
+    def has(self, running: int) -> bool:
+        """Whether one trial more than those that run has room."""
+
+    def enough(self, running: int) -> None:
+        """No further trial is to come."""
 
 
 class Driver:
@@ -31,6 +42,7 @@ class Driver:
         breaker: the failed trial that made the circuit breaker trip, if that is why.
         error: what went wrong in the driver itself.
         finished: no trial will be handed out any more.
+        running: the trials that were handed out and have not ended.
     """
 
     def __init__(
@@ -39,6 +51,7 @@ class Driver:
         unfinished: list[int],
         *,
         gpus_per_trial: float = 0.0,
+        room: Room | None = None,
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.record = record
@@ -47,7 +60,10 @@ class Driver:
         self.error: Exception | None = None
         self.finished = False
         self._unfinished = deque(unfinished)
-        self._running: set[int] = set()
+        self._room = room
+        self._crashes: Counter[int] = Counter()
+        self._losses: dict[int, tuple[int | None, int]] = {}
+        self.running: set[int] = set()
         self._gpus = gpus_per_trial
         self._on_change = on_change
         self._tidy = Tidy(record)
@@ -62,19 +78,24 @@ class Driver:
     def next_trial(self) -> tuple[int, dict[str, Any]] | None:
         """The next trial to run, and its values for the configuration.
 
-        Those left behind by an earlier driver come first, then one that waits at a rung and may go on, then a new one.
+        Those left behind, by an earlier driver or by a process that died, come first, then one that waits at a rung and
+        may go on, then a new one.
 
         Returns:
-            None if there is none now. If there will be none any more, `finished` is set.
+            None if there is none now, or no room. If there will be none any more, `finished` is set.
         """
+        if self._room is not None and self.halted is None and not self._room.has(len(self.running)):
+            return None
         number = self._next_number()
         while number is not None and not take_over(self.record, number):
             self.on_end(number)
             number = self._next_number()
         if number is None:
-            self.finished = self.halted is not None or not self._may_come()
+            self.finished = self.halted is not None or not self.running  # what runs may have to be handed out again
+            if self._room is not None:
+                self._room.enough(len(self.running))
             return None
-        self._running.add(number)
+        self.running.add(number)
         self.record.note(self.record.trial(number), "gpus", self._gpus)
         self._on_change()
         plan = self.record.plan
@@ -87,7 +108,7 @@ class Driver:
         if self._unfinished:
             return self._unfinished.popleft()
         # a trial that was just told to pause still has its process, which must not see the word disappear
-        waiting = {trial: rung for trial, rung in record.index.paused.items() if trial not in self._running}
+        waiting = {trial: rung for trial, rung in record.index.paused.items() if trial not in self.running}
         promoted = record.index.rungs.to_promote(waiting, rounded_up=record.is_full())
         if promoted is not None:
             record.go_on(promoted)
@@ -98,10 +119,6 @@ class Driver:
             enqueue_successor(record)
         return record.ask()
 
-    def _may_come(self) -> bool:
-        """Whether a trial that runs now may let a paused one go on."""
-        return bool(self._running) and self.record.plan.settings.early_stopping.method == "promotion"
-
     def on_report(self, number: int, report: Report) -> None:
         """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
         if self.record.absorb(number, report):
@@ -109,19 +126,41 @@ class Driver:
         self.tick(note=True)
         self._on_change()
 
-    def on_end(self, number: int, crash: str | None = None) -> None:
-        """Tell how a trial ended; `crash` says what is known if its process died."""
-        self._running.discard(number)
+    def on_end(self, number: int, crash: str | None = None, *, lost: bool = False) -> None:
+        """Tell how a trial ended.
+
+        Args:
+            crash: its process died; what is known of it. It is handed out again, `crash_retries` times.
+            lost: its process died with its node, which is no failure of the trial.
+        """
+        self.running.discard(number)
         failure = read_failure(self.record.directory.trial(number))
-        if self.record.settle(number, ended=True, crash=crash) is not None:
+        goes_on = crash is not None and self._may_go_on(number, lost)
+        if lost and not goes_on:
+            crash = f"its node was lost {MOST_LOSSES + 1} times in a row without a report in between"
+        if self.record.settle(number, ended=not goes_on, crash=None if goes_on else crash) is not None:
             trial = self.record.trial(number)
             self._tidy.ended(trial)
             self._check_breaker(trial)
         elif failure is not None:  # the next trials would have no more room than this one
             self.error = CheckpointError(failure["cause"])
             self.halted = "a checkpoint could not be written"
+        elif goes_on and number not in self.record.index.paused:
+            self._unfinished.append(number)
         self.tick(note=True)
         self._on_change()
+
+    def _may_go_on(self, number: int, lost: bool) -> bool:
+        """Whether a trial whose process died is tried again."""
+        if not lost:
+            self._crashes[number] += 1
+            return self._crashes[number] <= self.record.plan.settings.crash_retries
+        trial = self.record.trial(number)
+        self.record.note(trial, "node_losses", trial.user_attrs.get("node_losses", 0) + 1)
+        step, in_a_row = self._losses.get(number, (None, 0))
+        in_a_row = in_a_row + 1 if step == trial.last_step else 1
+        self._losses[number] = trial.last_step, in_a_row
+        return in_a_row <= MOST_LOSSES
 
     def tick(self, *, note: bool = False) -> None:
         """Count the time and check the budget; called several times a second."""

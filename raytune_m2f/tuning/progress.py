@@ -194,7 +194,8 @@ def _caption(status: StudyStatus) -> str:
     leader = "" if best is None else f"; best: trial {best.number} with {status.metric} {_number(best.best)}"
     origins = dict.fromkeys(trial.origin for trial in status.trials if trial.origin in FOOTNOTES)
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
-    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{_noise(status)}{notes}"
+    leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
+    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{leaks}{_noise(status)}{notes}"
 
 
 def _noise(status: StudyStatus) -> str:

@@ -16,6 +16,7 @@ that has just ended and one that a killed driver left behind. Attributes of a tr
     replaced_at                   pbt: the rung at which it left its place
     parent, start, replaces       pbt: whose checkpoint it took over, at which iteration, and whose place
     inherited                     pbt: the seconds of that checkpoint
+    node_losses                   how often its process died with its node
     error_type, cause, fingerprint, log_tail    why it failed
 
 A stopped trial is PRUNED. With several metrics it is COMPLETE, for Optuna's samplers know no pruned trials there.
@@ -212,6 +213,14 @@ class Record:
         """Note for how long the driver `name` has been driving."""
         sessions = self._study.user_attrs.get("sessions", {})
         self._study.set_user_attr("sessions", {**sessions, name: seconds})
+
+    def note_leaks(self, freed: int) -> None:
+        """Count what ended trials had left in the cluster."""
+        self._study.set_user_attr("leaks_freed", self.leaks_freed + freed)
+
+    @property
+    def leaks_freed(self) -> int:
+        return int(self._study.user_attrs.get("leaks_freed", 0))
 
     def _note_report(self, trial: FrozenTrial, report: Report) -> None:
         plain = _plain(report)

@@ -25,9 +25,11 @@ from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.failures import in_words
 from raytune_m2f.tuning.index import is_here
+from raytune_m2f.tuning.leaks import WorkerGroups
 from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
-from raytune_m2f.tuning.resources import Allotment, allot, cluster_nodes
+from raytune_m2f.tuning.resources import Allotment, Node, allot, cluster_nodes, largest_cluster
+from raytune_m2f.tuning.room import Room
 from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
 from raytune_m2f.tuning.settings import StudySettings
@@ -127,9 +129,14 @@ def run_study(
             record.plan.save(study.plan_file)
         else:
             with ray_session(address):
-                allotment = _allotment(record.plan.settings, concurrent)
+                largest = largest_cluster() if address is not None else None
+                allotment = _allotment(record.plan.settings, concurrent, largest)
                 record.plan.save(study.plan_file)  # an extension counts only now that it can be run
-                _drive(record, unfinished, allotment, progress, trial_function)
+                room = Room(allotment, largest, progress.note)
+                try:
+                    _drive(record, unfinished, allotment, room, progress, trial_function)
+                finally:
+                    room.withdraw()
         _require_a_score(record)
         return StatusReader(record).read(driver=None)
 
@@ -153,11 +160,11 @@ def _has_work(record: Record, unfinished: list[int]) -> bool:
     return promoted is not None and budget.spent(usage) is None
 
 
-def _allotment(settings: StudySettings, concurrent: int | None) -> Allotment:
+def _allotment(settings: StudySettings, concurrent: int | None, largest: Sequence[Node] | None) -> Allotment:
     wanted = settings.resources
     if concurrent is not None:
         wanted = wanted.model_copy(update={"concurrent": concurrent})
-    allotment = allot(cluster_nodes(), wanted, settings.budget.trials)
+    allotment = allot(cluster_nodes(), wanted, settings.budget.trials, largest)
     if settings.budget.gpu_hours is not None and not allotment.gpus_per_trial:
         raise StudyError("the budget is in GPU-hours, but the trials get no GPU. Give a budget in trials or time.")
     return allotment
@@ -167,6 +174,7 @@ def _drive(
     record: Record,
     unfinished: list[int],
     allotment: Allotment,
+    room: Room,
     progress: Progress,
     trial_function: str | TrialFunction,
 ) -> None:
@@ -177,7 +185,7 @@ def _drive(
         if shown.allows():
             progress.update(reader.read(driver="this process"))
 
-    driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, on_change=show)
+    driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, room=room, on_change=show)
     job = TrialJob(
         config=record.plan.config.to_dict(),
         metrics=settings.metrics,
@@ -204,31 +212,33 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
         number = handed["number"]
         run_trial(job, trials / f"{number:04d}", number, handed["values"])
 
-    searcher = OptunaRecordSearcher(driver)
+    for number in driver.record.unfinished():  # a driver that was killed could not
+        release_workers(study.trial(number))
+    groups = WorkerGroups(trials, allotment.bundle) if allotment.workers[1] > 1 else None
+    searcher = OptunaRecordSearcher(driver, groups)
     shutil.rmtree(study.ray, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(trial, _resources(allotment)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=RecordScheduler(driver, searcher),
-            num_samples=-1,  # the searcher says when it is enough
-            max_concurrent_trials=allotment.concurrent,
+            num_samples=-1,  # the searcher says when it is enough, and how many run at once
             reuse_actors=True,  # a trial starts at once where the one before it has imported torch
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.ray),
-            stop=DriverStopper(driver),
-            failure_config=tune.FailureConfig(max_failures=job.crash_retries),
+            stop=DriverStopper(driver, searcher),
+            failure_config=tune.FailureConfig(max_failures=0),  # the driver tries again
             verbose=0,
         ),
     )
     try:
         tuner.fit()
     finally:
-        for number in driver.record.unfinished():
-            release_workers(study.trial(number))
+        driver.running.clear()
+        searcher.sweep()
         shutil.rmtree(study.ray, ignore_errors=True)
 
 
@@ -238,7 +248,7 @@ def _resources(allotment: Allotment) -> PlacementGroupFactory:
     A process that asks for a part of a CPU would keep the last worker from getting a whole one, and Tune refuses one
     that asks for nothing: it asks for the memory that it takes.
     """
-    if allotment.workers > 1:
+    if allotment.workers[1] > 1:
         return PlacementGroupFactory([{"memory": 256 * 2**20}])
     gpu = {"GPU": allotment.gpus_per_worker} if allotment.gpus_per_worker else {}
     return PlacementGroupFactory([{"CPU": allotment.cpus_per_worker, **gpu}])

@@ -2,7 +2,8 @@
 
 Nothing of Tune's own bookkeeping is used: its `OptunaSearch` tells Optuna the last report instead of the best, a
 stopped trial as complete, and hangs on NaN. A trial that has to stop is not stopped by Tune either, which would kill
-its process and leave the workers' resources behind; it is asked to return (`Driver.on_report`).
+its process and leave the workers' resources behind; it is asked to return (`Driver.on_report`). Nor does Tune try a
+trial again whose process died: the driver hands it out once more, as after a kill of the driver.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from raytune_m2f.training.ray_train import release_workers
+from raytune_m2f.training.preemption import is_lost, noted_node
 from raytune_m2f.training.trial_dir import add_to_log
 from raytune_m2f.tuning.driver import Driver
+from raytune_m2f.tuning.leaks import WorkerGroups
 
 Result = TypeVar("Result")
 
@@ -44,12 +46,13 @@ class Guard:
 class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
     """Hands Tune the trials of the record: `{"number": 7, "values": {...}}`."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, groups: WorkerGroups | None = None) -> None:
         super().__init__()
         self._driver = driver
+        self._groups = groups
         self._guard = Guard(driver)
         self._numbers: dict[str, int] = {}
-        self.crashes: dict[str, str] = {}
+        self.crashes: dict[str, tuple[str, bool]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial; None if there is none yet, `FINISHED` if there will be none."""
@@ -65,8 +68,17 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         return self._numbers[trial_id]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        crash = self.crashes.get(trial_id, "its process died") if error else None
-        self._guard(lambda: self._driver.on_end(self._numbers[trial_id], crash), None)
+        crash, lost = self.crashes.pop(trial_id, ("its process died", False)) if error else (None, False)
+        self._guard(lambda: self._driver.on_end(self._numbers[trial_id], crash, lost=lost), None)
+        self.sweep()
+
+    def sweep(self, *, often: bool = False) -> None:
+        """Free what ended trials have left in the cluster, and count it; see `WorkerGroups.sweep`."""
+        if self._groups is not None:
+            groups = self._groups
+            freed = self._guard(lambda: groups.sweep(self._driver.running, often=often), 0)
+            if freed:
+                self._guard(lambda: self._driver.record.note_leaks(freed), None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the record is the truth."""
@@ -90,22 +102,23 @@ class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
         return str(FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The trial's process died; Tune may try it again. Its workers may have outlived it."""
+        """The trial's process died; the searcher is told next."""
         self._guard(lambda: self._note_crash(trial), None)
 
     def _note_crash(self, trial: Trial) -> None:
         output_dir = self._driver.record.directory.trial(self._searcher.number(trial.trial_id))
-        release_workers(output_dir)
         text = _error_text(trial)
         add_to_log(output_dir, text)
-        self._searcher.crashes[trial.trial_id] = last_line(text)
+        node = noted_node(output_dir)
+        self._searcher.crashes[trial.trial_id] = last_line(text), node is not None and is_lost(node)
 
 
 class DriverStopper(Stopper):  # type: ignore[misc]
     """Ends the experiment when the driver has halted; what runs is left unfinished in the record."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, searcher: OptunaRecordSearcher) -> None:
         self._driver = driver
+        self._searcher = searcher
         self._guard = Guard(driver)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -113,6 +126,7 @@ class DriverStopper(Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         self._guard(self._driver.tick, None)
+        self._searcher.sweep(often=True)
         return self._driver.halted is not None
 
 

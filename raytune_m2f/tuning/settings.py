@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raytune_m2f.errors import StudyError
 from raytune_m2f.training.objective import Constraint, Objective
 
 
@@ -82,14 +84,34 @@ class EarlyStopping(_Settings):
 class Resources(_Settings):
     """What one trial gets. None is chosen from what the cluster has, when the study runs."""
 
-    workers: int = Field(default=1, ge=1)
-    """Ray Train workers of a trial; one worker trains in the trial's own process."""
+    workers: int | str = 1
+    """Ray Train workers of a trial; one worker trains in the trial's own process. "2:8": as many of these as there is
+    room for, changed while it trains; the global batch stays."""
     gpus_per_worker: float | None = Field(default=None, ge=0)
     """None: one GPU if the cluster has any, else none. A fraction shares a GPU."""
     cpus_per_worker: int | None = Field(default=None, ge=1)
     """None: an equal share of the CPUs."""
     concurrent: int | None = Field(default=None, ge=1)
     """Trials at once at most; None: as many as fit."""
+
+    @field_validator("workers")
+    @classmethod
+    def _readable_workers(cls, workers: int | str) -> int | str:
+        found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", str(workers))
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise StudyError(
+                f"workers of a trial: got {str(workers)!r}; allowed is a number above 0, or the fewest and the most "
+                "like 2:8"
+            )
+        return str(workers) if found[2] not in (None, found[1]) else int(found[1])
+
+    @property
+    def fewest_workers(self) -> int:
+        return int(str(self.workers).split(":")[0])
+
+    @property
+    def most_workers(self) -> int:
+        return int(str(self.workers).split(":")[-1])
 
 
 class StudySettings(_Settings):

@@ -73,6 +73,7 @@ class StudyStatus:
         budget, usage: limits (None: no limit) and what is used: trials, iterations, seconds, gpu_hours.
         best: number of the trial with the best report, among those that did not fail, keep the constraints, and whose
             weights are there. A score on all test images stands above every score on a subset.
+        leaks_freed: placement groups that ended trials had left in the cluster, and that were freed.
     """
 
     directory: str
@@ -82,6 +83,7 @@ class StudyStatus:
     usage: dict[str, float]
     best: int | None
     trials: list[TrialStatus]
+    leaks_freed: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,6 +156,7 @@ class StatusReader:
             usage=record.usage().model_dump(),
             best=_best(trials),
             trials=trials,
+            leaks_freed=record.leaks_freed,
         )
 
     def _read_trial(self, trial: FrozenTrial, driver: str | None) -> TrialStatus:

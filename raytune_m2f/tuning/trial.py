@@ -17,9 +17,10 @@ from ray import tune
 from raytune_m2f.config import Config
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.objective import Constraint, Objective
+from raytune_m2f.training.preemption import Announcement, note_node, own_node
 from raytune_m2f.training.ray_train import train_on_ray
 from raytune_m2f.training.trial_dir import STOP, occupied, write_failure
-from raytune_m2f.training.usage import start_fresh
+from raytune_m2f.training.usage import share_gpu, start_fresh
 
 TrialFunction = Callable[[Config, TrialContext], Any]
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class TrialJob:
         config: of the study, as plain types.
         metrics, constraints: what every report must have (see `Objective`, `Constraint`); the first metric decides
             which checkpoint is the best.
+        workers: the fewest and the most.
         gpus_per_worker: 0 trains on the CPU.
         keep: iterations whose checkpoints are never deleted.
         function: `train_trial`, or another with its signature, as `module:name` or itself; tests use this seam.
@@ -43,7 +45,7 @@ class TrialJob:
     config: dict[str, Any]
     metrics: tuple[str, ...]
     constraints: tuple[str, ...] = ()
-    workers: int = 1
+    workers: tuple[int, int] = (1, 1)
     cpus_per_worker: int = 1
     gpus_per_worker: float = 0.0
     crash_retries: int = 1
@@ -54,10 +56,11 @@ class TrialJob:
 def run_trial(job: TrialJob, output_dir: Path, number: int, values: dict[str, Any]) -> None:
     """Train one trial; it restores its own checkpoints, so that this is also how it goes on after a kill.
 
-    An error becomes a failure in the trial's directory. Errors of Ray itself and a death of this process are Ray's
-    business: the trial is tried again.
+    An error becomes a failure in the trial's directory. Errors of Ray itself and a death of this process are the
+    driver's business: the trial may be tried again.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
+    note_node(output_dir)
     start_fresh()
     try:
         config = Config.from_dict(job.config, source="study.yaml")
@@ -81,11 +84,12 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
         tune.report({"report": json.dumps(metrics)})  # returns when the driver has noted it
         return (output_dir / STOP).exists()
 
-    if job.workers > 1:
+    fewest, most = job.workers
+    if most > 1:
         train_on_ray(
             config,
             output_dir,
-            workers=job.workers,
+            workers=most if fewest == most else (fewest, most),
             gpus_per_worker=job.gpus_per_worker,
             cpus_per_worker=job.cpus_per_worker,
             on_report=report,
@@ -97,8 +101,11 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
         return
     torch.set_num_threads(job.cpus_per_worker)
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
-    context = TrialContext(output_dir=output_dir, device=device, report=report, metric=job.metrics[0], keep=job.keep)
-    with occupied(output_dir):
+    share_gpu(device, job.gpus_per_worker)
+    with occupied(output_dir), Announcement([own_node()]) as announced:
+        context = TrialContext(
+            output_dir, 0, 1, device, report=report, metric=job.metrics[0], keep=job.keep, save_now=announced.due
+        )
         try:
             load_function(job.function)(config, context)
         except Exception:

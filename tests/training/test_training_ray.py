@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import fake_study
@@ -13,55 +12,10 @@ from fake_study import MAX_ITER, PERIOD, FakeTraining, config
 from raytune_m2f.errors import DatasetError, InputError, TrainingError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.ray_train import _Bridge, train_on_ray
+from raytune_m2f.training.ray_train import train_on_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
 ray.cloudpickle.register_pickle_by_value(fake_study)  # its folder is not on the workers' path
-
-
-def test_the_bridge_answers_each_report_with_its_own_answer() -> None:
-    async def talk() -> None:
-        bridge = _Bridge()
-        assert await bridge.next_report(0.01) is None
-        for iteration, stop in ((10, False), (20, True)):
-            asked = asyncio.ensure_future(bridge.report({"iteration": iteration}))
-            assert await bridge.next_report(1.0) == {"iteration": iteration}
-            await bridge.answer(stop)
-            assert await asked is stop
-
-    asyncio.run(talk())
-
-
-def test_the_bridge_keeps_the_first_error_and_forgets_it_for_a_new_attempt() -> None:
-    async def talk() -> None:
-        bridge = _Bridge(max_failures=1)
-        assert await bridge.begin() is True
-        await bridge.note_error(None, "rank 1: out of memory")
-        await bridge.note_error(None, "rank 0: connection closed by peer")
-        assert await bridge.error() == (None, "rank 1: out of memory")
-        assert await bridge.begin() is True  # worth another attempt
-        error = DatasetError("label 9")
-        await bridge.note_error(error, "rank 1: label 9")
-        assert await bridge.begin() is False  # it would fail again
-        assert await bridge.error() == (error, "rank 1: label 9")
-
-    asyncio.run(talk())
-
-
-def test_the_bridge_counts_deaths_and_not_smaller_micro_batches() -> None:
-    async def talk() -> None:
-        bridge = _Bridge(max_failures=1)
-        assert await bridge.begin() is True
-        for _ in range(3):
-            await bridge.note_error(None, "rank 1: StartAgain", again=True)
-            await bridge.note_error(None, "rank 0: connection closed by peer")
-            assert await bridge.begin() is True
-            assert await bridge.error() is None
-        assert await bridge.begin() is True  # a worker died without a word: the one retry
-        assert await bridge.begin() is False
-        assert await bridge.error() == (None, "its process died")
-
-    asyncio.run(talk())
 
 
 def test_no_cluster_at_the_address_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:

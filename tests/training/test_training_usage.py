@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 
-from raytune_m2f.training.usage import Usage, peak_memory, usage_report
+from raytune_m2f.training.usage import Usage, peak_memory, share_gpu, usage_report
 
 CPU = torch.device("cpu")
 
@@ -40,3 +40,27 @@ def test_a_prediction_is_measured() -> None:
 def test_a_gpus_memory_is_torchs() -> None:
     kept = torch.zeros(2**28, dtype=torch.uint8, device="cuda")
     assert peak_memory(kept.device) >= 0.25
+
+
+@pytest.mark.parametrize(("device", "gpus", "expected"), [("cuda", 0.5, [0.475]), ("cuda", 1.0, []), ("cpu", 0.5, [])])
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: float, expected: list[float]
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: limits.append(fraction))
+    share_gpu(torch.device(device), gpus)
+    assert limits == [pytest.approx(limit) for limit in expected]
+
+
+@pytest.mark.gpu
+def test_more_than_the_share_is_out_of_memory() -> None:
+    device = torch.device("cuda")
+    total = torch.cuda.get_device_properties(device).total_memory
+    share_gpu(device, 0.25)
+    try:
+        torch.empty(int(0.2 * total), dtype=torch.uint8, device=device)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.3 * total), dtype=torch.uint8, device=device)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.empty_cache()

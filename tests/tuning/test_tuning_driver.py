@@ -9,14 +9,30 @@ from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, 
 from optuna.trial import TrialState
 
 from raytune_m2f.errors import CheckpointError, DatasetError, TrainingError
+from raytune_m2f.training.preemption import MOST_LOSSES
 from raytune_m2f.training.trial_dir import write_failure
-from raytune_m2f.tuning.driver import Driver
+from raytune_m2f.tuning.driver import Driver, Room
 from raytune_m2f.tuning.settings import Budget
 
 
-def make_driver(root: Path, budget: Budget, gpus: float = 0.0) -> Driver:
+def make_driver(root: Path, budget: Budget, gpus: float = 0.0, room: Room | None = None) -> Driver:
     record = open_record(new_study(root, settings(budget=budget)))
-    return Driver(record, record.reconcile(), gpus_per_trial=gpus)
+    return Driver(record, record.reconcile(), gpus_per_trial=gpus, room=room)
+
+
+class FakeRoom:
+    """For so many trials; remembers what it was told at last."""
+
+    def __init__(self, trials: int) -> None:
+        self.trials = trials
+        self.told: int | None = None
+
+    def has(self, running: int) -> bool:
+        self.told = None
+        return running < self.trials
+
+    def enough(self, running: int) -> None:
+        self.told = running
 
 
 def take(driver: Driver) -> int:
@@ -43,10 +59,12 @@ def test_trials_are_handed_out_until_the_budget_is_used(tmp_path: Path) -> None:
     driver = make_driver(tmp_path, Budget(trials=2))
     numbers = [take(driver), take(driver)]
     assert driver.next_trial() is None
-    assert driver.finished
+    assert not driver.finished  # a process may die, and its trial be handed out again
     for number in numbers:
         train(driver, number, *range(10, MAX_ITER + 1, 10))
         driver.on_end(number)
+    assert driver.next_trial() is None
+    assert driver.finished
     assert driver.halted is None
     assert [trial.state for trial in driver.record.trials()] == [TrialState.COMPLETE] * 2
 
@@ -156,3 +174,61 @@ def test_a_checkpoint_that_does_not_fit_halts_the_study_and_fails_no_trial(tmp_p
     assert isinstance(driver.error, CheckpointError)
     assert driver.next_trial() is None
     assert open_record(driver.record.directory).reconcile() == [number]
+
+
+def test_no_more_trials_run_than_there_is_room_for(tmp_path: Path) -> None:
+    room = FakeRoom(1)
+    driver = make_driver(tmp_path, Budget(trials=3), room=room)
+    first = take(driver)
+    assert driver.next_trial() is None
+    assert not driver.finished
+    room.trials = 2  # a node has come
+    second = take(driver)
+    room.trials = 1  # and gone
+    driver.on_end(first)
+    assert driver.next_trial() is None
+    driver.on_end(second)
+    take(driver)
+    room.trials = 9
+    assert driver.next_trial() is None
+    assert room.told == 1  # the nodes of the others may go
+
+
+def test_a_trial_whose_process_died_is_handed_out_again_but_not_for_ever(tmp_path: Path) -> None:
+    driver = make_driver(tmp_path, Budget(trials=1))
+    number = take(driver)
+    train(driver, number, 10)
+    driver.on_end(number, "killed")
+    assert driver.record.trial(number).state == TrialState.RUNNING
+    assert take(driver) == number  # its one retry
+    driver.on_end(number, "killed again")
+    trial = driver.record.trial(number)
+    assert (trial.state, trial.user_attrs["cause"]) == (TrialState.FAIL, "killed again")
+    assert driver.next_trial() is None
+    assert driver.finished
+
+
+def test_a_lost_node_is_no_failure_as_long_as_there_are_reports_in_between(tmp_path: Path) -> None:
+    driver = make_driver(tmp_path, Budget(trials=1))
+    for losses in range(MOST_LOSSES):
+        number = take(driver)
+        train(driver, number, 10) if losses == 0 else None
+        driver.on_end(number, "its node died", lost=True)
+    number = take(driver)
+    train(driver, number, 20)
+    driver.on_end(number, "its node died", lost=True)
+    for _ in range(MOST_LOSSES):
+        number = take(driver)
+        driver.on_end(number, "its node died", lost=True)
+    trial = driver.record.trial(number)
+    assert (trial.state, trial.user_attrs["node_losses"]) == (TrialState.FAIL, 2 * MOST_LOSSES + 1)
+    assert "without a report in between" in trial.user_attrs["cause"]
+
+
+def test_a_trial_whose_process_died_at_its_end_has_ended(tmp_path: Path) -> None:
+    driver = make_driver(tmp_path, Budget(trials=1))
+    number = take(driver)
+    train(driver, number, *range(10, MAX_ITER + 1, 10))
+    driver.on_end(number, "killed")
+    assert driver.record.trial(number).state == TrialState.COMPLETE
+    assert driver.next_trial() is None

@@ -1,0 +1,79 @@
+"""What ended trials leave behind: placement groups of their workers, which hold CPUs, GPUs, processes and memory.
+
+Ray Train frees the group of a trial whose process was killed only with the help of the dashboard, and not always
+(ray#58515, #62753, #65447). So it is looked for after each end of a trial, and every few seconds. A group belongs to
+the trial that has noted it (see `ray_train.GROUP`). One that nobody has noted may be of a trial that is just starting:
+it is freed once every trial that ran when it was first seen has ended or has noted another.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import ray
+from ray.util.placement_group import placement_group_table
+
+from raytune_m2f.training.ray_train import free_group, noted_group
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 3.0
+
+
+class WorkerGroups:
+    """The placement groups of the workers of a study's trials.
+
+    Args:
+        trials: the folder of the trials' directories.
+        bundle: what one worker holds; groups of anything else are not of this study, nor those that are there already.
+    """
+
+    def __init__(self, trials: Path, bundle: Mapping[str, float]) -> None:
+        self._trials = trials
+        self._bundle = dict(bundle)
+        self._others = self._held()
+        self._owners: dict[str, set[int]] = {}
+        self._swept = -math.inf
+
+    def sweep(self, running: Collection[int], *, often: bool = False) -> int:
+        """Free the groups of trials that do not run any more; returns how many.
+
+        Args:
+            often: called very often: at most every SWEEP_S seconds something is done.
+        """
+        now = time.monotonic()
+        if often and now - self._swept < SWEEP_S:
+            return 0
+        self._swept = now
+        held = self._held() - self._others
+        noted = {number: noted_group(self._trials / f"{number:04d}") for number in running}
+        freed = 0
+        for group in self._leaked(held, noted):
+            if free_group(group):
+                log.warning("freed the placement group %s, which a trial that has ended had left", group)
+                freed += 1
+        return freed
+
+    def _leaked(self, held: set[str], noted: Mapping[int, str | None]) -> list[str]:
+        """The held groups that no running trial owns or may own.
+
+        Args:
+            noted: the group that each running trial has noted, None if it has not yet.
+        """
+        unclear = {number for number, group in noted.items() if group not in held}
+        unknown = held - set(noted.values())
+        self._owners = {group: self._owners.get(group, set(noted)) & unclear for group in unknown}
+        return [group for group, owners in self._owners.items() if not owners]
+
+    def _held(self) -> set[str]:
+        job = ray.get_runtime_context().get_job_id()  # the last part of the id of what a job has made
+        return {
+            group
+            for group, found in placement_group_table().items()
+            if group.endswith(job) and found["state"] != "REMOVED"
+            if all(bundle == self._bundle for bundle in found["bundles"].values())
+        }

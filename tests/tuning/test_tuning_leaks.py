@@ -1,0 +1,106 @@
+"""Whose placement group it is, with Ray's table scripted; real ones are in test_tuning_fault_leaks.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from raytune_m2f.training.ray_train import GROUP
+from raytune_m2f.tuning import leaks
+from raytune_m2f.tuning.leaks import WorkerGroups
+
+JOB = "01000000"
+BUNDLE = {"CPU": 1.0}
+
+
+class Cluster:
+    """The placement groups of a cluster."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.groups: dict[str, dict[str, Any]] = {}
+        monkeypatch.setattr(leaks, "placement_group_table", lambda: self.groups)
+        monkeypatch.setattr(leaks, "free_group", self.free)
+        context = type("Context", (), {"get_job_id": lambda self: JOB})
+        monkeypatch.setattr(ray, "get_runtime_context", context)
+
+    def make(self, name: str, job: str = JOB, bundle: dict[str, float] = BUNDLE) -> str:
+        group = f"{name}{job}"
+        self.groups[group] = {"state": "CREATED", "bundles": {0: dict(bundle), 1: dict(bundle)}}
+        return group
+
+    def free(self, group: str) -> bool:
+        self.groups[group]["state"] = "REMOVED"
+        return True
+
+    @property
+    def held(self) -> set[str]:
+        return {group for group, found in self.groups.items() if found["state"] != "REMOVED"}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+def note(trials: Path, number: int, group: str) -> None:
+    folder = trials / f"{number:04d}"
+    folder.mkdir(exist_ok=True)
+    (folder / GROUP).write_text(group)
+
+
+def test_the_group_of_a_trial_that_has_ended_is_freed(cluster: Cluster, tmp_path: Path) -> None:
+    groups = WorkerGroups(tmp_path, BUNDLE)
+    first, second = cluster.make("a"), cluster.make("b")
+    note(tmp_path, 0, first)
+    note(tmp_path, 1, second)
+    assert groups.sweep({0, 1}) == 0
+    assert groups.sweep({1}) == 1
+    assert cluster.held == {second}
+    assert groups.sweep({1}) == 0
+
+
+def test_what_others_hold_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
+    before = cluster.make("before")
+    groups = WorkerGroups(tmp_path, BUNDLE)
+    others = {before, cluster.make("job", job="02000000"), cluster.make("trial", bundle={"memory": 2.0**28})}
+    assert groups.sweep(()) == 0
+    assert cluster.held == others
+
+
+def test_a_group_that_nobody_has_noted_waits_for_those_who_may_have_made_it(cluster: Cluster, tmp_path: Path) -> None:
+    groups = WorkerGroups(tmp_path, BUNDLE)
+    leaked = cluster.make("a")
+    assert groups.sweep({0, 1}) == 0  # both are starting
+    assert groups.sweep({1}) == 0  # 0 was killed, but it may be 1's
+    assert groups.sweep({1, 2}) == 0
+    own = cluster.make("b")
+    note(tmp_path, 1, own)
+    assert groups.sweep({1, 2}) == 1  # nor is it 2's, which came later
+    assert cluster.held == {own}
+    assert leaked not in cluster.held
+
+
+def test_workers_that_start_again_have_a_new_group(cluster: Cluster, tmp_path: Path) -> None:
+    groups = WorkerGroups(tmp_path, BUNDLE)
+    note(tmp_path, 0, cluster.make("a"))
+    assert groups.sweep({0}) == 0
+    cluster.free(cluster.make("a"))
+    again = cluster.make("b")
+    assert groups.sweep({0}) == 0
+    assert cluster.held == {again}
+
+
+def test_a_sweep_that_is_asked_for_often_is_done_now_and_then(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("raytune_m2f.tuning.leaks.time.monotonic", lambda: now)
+    groups = WorkerGroups(tmp_path, BUNDLE)
+    assert groups.sweep((), often=True) == 0
+    cluster.make("a")
+    assert groups.sweep((), often=True) == 0
+    now += leaks.SWEEP_S
+    assert groups.sweep((), often=True) == 1
