@@ -82,7 +82,12 @@ for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.co
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Study directory, or the output directory of `train`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Study directory, or the output directory of `train`; s3:// and gs:// addresses too."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Directory to make.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Trial to export; by default the best.")] = None,
 ) -> None:
@@ -97,7 +102,7 @@ def export(
 
         log_to_stderr()
         if StudyDirectory.at(source).plan_file.exists():
-            run = Path(trial_to_export(source, trial).directory)
+            run = trial_to_export(source, trial).directory
         elif trial is not None:
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,7 +19,7 @@ WATCH_SECONDS = 2.0
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
 Method = Literal["asha", "promotion", "pbt", "none"]
-StudyDir = Annotated[Path, typer.Argument(help="Study directory.")]
+StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; by default what the study says.")]
 
 
@@ -32,7 +31,14 @@ def tune(
             help="Search space: a name (default, learning_rate, queries, loss_weights, ablation, demo) or a file."
         ),
     ],
-    study: Annotated[Path, typer.Option(help="Study directory to make; on a cluster, on storage that all nodes see.")],
+    study: Annotated[
+        str,
+        typer.Option(
+            metavar="STUDY",
+            help="Study directory to make; on a cluster, on storage that all nodes see, or s3://BUCKET/PATH or "
+            "gs://BUCKET/PATH.",
+        ),
+    ],
     overrides: Overrides = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trials in total; by default 20 if there is no other limit.")
@@ -66,8 +72,10 @@ def tune(
     grace: Annotated[int | None, typer.Option(min=1, help="Iterations before which no trial is stopped.")] = None,
     reduction_factor: Annotated[int, typer.Option(min=2, help="One in so many trials goes on at a rung.")] = 3,
     from_study: Annotated[
-        Path | None,
-        typer.Option("--from", help="Earlier study: its best points go first, the others teach the sampler."),
+        str | None,
+        typer.Option(
+            "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
+        ),
     ] = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Keep the weights of so many best trials.")] = 5,
     optuna_storage: Annotated[
@@ -209,7 +217,7 @@ def status(
             out.print(tuning.status_table(state))
 
 
-def _drive(study: Path, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
+def _drive(study: str, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from raytune_m2f.mirror import Mirror
+
 Report = dict[str, Any]
 
 
@@ -28,6 +30,7 @@ class TrialContext:
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
         metric: what "best" means: an `Objective`, in the simplest case the report's entry that is to be high.
         keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
+        mirror: of the directory, if its files are on a store; the directory is then this worker's own.
     """
 
     output_dir: Path
@@ -37,6 +40,7 @@ class TrialContext:
     report: Callable[[Report], bool] = never_stop
     metric: str = "segm/AP"
     keep: frozenset[int] = frozenset()
+    mirror: Mirror | None = None
 
     @property
     def is_main(self) -> bool:

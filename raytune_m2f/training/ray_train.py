@@ -33,10 +33,11 @@ from ray.util.placement_group import PlacementGroup, get_current_placement_group
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.context import Report, TrialContext, never_stop
 from raytune_m2f.training.memory import StartAgain
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.trial_dir import log_tail, occupied
+from raytune_m2f.training.trial_dir import log_tail, occupied, pull_trial, push_trial
 
 GROUP = ".placement_group"
 TrialFunction = Callable[[Config, TrialContext], Any]
@@ -107,6 +108,7 @@ def train_on_ray(
     keep: frozenset[int] = frozenset(),
     address: str | None = None,
     function: TrialFunction | None = None,
+    mirror: Mirror | None = None,
 ) -> Report:
     """Train with `workers` Ray Train workers and return the last report.
 
@@ -119,6 +121,7 @@ def train_on_ray(
         keep: iterations whose checkpoints are never deleted.
         address: of a Ray cluster; see `ray_session`.
         function: instead of `train_trial`; tests use this seam.
+        mirror: of `output_dir`, if its files are on a store; each worker makes its own.
     Raises:
         RaytuneM2FError: what a worker raised, as one error; TrainingError with the log's tail if it is not ours.
     """
@@ -135,6 +138,7 @@ def train_on_ray(
             "metric": metric,
             "keep": keep,
             "function": function or _train_trial,
+            "store": mirror.address if mirror else None,
         }
         trainer = TorchTrainer(
             _worker,
@@ -152,8 +156,10 @@ def train_on_ray(
             ),
         )
         try:
-            return _follow(trainer, bridge, on_report, output_dir)
+            return _follow(trainer, bridge, on_report, output_dir, mirror)
         finally:
+            if mirror is not None:
+                mirror.pull(GROUP)
             release_workers(output_dir)
             shutil.rmtree(output_dir / ".ray", ignore_errors=True)  # Ray Train's own files; we restore from ours
 
@@ -193,7 +199,13 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _follow(trainer: TorchTrainer, bridge: Any, on_report: Callable[[Report], bool], output_dir: Path) -> Report:
+def _follow(
+    trainer: TorchTrainer,
+    bridge: Any,
+    on_report: Callable[[Report], bool],
+    output_dir: Path,
+    mirror: Mirror | None = None,
+) -> Report:
     fit = _Fit(trainer)
     fit.start()
     last: Report | None = None
@@ -214,6 +226,8 @@ def _follow(trainer: TorchTrainer, bridge: Any, on_report: Callable[[Report], bo
         ray.get(bridge.answer.remote(stop))
     if refusal is not None:
         raise refusal
+    if mirror is not None:
+        mirror.pull("log.txt")
     _raise_error(ray.get(bridge.error.remote()), fit.error, output_dir)
     if last is None:
         raise TrainingError(f"the training in {output_dir} ended without a report")
@@ -235,28 +249,41 @@ def _worker(loop: dict[str, Any]) -> None:
     ranks = ray.train.get_context()
     rank, bridge, output_dir = ranks.get_world_rank(), loop["bridge"], Path(loop["output_dir"])
     device = ray.train.torch.get_device() if loop["gpu"] else torch.device("cpu")
+    mirror = Mirror.at(loop["store"]) if loop["store"] else None
+    output_dir = mirror.folder if mirror else output_dir
     if rank == 0:
         group = get_current_placement_group()
         if group is not None:
             (output_dir / GROUP).write_text(group.id.hex())
+            if mirror:
+                mirror.push(GROUP)
     torch.set_num_threads(loop["threads"])
 
     def report(metrics: Report) -> bool:
+        if mirror:
+            mirror.sync()
         return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
 
-    context = TrialContext(output_dir, rank, ranks.get_world_size(), device, report, loop["metric"], loop["keep"])
-    with occupied(output_dir, rank):
+    size, metric, keep = ranks.get_world_size(), loop["metric"], loop["keep"]
+    context = TrialContext(output_dir, rank, size, device, report, metric, keep, mirror)
+    with occupied(output_dir, rank, mirror=mirror):
         # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
         if not _agree(rank != 0 or ray.get(bridge.begin.remote()), device):
             return
         try:
+            if mirror:
+                pull_trial(mirror)
             loop["function"](Config.from_dict(loop["config"], source="config"), context)
         except Exception as error:
             traceback.print_exc()  # to this rank's log
             ours = error if isinstance(error, RaytuneM2FError) else None
+            if mirror:
+                push_trial(mirror)
             text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
             ray.get(bridge.note_error.remote(ours, text, isinstance(error, StartAgain)))
             raise
+        if mirror:
+            push_trial(mirror)
 
 
 def _agree(flag: bool, device: torch.device) -> bool:

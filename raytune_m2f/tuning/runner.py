@@ -61,11 +61,10 @@ def create_study(
     study = StudyDirectory.at(directory)
     if study.plan_file.exists():
         raise StudyError(
-            f"{study.root} is a study already. Go on with it by `raytune-m2f resume {study.root}`, "
-            "or give another directory."
+            f"{study} is a study already. Go on with it by `raytune-m2f resume {study}`, or give another directory."
         )
     if study.root.exists() and any(not study.is_begun(path) for path in study.root.iterdir()):
-        raise StudyError(f"{study.root} is not empty and no study; give a new or an empty directory.")
+        raise StudyError(f"{study} is not empty and no study; give a new or an empty directory.")
     grace, end = settings.early_stopping.grace_iterations, config.value("SOLVER.MAX_ITER")
     if grace is not None and grace >= end and settings.early_stopping.method != "none":
         raise StudyError(
@@ -81,12 +80,13 @@ def create_study(
         points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    shutil.rmtree(study.root, ignore_errors=True)  # what a kill while a study was laid out left
+    study.clear()  # what a kill while it was laid out left
     study.trials.mkdir(parents=True)
     plan = StudyPlan(config, space, settings, tuple(points))
     if prior or settings.optuna_storage is not None:
         open_study(study.journal, study.root.name, settings, writable=True, new=True).add_trials(prior)
-    plan.save(study.plan_file)
+        study.push(study.journal)
+    study.save(plan)
     return study
 
 
@@ -124,11 +124,11 @@ def run_study(
             progress.note(note)
         unfinished = record.reconcile()
         if not _has_work(record, unfinished):
-            record.plan.save(study.plan_file)
+            study.save(record.plan)
         else:
             with ray_session(address):
                 allotment = _allotment(record.plan.settings, concurrent)
-                record.plan.save(study.plan_file)  # an extension counts only now that it can be run
+                study.save(record.plan)  # an extension counts only now that it can be run
                 _drive(record, unfinished, allotment, progress, trial_function)
         _require_a_score(record)
         return StatusReader(record).read(driver=None)
@@ -187,6 +187,7 @@ def _drive(
         gpus_per_worker=allotment.gpus_per_worker,
         crash_retries=settings.crash_retries,
         keep=record.index.to_keep,
+        store=record.directory.store,
         function=trial_function,
     )
     try:
@@ -228,6 +229,7 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
         tuner.fit()
     finally:
         for number in driver.record.unfinished():
+            study.pull_trial(number)
             release_workers(study.trial(number))
         shutil.rmtree(study.ray, ignore_errors=True)
 
@@ -248,7 +250,7 @@ def _raise_if_broken(driver: Driver) -> None:
     if isinstance(driver.error, OSError | SQLAlchemyError | StorageInternalError):
         raise RaytuneM2FError(
             f"the study's record could not be written: {driver.error}. What it holds is intact: mend that, then "
-            f"`raytune-m2f resume {driver.record.directory.root}`."
+            f"`raytune-m2f resume {driver.record.directory}`."
         ) from driver.error
     if driver.error is not None:
         raise driver.error
@@ -267,6 +269,6 @@ def _require_a_score(record: Record) -> None:
 
 def _failed(record: Record, trial: FrozenTrial) -> str:
     return (
-        f"{in_words(trial, record.directory.trial(trial.number))}\n"
-        f"When the cause is mended, go on with `raytune-m2f resume {record.directory.root}`."
+        f"{in_words(trial, record.directory.address_of(record.directory.trial(trial.number) / 'log.txt'))}\n"
+        f"When the cause is mended, go on with `raytune-m2f resume {record.directory}`."
     )

@@ -94,10 +94,11 @@ class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
         self._guard(lambda: self._note_crash(trial), None)
 
     def _note_crash(self, trial: Trial) -> None:
-        output_dir = self._driver.record.directory.trial(self._searcher.number(trial.trial_id))
-        release_workers(output_dir)
+        study, number = self._driver.record.directory, self._searcher.number(trial.trial_id)
+        study.pull_trial(number)
+        release_workers(study.trial(number))
         text = _error_text(trial)
-        add_to_log(output_dir, text)
+        study.push(add_to_log(study.trial(number), text))
         self._searcher.crashes[trial.trial_id] = last_line(text)
 
 
