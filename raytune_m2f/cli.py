@@ -101,7 +101,7 @@ def export(
         from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
-        if StudyDirectory.at(source).plan_file.exists():
+        if StudyDirectory.at(source).is_laid_out:
             run = trial_to_export(source, trial).directory
         elif trial is not None:
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")

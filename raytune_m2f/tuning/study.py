@@ -98,6 +98,11 @@ class StudyDirectory:
         """The best weights of a trial."""
         return self.trial(number) / "checkpoints" / BEST
 
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether it is a study."""
+        return self.plan_file.is_file()
+
     def is_begun(self, path: Path) -> bool:
         """Whether something in a directory without study.yaml is of a study that was killed while it was laid out."""
         if path == self.trials:
@@ -106,7 +111,7 @@ class StudyDirectory:
 
     def require(self) -> None:
         """Raises StudyError unless this is a study directory."""
-        if not self.plan_file.is_file():
+        if not self.is_laid_out:
             raise StudyError(
                 f"{self} is no study directory: it has no study.yaml. "
                 "Give the directory that was given to `raytune-m2f tune --study`."
