@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from shlex import quote
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -225,4 +226,4 @@ def _drive(study: str, address: str | None, concurrent: int | None = None, exten
         status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress, extension=extension)
     out.print(tuning.status_table(status))
     if status.best is not None:
-        out.print(f"export the best trial: raytune-m2f export {study} --output DIR", soft_wrap=True)
+        out.print(f"export the best trial: raytune-m2f export {quote(study)} --output DIR", soft_wrap=True)

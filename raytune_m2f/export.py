@@ -22,7 +22,8 @@ from model import MultiTaskMaskFormer
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import CheckpointError, ModelError
-from raytune_m2f.mirror import Mirror, is_address
+from raytune_m2f.mirror import Mirror
+from raytune_m2f.store import is_address
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.optimizer import effective_lr

@@ -18,31 +18,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import urlencode, urlsplit
 
-from raytune_m2f.errors import CheckpointError, InputError
+from raytune_m2f.errors import CheckpointError
+from raytune_m2f.store import ADVICE, address_within, connect, reason
 
 Result = TypeVar("Result")
 Stamp = tuple[int, int, int]
 log = logging.getLogger(__name__)
 
-SCHEMES = ("s3", "gs")
 ATTEMPTS, PAUSE_S = 3, 1.0  # beside those of the store's own client, which take it seconds
-GS_RETRY = "retry_limit_seconds"
-GS_RETRY_S = 20  # of 15 minutes
 SHARED_NOTES = (".micro_batch", ".placement_group")  # other hidden files are this machine's own
 BLOCK = 2**24
-
-
-def is_address(path: str | os.PathLike[str]) -> bool:
-    """Whether it names a folder on a store, not a directory."""
-    return "://" in os.fspath(path)
-
-
-def address_within(address: str, *names: str) -> str:
-    """The address of what is in a folder; a query stays at the end."""
-    parts = urlsplit(address)
-    return parts._replace(path="/".join([parts.path.rstrip("/"), *names])).geturl()
 
 
 class Mirror:
@@ -71,17 +57,8 @@ class Mirror:
         Raises:
             InputError: it is no address, holds a password, or its bucket does not answer.
         """
-        from pyarrow.fs import FileSystem, FileType
-
-        store, base = _connected(address, FileSystem.from_uri)
-        bucket = base.split("/")[0]
-        try:
-            found = store.get_file_info(bucket).type != FileType.NotFound
-        except OSError as error:
-            raise InputError(f"{address} cannot be reached: {_reason(error)}. {_ADVICE}") from error
-        if not found:
-            raise InputError(f"{address}: there is no bucket {bucket!r}, or it is not yours. {_ADVICE}")
-        return cls(store, "/".join([base.rstrip("/"), *within]), address_within(address, *within))
+        store, base = connect(address)
+        return cls(store, "/".join([base, *within]), address_within(address, *within))
 
     def address_of(self, name: str) -> str:
         """The address of a file or a folder in this one."""
@@ -206,12 +183,12 @@ class Mirror:
             except OSError as error:
                 if gone_ok and isinstance(error, FileNotFoundError):
                     raise
-                log.warning("%s: %s", self.address_of(name), _reason(error))
+                log.warning("%s: %s", self.address_of(name), reason(error))
                 failure = error
             if attempt + 1 < ATTEMPTS:
                 time.sleep(PAUSE_S * 2**attempt)
         raise CheckpointError(
-            f"the store does not do what it is asked for at {self.address_of(name)}: {_reason(failure)}. {_ADVICE} "
+            f"the store does not do what it is asked for at {self.address_of(name)}: {reason(failure)}. {ADVICE} "
             "What is there is whole; go on with `raytune-m2f resume`."
         ) from failure
 
@@ -224,31 +201,6 @@ class Mirror:
     @staticmethod
     def _parent(name: str) -> str:
         return name.rpartition("/")[0]
-
-
-_ADVICE = "Check the address, the network, and the credentials in this environment."
-
-
-def _connected(address: str, connect: Callable[[str], tuple[Any, str]]) -> tuple[Any, str]:
-    parts = urlsplit(address)
-    if "@" in parts.netloc and not parts.netloc.startswith("anonymous@"):
-        raise InputError(
-            f"the address {parts.scheme}://...@... holds credentials, which would be saved and shown. Give them in the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role)."
-        )
-    if parts.scheme not in SCHEMES or not parts.netloc:
-        raise InputError(f"{address}: allowed are a directory, s3://BUCKET/PATH and gs://BUCKET/PATH")
-    if parts.scheme == "gs" and GS_RETRY not in parts.query:
-        query = "&".join(filter(None, [parts.query, urlencode({GS_RETRY: GS_RETRY_S})]))
-        parts = parts._replace(query=query)
-    try:
-        return connect(parts.geturl())
-    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among them
-        raise InputError(f"{address} cannot be reached: {_reason(error)}. {_ADVICE}") from error
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _is_shared(name: str) -> bool:

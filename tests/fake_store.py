@@ -13,7 +13,7 @@ from fake_processes import FakeProcesses, Killed, drive
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem, SubTreeFileSystem
 
-from raytune_m2f import mirror
+from raytune_m2f import mirror, store
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.trial_dir import STOP, pull_trial, push_trial
 from raytune_m2f.tuning import remote
@@ -34,12 +34,11 @@ class FakeStore:
         self.root = root
         (root / "bucket").mkdir(parents=True)
         self.filesystem = SubTreeFileSystem(str(root), PyFileSystem(FSSpecHandler(LocalFileSystem(auto_mkdir=True))))
-        connected = mirror._connected
-        patch.setattr(mirror, "_connected", lambda address, _: connected(address, self._connect))
+        patch.setattr(store, "_open", self._open)
         patch.setattr(mirror, "PAUSE_S", 0.01)
         patch.setattr(remote, "SETTLE_S", 0.0)
 
-    def _connect(self, address: str) -> tuple[Any, str]:
+    def _open(self, address: str) -> tuple[Any, str]:
         return self.filesystem, address.partition("://")[2].partition("?")[0]
 
     def files(self, under: str = "bucket/study") -> list[str]:

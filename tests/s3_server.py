@@ -45,6 +45,10 @@ class S3Server:
             self._process.kill()
             self._process.wait()
 
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def put(self, path: str) -> None:
         with urlopen(Request(f"{self.url}/{path}", method="PUT")):
             pass

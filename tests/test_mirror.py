@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from fake_store import ADDRESS, FakeStore
 
-from raytune_m2f import mirror as module
-from raytune_m2f.errors import CheckpointError, InputError
-from raytune_m2f.mirror import Mirror, address_within
+from raytune_m2f.errors import CheckpointError
+from raytune_m2f.mirror import Mirror
 
 
 @pytest.fixture
@@ -115,33 +114,6 @@ def test_a_store_that_does_not_answer_is_one_error(mirror: Mirror, monkeypatch: 
     monkeypatch.setattr(Mirror, "_upload", never)
     with pytest.raises(CheckpointError, match=f"{ADDRESS}/a: AWS Error ACCESS_DENIED .* Access Denied\\. Check the"):
         mirror.push("a")
-
-
-@pytest.mark.parametrize(
-    ("address", "message"),
-    [
-        ("s3://key:secret@bucket/study", "holds credentials"),
-        ("s3://key@bucket/study", "holds credentials"),
-        ("http://bucket/study", "allowed are a directory, s3://BUCKET/PATH"),
-        ("s3:///study", "allowed are a directory, s3://BUCKET/PATH"),
-        ("s3://bucket/study?nonsense=1", "nonsense"),
-    ],
-)
-def test_a_wrong_address_is_refused(address: str, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        Mirror.at(address)
-    assert "secret" not in str(caught.value)
-
-
-def test_a_bucket_on_google_cloud_is_asked_for_seconds_not_for_minutes() -> None:
-    seen: list[str] = []
-    module._connected("gs://bucket/study", seen.append)  # type: ignore[arg-type]
-    module._connected("gs://bucket/study?retry_limit_seconds=5", seen.append)  # type: ignore[arg-type]
-    assert seen == ["gs://bucket/study?retry_limit_seconds=20", "gs://bucket/study?retry_limit_seconds=5"]
-
-
-def test_a_query_stays_at_the_end_of_an_address() -> None:
-    assert address_within("s3://b/s/?x=1", "trials", "0007") == "s3://b/s/trials/0007?x=1"
 
 
 HOLDER = """

@@ -228,6 +228,7 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
     try:
         tuner.fit()
     finally:
+        study.commit()  # nobody has taken it meanwhile, whose workers would be released
         for number in driver.record.unfinished():
             study.pull_trial(number)
             release_workers(study.trial(number))

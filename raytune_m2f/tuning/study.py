@@ -29,7 +29,8 @@ from pydantic import ValidationError
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
-from raytune_m2f.mirror import Mirror, is_address
+from raytune_m2f.mirror import Mirror
+from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint import BEST, link
 from raytune_m2f.tuning.lock import FileLock
 from raytune_m2f.tuning.remote import Lease, RemoteStudy

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import fake_study
 import pytest
 import ray
-from fake_study import FakeTraining, config, open_record, settings, space
+from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, config, open_record, score, settings, space
 from fault_study import end_of, states, wait_until
 from s3_server import BUCKET, S3Server, s3_server
 from typer.testing import CliRunner, Result
@@ -27,6 +28,7 @@ from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.checkpoint import CheckpointWriter
 from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import EarlyStopping, Resources
+from raytune_m2f.tuning.status import study_status
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
@@ -134,6 +136,43 @@ def test_two_workers_of_a_trial_meet_on_the_store(server: S3Server) -> None:
     names = Mirror.at(address).names("trials/0000", recursive=True)
     assert "trials/0000/log_1.txt" in names
     assert "trials/0000/.placement_group" not in names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_server_that_hangs_ends_the_study_with_one_error_and_it_goes_on_later(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror, "ATTEMPTS", 1)
+    address = server.address("hangs")
+    create_study(address, config(), space(), settings(trials=2, early_stopping=NO_STOPPING))
+    watched = Mirror.at(address)
+
+    def hang() -> None:
+        wait_until(lambda: (watched.read("trials/0000/metrics.jsonl") or "").count("\n") >= 2, "two reports")
+        server.signal(signal.SIGSTOP)
+
+    thread = threading.Thread(target=hang)
+    thread.start()
+    try:
+        with pytest.raises(CheckpointError, match="Timeout was reached.*go on with `raytune-m2f resume`"):
+            run_study(address, trial_function=FakeTraining(seconds=1.0))
+    finally:
+        thread.join()
+        server.signal(signal.SIGCONT)
+    assert set(states(study_status(address))) <= {"complete", "unfinished", "running"}
+    assert states(run_study(address, trial_function=FakeTraining())) == ["complete"] * 2
+    check_curves(StudyDirectory.at(address))
+
+
+def check_curves(study: StudyDirectory) -> None:
+    """Each trial has every report of its scripted curve, once."""
+    for trial in open_record(study).trials():
+        steps = list(range(PERIOD, MAX_ITER + 1, PERIOD))
+        assert trial.intermediate_values == {i: pytest.approx(score(trial.params[LR], i)) for i in steps}
+        text = Mirror.at(str(study)).read(f"trials/{trial.number:04d}/metrics.jsonl") or ""
+        assert [json.loads(line)["iteration"] for line in text.splitlines()] == steps
 
 
 def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
