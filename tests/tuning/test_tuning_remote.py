@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_processes import curve, drive
+from fake_processes import FakeProcesses, curve, drive
 from fake_store import ADDRESS, FakeStore, RemoteProcesses, live_on_store
 from fake_study import MAX_ITER, PERIOD, config, open_record, settings, space
 from optuna.trial import TrialState
@@ -85,7 +85,7 @@ def test_what_is_left_is_what_a_study_on_disk_leaves(store: FakeStore, tmp_path:
     asked = settings(trials=4, early_stopping=EarlyStopping(method="asha", **GRACE), keep_checkpoints=2)
     on_disk = create_study(tmp_path / "study", config(), space(), asked)
     new_study(asked)
-    for study, processes in ((on_disk, RemoteProcesses.__base__), (StudyDirectory.at(ADDRESS), RemoteProcesses)):
+    for study, processes in ((on_disk, FakeProcesses), (StudyDirectory.at(ADDRESS), RemoteProcesses)):
         driver = drive(study)
         processes(driver, random.Random(0)).run()
         study.commit()
@@ -220,6 +220,6 @@ def test_of_two_that_take_a_lease_at_once_the_last_one_has_it(
     new_study()
     mirror = Mirror.at(ADDRESS)
     theirs = json.dumps({"holder": "the other", "token": "theirs"})
-    monkeypatch.setattr(remote.time, "sleep", lambda _: mirror.write(LEASE, theirs))
+    monkeypatch.setattr(time, "sleep", lambda _: mirror.write(LEASE, theirs))
     with pytest.raises(StudyError, match=r"another driver \(the other\)"), Lease(mirror).held("this one"):
         pass

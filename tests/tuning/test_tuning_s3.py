@@ -25,7 +25,7 @@ from raytune_m2f.cli import app
 from raytune_m2f.config import Config
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.mirror import Mirror
-from raytune_m2f.training.checkpoint import CheckpointWriter
+from raytune_m2f.training.checkpoint import Checkpoint, CheckpointWriter
 from raytune_m2f.tuning.runner import create_study, run_study
 from raytune_m2f.tuning.settings import EarlyStopping, Resources
 from raytune_m2f.tuning.status import study_status
@@ -78,7 +78,7 @@ def test_checkpoints_go_there_before_older_ones_are_deleted(server: S3Server) ->
     there = Mirror.at(server.address("writer"))
     with CheckpointWriter(there.folder / "checkpoints", frozenset({2}), there) as writer:
         for iteration in range(1, 5):
-            state = {"model": {}, "config": {}, "categories": {}, "report": None, "iteration": iteration}
+            state: Checkpoint = {"model": {}, "config": {}, "categories": {}, "report": None, "iteration": iteration}
             writer.write(state, best=iteration == 3)
     names = [f"checkpoints/{name}.pth" for name in ("best", "iter_0000003", "iter_0000004", "rung_0000002")]
     assert there.names("checkpoints") == names
@@ -156,7 +156,7 @@ def test_a_server_that_hangs_ends_the_study_with_one_error_and_it_goes_on_later(
     thread = threading.Thread(target=hang)
     thread.start()
     try:
-        with pytest.raises(CheckpointError, match="Timeout was reached.*go on with `raytune-m2f resume`"):
+        with pytest.raises(CheckpointError, match=r"Timeout was reached.*go on with `raytune-m2f resume`"):
             run_study(address, trial_function=FakeTraining(seconds=1.0))
     finally:
         thread.join()
