@@ -47,7 +47,13 @@ def demo(
 @app.command()
 def train(
     config: ConfigFile,
-    output: Annotated[Path, typer.Option(help="Directory for checkpoints, metrics.jsonl and log.txt.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            metavar="OUTPUT",
+            help="Directory for checkpoints, metrics.jsonl and log.txt; s3:// and gs:// too.",
+        ),
+    ],
     overrides: Overrides = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray Train workers; by default this process trains, without Ray.")

@@ -125,6 +125,23 @@ def test_status_and_export_without_a_driver(server: S3Server) -> None:
 
 
 @pytest.mark.slow
+def test_a_training_there_goes_on_and_is_exported(server: S3Server, tiny_config: Config, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(tiny_config.to_yaml())
+    there = Mirror.at(server.address("run"))
+    train = ["train", "--config", tmp_path / "config.yaml", "--output", there.address]
+    for more in ([], ["--resume", "SOLVER.MAX_ITER=6"]):
+        trained = command(*train, *more)
+        assert trained.exit_code == 0, trained.output
+    reports = [json.loads(line) for line in (there.read("metrics.jsonl") or "").splitlines()]
+    assert [report["iteration"] for report in reports] == [2, 4, 6]
+    text = there.read("log.txt") or ""
+    assert text.index("iteration 2:") < text.index("going on from iteration 4") < text.index("iteration 6:")
+    assert "--resume" in command(*train).stderr
+    assert command("export", there.address, "--output", tmp_path / "model").exit_code == 0
+    assert (tmp_path / "model" / "model.pth").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_of_a_trial_meet_on_the_store(server: S3Server) -> None:
