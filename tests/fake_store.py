@@ -49,15 +49,16 @@ class FakeStore:
 class RemoteProcesses(FakeProcesses):
     """Each process on a node of its own."""
 
-    def __init__(self, driver: Driver, rng: random.Random, at_once: int = 3) -> None:
+    def __init__(self, driver: Driver, rng: random.Random, at_once: int = 3, address: str = ADDRESS) -> None:
         super().__init__(driver, rng, at_once)
+        self._address = address
         self._mirrors: dict[int, Mirror] = {}
 
     def folder(self, number: int) -> Path:
         return self._mirrors[number].folder
 
     def begin(self, number: int) -> Path:
-        self._mirrors[number] = Mirror.at(ADDRESS, "trials", f"{number:04d}")
+        self._mirrors[number] = Mirror.at(self._address, "trials", f"{number:04d}")
         pull_trial(self._mirrors[number])
         return self.folder(number)
 

@@ -17,7 +17,8 @@ from optuna.trial import TrialState
 
 from raytune_m2f.errors import CheckpointError, InputError, StudyError
 from raytune_m2f.mirror import Mirror
-from raytune_m2f.tuning import remote
+from raytune_m2f.tuning import confirm, remote
+from raytune_m2f.tuning.earlier import knowledge_of
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.remote import LEASE, Lease
 from raytune_m2f.tuning.runner import create_study
@@ -72,7 +73,9 @@ def test_a_study_goes_on_as_if_its_drivers_were_not_killed(
     assert {name.rpartition("/checkpoints/iter_")[0] for name in store.files() if "/iter_" in name} == goes_on
 
 
-@pytest.mark.parametrize("request_", range(0, 150, 10))
+@pytest.mark.parametrize(
+    "request_", [pytest.param(count, marks=[pytest.mark.slow] if count % 10 else []) for count in range(110)]
+)
 def test_one_kill_at_any_request(store: FakeStore, monkeypatch: pytest.MonkeyPatch, request_: int) -> None:
     new_study(settings(trials=2, early_stopping=NO_STOPPING))
     live_on_store(0, monkeypatch, itertools.chain([request_], itertools.repeat(10**6)))
@@ -156,6 +159,46 @@ def test_a_store_that_fails_is_one_error(store: FakeStore, monkeypatch: pytest.M
         with pytest.raises(CheckpointError, match=r"optuna\.journal: AWS Error NETWORK_CONNECTION.*raytune-m2f resume"):
             driver.next_trial()
     assert len(open_record(StudyDirectory.at(ADDRESS)).trials(TrialState.RUNNING)) == 1
+
+
+# Beside the journal
+
+
+def test_with_a_database_no_journal_is_pushed(store: FakeStore, tmp_path: Path) -> None:
+    new_study(settings(trials=2, early_stopping=NO_STOPPING, optuna_storage=f"sqlite:///{tmp_path}/optuna.db"))
+    for _ in range(2):
+        driver = drive(StudyDirectory.at(ADDRESS))
+        RemoteProcesses(driver, random.Random(0)).run()
+        driver.record.directory.commit()
+    assert [trial.state for trial in study_status(ADDRESS).trials] == ["complete"] * 2
+    assert "optuna.journal" not in store.files()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_new_study_learns_from_one_on_a_store() -> None:
+    new_study()
+    driver = drive(StudyDirectory.at(ADDRESS))
+    RemoteProcesses(driver, random.Random(0)).run()
+    driver.record.directory.commit()
+    points, prior = knowledge_of(ADDRESS, space(), settings())
+    assert (len(points), len(prior)) == (3, 0)
+
+
+def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    new_study()
+    driver = drive(StudyDirectory.at(ADDRESS))
+    RemoteProcesses(driver, random.Random(0)).run()
+    driver.record.directory.commit()
+
+    def run(folder: str, **_: object) -> None:
+        again = drive(StudyDirectory.at(folder))
+        RemoteProcesses(again, random.Random(0), address=folder).run()
+        again.record.directory.commit()
+
+    monkeypatch.setattr(confirm, "run_study", run)
+    found = confirm.confirm_study(ADDRESS, top=2, seeds=1)
+    assert len(found.leaders) == 2
+    assert {"confirm/study.yaml", "confirm/optuna.journal"} <= set(store.files())
 
 
 # The lease
