@@ -47,7 +47,13 @@ def demo(
 @app.command()
 def train(
     config: ConfigFile,
-    output: Annotated[Path, typer.Option(help="Directory for checkpoints, metrics.jsonl and log.txt.")],
+    output: Annotated[
+        str,
+        typer.Option(
+            metavar="OUTPUT",
+            help="Directory for checkpoints, metrics.jsonl and log.txt; s3:// and gs:// too.",
+        ),
+    ],
     overrides: Overrides = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Ray Train workers; by default this process trains, without Ray.")
@@ -85,7 +91,12 @@ app.command()(cli_cluster.stop)
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="Study directory, or the output directory of `train`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Study directory, or the output directory of `train`; s3:// and gs:// addresses too."
+        ),
+    ],
     output: Annotated[Path, typer.Option(help="Directory to make.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Trial to export; by default the best.")] = None,
 ) -> None:
@@ -99,8 +110,8 @@ def export(
         from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
-        if StudyDirectory.at(source).plan_file.exists():
-            run = Path(trial_to_export(source, trial).directory)
+        if StudyDirectory.at(source).is_laid_out:
+            run = trial_to_export(source, trial).directory
         elif trial is not None:
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
         else:

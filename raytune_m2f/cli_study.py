@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from shlex import quote
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,7 +22,7 @@ WATCH_SECONDS = 2.0
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
 Method = Literal["asha", "promotion", "pbt", "none"]
-StudyDir = Annotated[Path, typer.Argument(help="Study directory.")]
+StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
 Concurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; by default what the study says.")]
 
 
@@ -34,7 +34,14 @@ def tune(
             help="Search space: a name (default, learning_rate, queries, loss_weights, ablation, demo) or a file."
         ),
     ],
-    study: Annotated[Path, typer.Option(help="Study directory to make; on a cluster, on storage that all nodes see.")],
+    study: Annotated[
+        str,
+        typer.Option(
+            metavar="STUDY",
+            help="Study directory to make; on a cluster, on storage that all nodes see, or s3://BUCKET/PATH or "
+            "gs://BUCKET/PATH.",
+        ),
+    ],
     overrides: Overrides = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Trials in total; by default 20 if there is no other limit.")
@@ -70,8 +77,10 @@ def tune(
     grace: Annotated[int | None, typer.Option(min=1, help="Iterations before which no trial is stopped.")] = None,
     reduction_factor: Annotated[int, typer.Option(min=2, help="One in so many trials goes on at a rung.")] = 3,
     from_study: Annotated[
-        Path | None,
-        typer.Option("--from", help="Earlier study: its best points go first, the others teach the sampler."),
+        str | None,
+        typer.Option(
+            "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
+        ),
     ] = None,
     keep_checkpoints: Annotated[int, typer.Option(min=1, help="Keep the weights of so many best trials.")] = 5,
     optuna_storage: Annotated[
@@ -220,7 +229,7 @@ def status(
             out.print(tuning.status_table(state))
 
 
-def _reader(study: Path, address: str | None) -> Callable[[], StudyStatus]:
+def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     """What reads how a study stands: this process, or a cluster that can be asked at its dashboard."""
     from raytune_m2f import tuning
 
@@ -228,10 +237,10 @@ def _reader(study: Path, address: str | None) -> Callable[[], StudyStatus]:
         return partial(tuning.study_status, study)
     from raytune_m2f.cluster.jobs import Jobs
 
-    return partial(Jobs(address).study_status, str(study))
+    return partial(Jobs(address).study_status, study)
 
 
-def _drive(study: Path, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
+def _drive(study: str, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 
@@ -239,4 +248,4 @@ def _drive(study: Path, address: str | None, concurrent: int | None = None, exte
         status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress, extension=extension)
     out.print(tuning.status_table(status))
     if status.best is not None:
-        out.print(f"export the best trial: raytune-m2f export {study} --output DIR", soft_wrap=True)
+        out.print(f"export the best trial: raytune-m2f export {quote(study)} --output DIR", soft_wrap=True)

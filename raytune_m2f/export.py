@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from model import MultiTaskMaskFormer
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import CheckpointError, ModelError
+from raytune_m2f.mirror import Mirror
+from raytune_m2f.store import is_address
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.optimizer import effective_lr
@@ -61,11 +64,11 @@ class ExportedModel:
     device: torch.device
 
 
-def export_run(run: Path, output: Path) -> dict[str, Any]:
+def export_run(run: str | PathLike[str], output: Path) -> dict[str, Any]:
     """Export the best checkpoint of a trial or a training run.
 
     Args:
-        run: its directory, with checkpoints/best.pth.
+        run: its directory, with checkpoints/best.pth, or its address on a store.
         output: the directory to write; an export that is there already is replaced as a whole.
 
     Returns:
@@ -74,9 +77,13 @@ def export_run(run: Path, output: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is no best checkpoint yet, or `output` is something else than an export.
     """
-    best = run / "checkpoints" / checkpoint.BEST
+    weights = f"checkpoints/{checkpoint.BEST}"
+    mirror = Mirror.at(str(run)) if is_address(run) else None
+    if mirror is not None:
+        mirror.pull(weights)
+    best = (Path(run) if mirror is None else mirror.folder) / weights
     if not best.is_file():
-        raise ModelError(f"{run} has no {best.relative_to(run)}: nothing was evaluated there yet, so nothing is best.")
+        raise ModelError(f"{run} has no {weights}: nothing was evaluated there yet, so nothing is best.")
     if output.exists() and any(output.iterdir()) and not (output / MODEL).is_file():
         raise ModelError(f"--output {output} exists and is no export: give a new or an empty directory.")
     state = checkpoint.load(best)
@@ -125,11 +132,11 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
     return ExportedModel(model.to(device).eval(), config, categories, device)
 
 
-def _readme(run: Path, output: Path, config: Config, state: dict[str, Any]) -> str:
+def _readme(run: str | PathLike[str], output: Path, config: Config, state: dict[str, Any]) -> str:
     report, names = state["report"], state["categories"]
     return README.format(
         title=output.name,
-        source=run,
+        source=str(run),
         output=output,
         iteration=report["iteration"],
         ap=report["segm/AP"],

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
+from raytune_m2f.mirror import Mirror
+from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint import newest_first
 from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.training.trial_dir import pull_trial, push_trial
 from raytune_m2f.training.weight_files import check_source
 from raytune_m2f.training.worker import train_trial
 
@@ -21,7 +25,7 @@ log = logging.getLogger(__name__)
 
 def run_training(
     config: Config,
-    output: Path,
+    output: str | PathLike[str],
     *,
     workers: int | None = None,
     gpus_per_worker: float | None = None,
@@ -31,7 +35,7 @@ def run_training(
     """Train, and return the last report.
 
     Args:
-        output: the run's directory.
+        output: the run's directory, or its address on a store (s3://, gs://).
         workers: Ray Train workers; None with no `address` trains in this process, where a debugger works.
         gpus_per_worker: None takes one each if there are as many.
         address: of a Ray cluster.
@@ -41,7 +45,11 @@ def run_training(
         ModelError: MODEL.WEIGHTS names what is not there.
         InputError: `output` has checkpoints and `resume` is False, or the other way round.
     """
-    started = bool(newest_first(output / "checkpoints"))
+    mirror = Mirror.at(str(output)) if is_address(output) else None
+    folder = mirror.folder if mirror else Path(output)
+    started = bool(newest_first(folder / "checkpoints"))
+    if mirror is not None:
+        started = any("/iter_" in name for name in mirror.names("checkpoints"))
     if started and not resume:
         raise InputError(f"--output {output} holds a training run: go on with it by --resume, or give a new directory.")
     if resume and not started:
@@ -49,14 +57,37 @@ def run_training(
     if not resume and address is None:  # a cluster's files need not be here
         check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:
-        device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
-        with _log_file(output):
-            return train_trial(config, TrialContext(output, device=device))
-    return _train_on_ray(config, output, workers or 1, gpus_per_worker, address)
+        return _train_here(config, folder, gpus_per_worker, mirror)
+    return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror)
+
+
+def _train_here(config: Config, folder: Path, gpus_per_worker: float | None, mirror: Mirror | None) -> Report:
+    device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
+    if mirror is None:
+        with _log_file(folder):
+            return train_trial(config, TrialContext(folder, device=device))
+    store = mirror
+
+    def push(report: Report) -> bool:
+        store.sync()
+        return False
+
+    store.pull("log.txt")
+    pull_trial(store)
+    try:
+        with _log_file(folder):
+            return train_trial(config, TrialContext(folder, device=device, report=push, mirror=store))
+    finally:
+        push_trial(store)
 
 
 def _train_on_ray(
-    config: Config, output: Path, workers: int, gpus_per_worker: float | None, address: str | None
+    config: Config,
+    output: Path,
+    workers: int,
+    gpus_per_worker: float | None,
+    address: str | None,
+    mirror: Mirror | None,
 ) -> Report:
     import ray  # only where it is asked for
 
@@ -76,8 +107,11 @@ def _train_on_ray(
                 f"--workers {workers} need {workers} CPUs and {workers * gpus_per_worker:g} GPUs; the cluster has "
                 f"{cpus:g} and {gpus:g}. Ask for fewer workers, or for a larger cluster."
             )
-        log.info("%d workers, %g GPUs each; their log is %s", workers, gpus_per_worker, output / "log.txt")
-        return train_on_ray(config, output, workers=workers, gpus_per_worker=gpus_per_worker, on_report=tell)
+        log_file = mirror.address_of("log.txt") if mirror else output / "log.txt"
+        log.info("%d workers, %g GPUs each; their log is %s", workers, gpus_per_worker, log_file)
+        return train_on_ray(
+            config, output, workers=workers, gpus_per_worker=gpus_per_worker, on_report=tell, mirror=mirror
+        )
 
 
 @contextmanager

@@ -76,8 +76,7 @@ class FakeProcesses:
             return
         number = handed[0]
         assert number not in self.iterations, "two processes of one trial"
-        output_dir = self.driver.record.directory.trial(number)
-        output_dir.mkdir(parents=True, exist_ok=True)
+        output_dir = self.begin(number)
         state = newest_report(output_dir)
         metrics.rewind(output_dir, state)
         self.iterations[number] = int(state["iteration"]) if state else 0
@@ -86,14 +85,30 @@ class FakeProcesses:
 
     def _train(self, number: int) -> None:
         iteration = self.iterations[number] = self.iterations[number] + PERIOD
-        output_dir = self.driver.record.directory.trial(number)
+        output_dir = self.folder(number)
         leave_reports(output_dir, {iteration: curve(number, iteration)}, keep=self.driver.record.index.to_keep)
         self._report(number, metrics.read_reports(output_dir)[-1])
 
     def _report(self, number: int, told: Report) -> None:
+        self.push(number)
         self.driver.on_report(number, told)
-        if self.iterations[number] >= MAX_ITER or (self.driver.record.directory.trial(number) / STOP).exists():
+        if self.iterations[number] >= MAX_ITER or self.is_told_to_stop(number):
             self.over.add(number)
+
+    def folder(self, number: int) -> Path:
+        """Where the process of a trial has its files."""
+        return self.driver.record.directory.trial(number)
+
+    def begin(self, number: int) -> Path:
+        """The folder of a process that starts, with what the trial goes on from."""
+        self.folder(number).mkdir(parents=True, exist_ok=True)
+        return self.folder(number)
+
+    def push(self, number: int) -> None:
+        """Before a report is told; its files are where others see them already."""
+
+    def is_told_to_stop(self, number: int) -> bool:
+        return (self.folder(number) / STOP).exists()
 
 
 class Killed(BaseException):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
+from raytune_m2f.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,13 @@ class CheckpointWriter:
     Args:
         folder: of the checkpoints.
         keep: iterations whose checkpoints stay; see `keep_newest`.
+        mirror: of the folder above, if its files are on a store: what is written goes there, then what is old.
     """
 
-    def __init__(self, folder: Path, keep: frozenset[int] = frozenset()) -> None:
+    def __init__(self, folder: Path, keep: frozenset[int] = frozenset(), mirror: Mirror | None = None) -> None:
         self._folder = folder
         self._keep = keep
+        self._mirror = mirror
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -58,7 +61,7 @@ class CheckpointWriter:
         self._pending = self._thread.submit(self._write, snapshot(checkpoint), best)
 
     def wait(self) -> None:
-        """Return when all is on disk.
+        """Return when all is on disk, and on the store if there is one.
 
         Raises:
             CheckpointError: it could not be written.
@@ -71,6 +74,8 @@ class CheckpointWriter:
         if best:
             save({key: checkpoint[key] for key in PORTABLE}, self._folder / BEST)
         save_iteration(checkpoint, self._folder, self._keep)
+        if self._mirror is not None:
+            self._mirror.sync(self._folder.name)
 
     def __enter__(self) -> CheckpointWriter:
         return self

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from raytune_m2f.mirror import Mirror
+
 Report = dict[str, Any]
 
 
@@ -34,6 +36,7 @@ class TrialContext:
         metric: what "best" means: an `Objective`, in the simplest case the report's entry that is to be high.
         keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
         save_now: asked after each iteration; True asks for a checkpoint, for the node is about to go.
+        mirror: of the directory, if its files are on a store; the directory is then this worker's own.
     """
 
     output_dir: Path
@@ -44,6 +47,7 @@ class TrialContext:
     metric: str = "segm/AP"
     keep: frozenset[int] = frozenset()
     save_now: Callable[[], bool] = never_due
+    mirror: Mirror | None = None
 
     @property
     def is_main(self) -> bool:

@@ -21,6 +21,7 @@ import shutil
 import threading
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.bridge import Bridge, TellFailures
 from raytune_m2f.training.context import Report, TrialContext, never_stop
 from raytune_m2f.training.distributed import all_gather
 from raytune_m2f.training.memory import StartAgain
 from raytune_m2f.training.preemption import Announcement, is_lost, own_node
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.trial_dir import log_tail, occupied
+from raytune_m2f.training.trial_dir import log_tail, occupied, pull_trial, push_trial
 from raytune_m2f.training.usage import share_gpu
 
 GROUP = ".placement_group"
@@ -67,6 +69,7 @@ def train_on_ray(
     keep: frozenset[int] = frozenset(),
     address: str | None = None,
     function: TrialFunction | None = None,
+    mirror: Mirror | None = None,
 ) -> Report:
     """Train with `workers` Ray Train workers and return the last report.
 
@@ -80,6 +83,7 @@ def train_on_ray(
         keep: iterations whose checkpoints are never deleted.
         address: of a Ray cluster; see `ray_session`.
         function: instead of `train_trial`; tests use this seam.
+        mirror: of `output_dir`, if its files are on a store; each worker makes its own.
     Raises:
         RaytuneM2FError: what a worker raised, as one error; TrainingError with the log's tail if it is not ours.
     """
@@ -98,6 +102,7 @@ def train_on_ray(
             "metric": metric,
             "keep": keep,
             "function": function or _train_trial,
+            "store": mirror.address if mirror else None,
         }
         trainer = _Trainer(
             _worker,
@@ -118,8 +123,10 @@ def train_on_ray(
             ),
         )
         try:
-            return _follow(trainer, bridge, on_report, output_dir)
+            return _follow(trainer, bridge, on_report, output_dir, mirror)
         finally:
+            if mirror is not None:
+                mirror.pull(GROUP)
             release_workers(output_dir)
             shutil.rmtree(output_dir / ".ray", ignore_errors=True)  # Ray Train's own files; we restore from ours
 
@@ -185,7 +192,13 @@ class _Fit(threading.Thread):
             self.error = error
 
 
-def _follow(trainer: TorchTrainer, bridge: Any, on_report: Callable[[Report], bool], output_dir: Path) -> Report:
+def _follow(
+    trainer: TorchTrainer,
+    bridge: Any,
+    on_report: Callable[[Report], bool],
+    output_dir: Path,
+    mirror: Mirror | None = None,
+) -> Report:
     fit = _Fit(trainer)
     fit.start()
     last: Report | None = None
@@ -206,6 +219,8 @@ def _follow(trainer: TorchTrainer, bridge: Any, on_report: Callable[[Report], bo
         ray.get(bridge.answer.remote(stop))
     if refusal is not None:
         raise refusal
+    if mirror is not None:
+        mirror.pull("log.txt")
     _raise_error(ray.get(bridge.error.remote()), fit.error, output_dir)
     if last is None:
         raise TrainingError(f"the training in {output_dir} ended without a report")
@@ -225,19 +240,25 @@ def _raise_error(noted: tuple[Exception | None, str] | None, fit: BaseException 
 def _worker(loop: dict[str, Any]) -> None:
     """One worker: `train_trial` with this worker's rank."""
     ranks = ray.train.get_context()
-    rank, output_dir = ranks.get_world_rank(), Path(loop["output_dir"])
+    rank = ranks.get_world_rank()
     device = ray.train.torch.get_device() if loop["gpus"] else torch.device("cpu")
+    mirror = Mirror.at(loop["store"]) if loop["store"] else None
+    output_dir = mirror.folder if mirror else Path(loop["output_dir"])
     if rank == 0:
         group = get_current_placement_group()
         if group is not None:
             (output_dir / GROUP).write_text(group.id.hex())
+            if mirror:
+                mirror.push(GROUP)
     torch.set_num_threads(loop["threads"])
     share_gpu(device, loop["gpus"])
-    with occupied(output_dir, rank):
+    size, metric, keep = ranks.get_world_size(), loop["metric"], loop["keep"]
+    context = TrialContext(output_dir, rank, size, device, metric=metric, keep=keep, mirror=mirror)
+    with occupied(output_dir, rank, mirror=mirror):
         nodes = [node for [node] in all_gather([own_node()])]
         # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
         if _agree(rank != 0 or _may_begin(loop["bridge"], nodes), device):
-            _train(loop, rank, ranks.get_world_size(), device, nodes)
+            _train(loop, context, nodes)
 
 
 def _may_begin(bridge: Any, nodes: list[str]) -> bool:
@@ -245,24 +266,30 @@ def _may_begin(bridge: Any, nodes: list[str]) -> bool:
     return bool(ray.get(bridge.begin.remote(nodes, lost)))
 
 
-def _train(loop: dict[str, Any], rank: int, world_size: int, device: torch.device, nodes: list[str]) -> None:
-    bridge = loop["bridge"]
+def _train(loop: dict[str, Any], context: TrialContext, nodes: list[str]) -> None:
+    bridge, rank, mirror = loop["bridge"], context.rank, context.mirror
 
     def report(metrics: Report) -> bool:
-        return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), device)
+        if mirror:
+            mirror.sync()
+        return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), context.device)
 
     try:
+        if mirror:
+            pull_trial(mirror)
         with Announcement(nodes if rank == 0 else []) as announced:  # rank 0 saves, whoever has to go
-            context = TrialContext(
-                Path(loop["output_dir"]), rank, world_size, device, report, loop["metric"], loop["keep"], announced.due
-            )
-            loop["function"](Config.from_dict(loop["config"], source="config"), context)
+            whole = replace(context, report=report, save_now=announced.due)
+            loop["function"](Config.from_dict(loop["config"], source="config"), whole)
     except Exception as error:
         traceback.print_exc()  # to this rank's log
         ours = error if isinstance(error, RaytuneM2FError) else None
+        if mirror:
+            push_trial(mirror)
         text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
         ray.get(bridge.note_error.remote(ours, text, isinstance(error, StartAgain)))
         raise
+    if mirror:
+        push_trial(mirror)
 
 
 def _agree(flag: bool, device: torch.device) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.mirror import Mirror
 
 FAILURE = "failure.json"
 STOP = "stop"
@@ -46,11 +47,6 @@ def read_failure(output_dir: Path) -> dict[str, Any] | None:
     return record
 
 
-def clear_failure(output_dir: Path) -> None:
-    """Forget the failure: the trial goes on."""
-    (output_dir / FAILURE).unlink(missing_ok=True)
-
-
 def log_tail(output_dir: Path, lines: int = 15) -> list[str]:
     """The last lines of log.txt."""
     try:
@@ -61,22 +57,41 @@ def log_tail(output_dir: Path, lines: int = 15) -> list[str]:
         return []
 
 
-def add_to_log(output_dir: Path, text: str) -> None:
-    """Write on behalf of a process that could not do it any more."""
+def add_to_log(output_dir: Path, text: str) -> Path:
+    """Write on behalf of a process that could not do it any more; returns the log."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "log.txt").open("a", encoding="utf-8") as log:
+    path = output_dir / "log.txt"
+    with path.open("a", encoding="utf-8") as log:
         log.write(text.rstrip() + "\n")
+    return path
+
+
+def pull_trial(mirror: Mirror) -> None:
+    """Bring what a trial goes on from: its newest checkpoints, best weights, reports and notes."""
+    left = (FAILURE, STOP)
+    wanted = [name for name in mirror.names(recursive=True) if not name.startswith("log") and name not in left]
+    mirror.pull(*(name for name in wanted if not Path(name).name.startswith("rung_")))
+
+
+def push_trial(mirror: Mirror) -> None:
+    """Bring all that the trial has left to the store, checkpoints first."""
+    mirror.sync("checkpoints")
+    mirror.sync()
 
 
 @contextmanager
-def occupied(output_dir: Path, rank: int = 0, wait: float = 60.0) -> Iterator[None]:
+def occupied(output_dir: Path, rank: int = 0, wait: float = 60.0, mirror: Mirror | None = None) -> Iterator[None]:
     """Be this rank's only process in the directory, with everything it says going to its log file.
 
+    Args:
+        mirror: of a directory whose files are on a store; the log there is continued.
     Raises:
         TrainingError: another process still trains here after `wait` seconds.
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     suffix = f"_{rank}" if rank else ""
+    if mirror is not None:
+        mirror.pull(f"log{suffix}.txt")
     with (output_dir / f".lock{suffix}").open("w") as lock:
         _acquire(lock, output_dir, wait)
         with (

@@ -56,7 +56,7 @@ def _train_trial(config: Config, context: TrialContext) -> Report:
     engine = build_engine(config)
     model = build_network(config, engine.categories).to(context.device)
     stepper = Stepper.build(config, model, context)
-    with checkpoint.CheckpointWriter(context.output_dir / "checkpoints", context.keep) as writer:
+    with checkpoint.CheckpointWriter(context.output_dir / "checkpoints", context.keep, context.mirror) as writer:
         run = Run(config, context, engine, stepper, writer)
         if not run.restore() and config.MODEL.WEIGHTS:
             load_weights(model, config.MODEL.WEIGHTS)

@@ -117,7 +117,8 @@ def confirm_study(
     study = StudyDirectory.at(directory)
     leaders = _leaders(study, top)
     plan = StudyPlan.load(study.plan_file)
-    confirming = StudyDirectory.at(study.root / FOLDER)
+    folder = study.address_of(study.root / FOLDER)
+    confirming = StudyDirectory.at(folder)
     points = _points(Record(study, plan, writable=False), leaders, seeds)
     extension = None
     if not confirming.plan_file.exists():
@@ -131,20 +132,20 @@ def confirm_study(
                 "optuna_study": None,
             }
         )
-        space = SearchSpace.from_dict({**plan.space.to_dict(), "SEED": SEEDS}, source=str(confirming.root))
-        create_study(confirming.root, plan.config, space, settings, points=points)
+        space = SearchSpace.from_dict({**plan.space.to_dict(), "SEED": SEEDS}, source=folder)
+        create_study(folder, plan.config, space, settings, points=points)
     else:
         known = StudyPlan.load(confirming.plan_file).points
         new = tuple(point for point in points if point not in known)
         extension = Extension(trials=len(new), points=new) if new else None
-    run_study(confirming.root, address=address, concurrent=concurrent, progress=progress, extension=extension)
-    return _compare(confirming, leaders)
+    run_study(folder, address=address, concurrent=concurrent, progress=progress, extension=extension)
+    return _compare(StudyDirectory.at(folder), leaders)
 
 
 def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
     trials = [
         trial
-        for trial in study_status(study.root).trials
+        for trial in study_status(str(study)).trials
         if trial.best is not None and trial.feasible and trial.state != "failed"
     ]
     leaders: list[TrialStatus] = []
@@ -153,7 +154,7 @@ def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
             leaders.append(trial)
     if len(leaders) < top:
         raise StudyError(
-            f"the study {study.root} has {len(leaders)} different trials with a score; --top {top} are too many"
+            f"the study {study} has {len(leaders)} different trials with a score; --top {top} are too many"
         )
     return leaders[:top]
 
@@ -185,5 +186,5 @@ def _compare(confirming: StudyDirectory, leaders: list[TrialStatus]) -> Confirma
         if f"trial {leader.number}" in scores
     ]
     if not found:
-        raise TrainingError(f"no training in {confirming.root} came to its end, so there is nothing to compare")
+        raise TrainingError(f"no training in {confirming} came to its end, so there is nothing to compare")
     return Confirmation(sorted(found, key=lambda leader: -leader.mean.value))

@@ -98,6 +98,7 @@ class Driver:
         self.running.add(number)
         self.record.note(self.record.trial(number), "gpus", self._gpus)
         self._on_change()
+        self.record.directory.commit()  # who runs is known, also after a kill
         plan = self.record.plan
         return number, plan.space.resolve(self.record.trial(number).params, plan.config)
 
@@ -121,10 +122,18 @@ class Driver:
 
     def on_report(self, number: int, report: Report) -> None:
         """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
-        if self.record.absorb(number, report):
-            (self.record.directory.trial(number) / STOP).touch()
+        stop = self.record.absorb(number, report)
+        self.record.directory.pull_trial(number, contents=False)
+        if stop:
+            self._ask_to_stop(number)
         self.tick(note=True)
         self._on_change()
+
+    def _ask_to_stop(self, number: int) -> None:
+        study = self.record.directory
+        study.commit()  # the decision, before it is acted on
+        (study.trial(number) / STOP).touch()
+        study.push(study.trial(number) / STOP)
 
     def on_end(self, number: int, crash: str | None = None, *, lost: bool = False) -> None:
         """Tell how a trial ended.
@@ -134,6 +143,7 @@ class Driver:
             lost: its process died with its node, which is no failure of the trial.
         """
         self.running.discard(number)
+        self.record.directory.pull_trial(number)
         failure = read_failure(self.record.directory.trial(number))
         goes_on = crash is not None and self._may_go_on(number, lost)
         if lost and not goes_on:
@@ -168,6 +178,7 @@ class Driver:
         if note or now - self._noted > SESSION_NOTE_S:
             self.record.note_session(self._session, round(now - self._started, 3))
             self._noted = now
+        self.record.directory.commit(soon=True)
         if self.halted is None:
             self.halted = self._over_budget(now - self._noted)
 

@@ -41,7 +41,7 @@ def knowledge_of(
             known.append((scores, values, trial))
     if not known:
         raise StudyError(
-            f"--from {study.root}: none of its trials has a report with {', '.join(settings.metrics)} and values "
+            f"--from {study}: none of its trials has a report with {', '.join(settings.metrics)} and values "
             "within the search space"
         )
     known.sort(key=lambda found: (not _is_feasible(found[2], settings), -found[0][0], found[2].number))

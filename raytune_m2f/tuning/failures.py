@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -21,11 +20,8 @@ def fingerprint(error_type: str, cause: str, trace: str = "") -> str:
     return hashlib.sha256(essence.encode()).hexdigest()[:10]
 
 
-def in_words(trial: FrozenTrial, output_dir: Path) -> str:
+def in_words(trial: FrozenTrial, log: str) -> str:
     """One failed trial: cause, the log's last lines, where to look."""
     attributes: dict[str, Any] = trial.user_attrs
     tail = "\n".join(f"    {line}" for line in attributes.get("log_tail", []))
-    return (
-        f"trial {trial.number}: {attributes['error_type']}: {attributes['cause']}\n"
-        f"last lines of {output_dir / 'log.txt'}:\n{tail}"
-    )
+    return f"trial {trial.number}: {attributes['error_type']}: {attributes['cause']}\nlast lines of {log}:\n{tail}"

@@ -11,13 +11,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable, Collection, Mapping
 
 import ray
 from ray.util.placement_group import placement_group_table
 
-from raytune_m2f.training.ray_train import free_group, noted_group
+from raytune_m2f.training.ray_train import free_group
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +27,15 @@ class WorkerGroups:
     """The placement groups of the workers of a study's trials.
 
     Args:
-        trials: the folder of the trials' directories.
+        read: the group that a trial has noted, None if it has not yet.
         bundle: what one worker holds; groups of anything else are not of this study, nor those that are there already.
     """
 
-    def __init__(self, trials: Path, bundle: Mapping[str, float]) -> None:
-        self._trials = trials
+    def __init__(self, read: Callable[[int], str | None], bundle: Mapping[str, float]) -> None:
+        self._read = read
         self._bundle = dict(bundle)
         self._others = self._held()
+        self._noted: dict[int, str] = {}
         self._owners: dict[str, set[int]] = {}
         self._swept = -math.inf
 
@@ -50,13 +50,20 @@ class WorkerGroups:
             return 0
         self._swept = now
         held = self._held() - self._others
-        noted = {number: noted_group(self._trials / f"{number:04d}") for number in running}
+        self._note(held, running)
         freed = 0
-        for group in self._leaked(held, noted):
+        for group in self._leaked(held, {number: self._noted.get(number) for number in running}):
             if free_group(group):
                 log.warning("freed the placement group %s, which a trial that has ended had left", group)
                 freed += 1
         return freed
+
+    def _note(self, held: set[str], running: Collection[int]) -> None:
+        """Whose the held groups are; the notes are read (they may be far away) only where there is one of nobody's."""
+        self._noted = {number: group for number, group in self._noted.items() if number in running and group in held}
+        if held - set(self._noted.values()):
+            found = {number: self._read(number) for number in running if number not in self._noted}
+            self._noted |= {number: group for number, group in found.items() if group is not None}
 
     def _leaked(self, held: set[str], noted: Mapping[int, str | None]) -> list[str]:
         """The held groups that no running trial owns or may own.

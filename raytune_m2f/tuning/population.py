@@ -17,8 +17,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from raytune_m2f.errors import TrainingError
-from raytune_m2f.training.checkpoint import iteration_file, link, newest_first, rung_file
-from raytune_m2f.training.trial_dir import write_failure
+from raytune_m2f.training.checkpoint import iteration_file, newest_first, rung_file
+from raytune_m2f.training.trial_dir import FAILURE, write_failure
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.space_when import active
 
@@ -54,6 +54,7 @@ def enqueue_successor(record: Record) -> None:
 def _may_be_parent(record: Record, number: int, iteration: int) -> bool:
     """Whether its checkpoint is there, and fits a trial of the present space, which `extend` may have changed."""
     space, params = record.plan.space, record.trial(number).params
+    record.directory.pull_trial(number, contents=False)
     complete = active(space.entries, {**space.own_values(record.plan.config), **params}).keys() == params.keys()
     return complete and not space.contains(params) and rung_file(folder_of(record, number), iteration).exists()
 
@@ -77,16 +78,23 @@ def take_over(record: Record, number: int) -> bool:
     Returns:
         False if somebody deleted that checkpoint: the trial has failed, which its directory says.
     """
-    attributes = record.trial(number).user_attrs
-    if "parent" not in attributes or newest_first(folder_of(record, number)):
+    attributes, directory = record.trial(number).user_attrs, record.directory
+    if "parent" not in attributes:
+        return True
+    directory.pull_trial(number, contents=False)
+    directory.pull_trial(attributes["parent"], contents=False)
+    if newest_first(folder_of(record, number)):
         return True
     theirs = rung_file(folder_of(record, attributes["parent"]), attributes["start"])
     if not theirs.exists():
         folder_of(record, number).mkdir(parents=True, exist_ok=True)
-        error = TrainingError(f"the checkpoint {theirs}, from which the trial was to go on, is gone")
-        write_failure(record.directory.trial(number), error)
+        error = TrainingError(
+            f"the checkpoint {directory.address_of(theirs)}, from which the trial was to go on, is gone"
+        )
+        write_failure(directory.trial(number), error)
+        directory.push(directory.trial(number) / FAILURE)
         return False
-    link(theirs, iteration_file(folder_of(record, number), attributes["start"]))
+    directory.link(theirs, iteration_file(folder_of(record, number), attributes["start"]))
     return True
 
 

@@ -34,7 +34,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.training.trial_dir import STOP, clear_failure, log_tail, read_failure
+from raytune_m2f.training.trial_dir import FAILURE, STOP, log_tail, read_failure
 from raytune_m2f.tuning.failures import fingerprint
 from raytune_m2f.tuning.index import Index
 from raytune_m2f.tuning.rungs import judge
@@ -127,6 +127,7 @@ class Record:
         for trial in running:
             if "asked" not in trial.user_attrs:
                 self._draw(optuna.trial.Trial(self._study, trial._trial_id))
+            self.directory.pull_trial(trial.number)
             self.settle(trial.number)
         return self.unfinished()
 
@@ -178,7 +179,7 @@ class Record:
         output_dir = self.directory.trial(number)
         failure = read_failure(output_dir)
         if failure is not None and failure["error_type"] == CheckpointError.__name__:  # no room: no fault of its own
-            clear_failure(output_dir)
+            self.directory.unlink(output_dir / FAILURE)
             failure, ended = None, False
         failure = failure or self._replay(number)
         trial = self.trial(number)
@@ -200,7 +201,7 @@ class Record:
         """Let a trial that waits at a rung go on from its checkpoint."""
         trial = self.trial(number)
         self.note(trial, "rung", self.index.paused[number])
-        (self.directory.trial(number) / STOP).unlink(missing_ok=True)
+        self.directory.unlink(self.directory.trial(number) / STOP)
         self.note(trial, "paused", None)
         self.index.update(self.trial(number))
 
@@ -235,7 +236,7 @@ class Record:
         gpu_seconds = (report["seconds"] - inherited) * trial.user_attrs.get("gpus", 0.0)
         self.note(trial, "gpu_seconds", round(gpu_seconds, 1))
         if self._is_best(trial, report):
-            self.note(trial, "checkpoint", str(self.directory.weights(trial.number)))
+            self.note(trial, "checkpoint", self.directory.address_of(self.directory.weights(trial.number)))
             self.note(trial, "best_iteration", int(report["iteration"]))
             self.note(trial, "best", plain)  # last: after a kill before it, the report is still the best
 

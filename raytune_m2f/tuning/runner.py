@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.ray_train import release_workers
+from raytune_m2f.training.ray_train import GROUP, noted_group, release_workers
 from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.failures import in_words
@@ -41,6 +41,7 @@ from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
 from raytune_m2f.tuning.trial import TRAIN_TRIAL, TrialFunction, TrialJob, run_trial
 
 PROGRESS_S = 0.3  # a terminal need not be redrawn more often
+WAITING_BYTES = 2**30  # of a trial whose workers train: two processes that have imported torch
 
 
 def create_study(
@@ -63,11 +64,10 @@ def create_study(
     study = StudyDirectory.at(directory)
     if study.plan_file.exists():
         raise StudyError(
-            f"{study.root} is a study already. Go on with it by `raytune-m2f resume {study.root}`, "
-            "or give another directory."
+            f"{study} is a study already. Go on with it by `raytune-m2f resume {study}`, or give another directory."
         )
     if study.root.exists() and any(not study.is_begun(path) for path in study.root.iterdir()):
-        raise StudyError(f"{study.root} is not empty and no study; give a new or an empty directory.")
+        raise StudyError(f"{study} is not empty and no study; give a new or an empty directory.")
     grace, end = settings.early_stopping.grace_iterations, config.value("SOLVER.MAX_ITER")
     if grace is not None and grace >= end and settings.early_stopping.method != "none":
         raise StudyError(
@@ -83,12 +83,13 @@ def create_study(
         points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    shutil.rmtree(study.root, ignore_errors=True)  # what a kill while a study was laid out left
+    study.clear()  # what a kill while it was laid out left
     study.trials.mkdir(parents=True)
     plan = StudyPlan(config, space, settings, tuple(points))
     if prior or settings.optuna_storage is not None:
         open_study(study.journal, study.root.name, settings, writable=True, new=True).add_trials(prior)
-    plan.save(study.plan_file)
+        study.push(study.journal)
+    study.save(plan)
     return study
 
 
@@ -126,12 +127,12 @@ def run_study(
             progress.note(note)
         unfinished = record.reconcile()
         if not _has_work(record, unfinished):
-            record.plan.save(study.plan_file)
+            study.save(record.plan)
         else:
             with ray_session(address):
                 largest = largest_cluster() if address is not None else None
                 allotment = _allotment(record.plan.settings, concurrent, largest)
-                record.plan.save(study.plan_file)  # an extension counts only now that it can be run
+                study.save(record.plan)  # an extension counts only now that it can be run
                 room = Room(allotment, largest, progress.note)
                 try:
                     _drive(record, unfinished, allotment, room, progress, trial_function)
@@ -195,6 +196,7 @@ def _drive(
         gpus_per_worker=allotment.gpus_per_worker,
         crash_retries=settings.crash_retries,
         keep=record.index.to_keep,
+        store=record.directory.store,
         function=trial_function,
     )
     try:
@@ -212,9 +214,14 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
         number = handed["number"]
         run_trial(job, trials / f"{number:04d}", number, handed["values"])
 
+    def group_of(number: int) -> str | None:
+        study.fetch(study.trial(number) / GROUP)
+        return noted_group(study.trial(number))
+
     for number in driver.record.unfinished():  # a driver that was killed could not
+        study.fetch(study.trial(number) / GROUP)
         release_workers(study.trial(number))
-    groups = WorkerGroups(trials, allotment.bundle) if allotment.workers[1] > 1 else None
+    groups = WorkerGroups(group_of, allotment.bundle) if allotment.workers[1] > 1 else None
     searcher = OptunaRecordSearcher(driver, groups)
     shutil.rmtree(study.ray, ignore_errors=True)
     tuner = tune.Tuner(
@@ -246,10 +253,11 @@ def _resources(allotment: Allotment) -> PlacementGroupFactory:
     """Of the trial's own process; with several workers it only waits, and Ray Train asks for theirs.
 
     A process that asks for a part of a CPU would keep the last worker from getting a whole one, and Tune refuses one
-    that asks for nothing: it asks for the memory that it takes.
+    that asks for nothing: it asks for the memory that it and Ray Train's controller take, so that such processes are
+    spread over the nodes and not packed onto the head.
     """
     if allotment.workers[1] > 1:
-        return PlacementGroupFactory([{"memory": 256 * 2**20}])
+        return PlacementGroupFactory([{"memory": WAITING_BYTES}])
     gpu = {"GPU": allotment.gpus_per_worker} if allotment.gpus_per_worker else {}
     return PlacementGroupFactory([{"CPU": allotment.cpus_per_worker, **gpu}])
 
@@ -258,7 +266,7 @@ def _raise_if_broken(driver: Driver) -> None:
     if isinstance(driver.error, OSError | SQLAlchemyError | StorageInternalError):
         raise RaytuneM2FError(
             f"the study's record could not be written: {driver.error}. What it holds is intact: mend that, then "
-            f"`raytune-m2f resume {driver.record.directory.root}`."
+            f"`raytune-m2f resume {driver.record.directory}`."
         ) from driver.error
     if driver.error is not None:
         raise driver.error
@@ -277,6 +285,6 @@ def _require_a_score(record: Record) -> None:
 
 def _failed(record: Record, trial: FrozenTrial) -> str:
     return (
-        f"{in_words(trial, record.directory.trial(trial.number))}\n"
-        f"When the cause is mended, go on with `raytune-m2f resume {record.directory.root}`."
+        f"{in_words(trial, record.directory.address_of(record.directory.trial(trial.number) / 'log.txt'))}\n"
+        f"When the cause is mended, go on with `raytune-m2f resume {record.directory}`."
     )

@@ -106,9 +106,10 @@ class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
         self._guard(lambda: self._note_crash(trial), None)
 
     def _note_crash(self, trial: Trial) -> None:
-        output_dir = self._driver.record.directory.trial(self._searcher.number(trial.trial_id))
-        text = _error_text(trial)
-        add_to_log(output_dir, text)
+        study, number = self._driver.record.directory, self._searcher.number(trial.trial_id)
+        study.pull_trial(number)
+        text, output_dir = _error_text(trial), study.trial(number)
+        study.push(add_to_log(output_dir, text))
         node = noted_node(output_dir)
         self._searcher.crashes[trial.trial_id] = last_line(text), node is not None and is_lost(node)
 

@@ -149,7 +149,7 @@ class StatusReader:
         trials = [self._read_trial(trial, driver) for trial in record.trials() if "prior" not in trial.user_attrs]
         settings = record.plan.settings
         return StudyStatus(
-            directory=str(record.directory.root),
+            directory=str(record.directory),
             metrics=list(settings.metrics),
             driver=driver,
             budget=settings.budget.model_dump(),
@@ -166,7 +166,8 @@ class StatusReader:
             if trial.state.is_finished():
                 self._ended[trial.number] = status
             return status
-        if known.checkpoint is not None and not Path(known.checkpoint).exists():  # of no more use, see tidy.py
+        weights = self._record.directory.weights(trial.number)
+        if known.checkpoint is not None and not weights.exists():  # of no more use, see tidy.py
             known = self._ended[trial.number] = replace(known, checkpoint=None)
         return known
 
@@ -218,7 +219,7 @@ def _best(trials: list[TrialStatus]) -> int | None:
 def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:
     attributes = trial.user_attrs
     best: dict[str, Any] = attributes.get("best", {})
-    weights = record.directory.weights(trial.number)
+    study, weights = record.directory, record.directory.weights(trial.number)
     last = trial.last_step
     return TrialStatus(
         number=trial.number,
@@ -236,8 +237,8 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         values=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
         seconds=float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0),
         cause=attributes.get("cause") or attributes.get("stopped"),
-        directory=str(record.directory.trial(trial.number)),
-        checkpoint=str(weights) if best and weights.exists() else None,
+        directory=study.address_of(study.trial(trial.number)),
+        checkpoint=study.address_of(weights) if best and weights.exists() else None,
     )
 
 

@@ -5,53 +5,84 @@ study.lock        held by the driver's process, dies with it; its text says who 
 optuna.journal    the record of truth (record.py)
 trials/0007/      output_dir of Optuna's trial number 7
 .ray/             Ray's own files; never read back
+
+A study on an object store (s3://, gs://) is the same there; all that is said of a directory holds for a working copy of
+it, which `remote.py` keeps up to date.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
+import shutil
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
-from raytune_m2f.training.checkpoint import BEST
+from raytune_m2f.mirror import Mirror
+from raytune_m2f.store import is_address
+from raytune_m2f.training.checkpoint import BEST, link
+from raytune_m2f.tuning.lock import FileLock
+from raytune_m2f.tuning.remote import Lease, RemoteStudy
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
 
+PLAN, JOURNAL, LOCK, TRIALS = "study.yaml", "optuna.journal", "study.lock", "trials"
 Point = tuple[str, dict[str, Any]]
 """Why a point is tried, and its values."""
 
 
 @dataclass(frozen=True)
 class StudyDirectory:
-    """Names within a study directory; `root` is absolute."""
+    """Names within a study directory, and the changes that a store has to hear of.
+
+    Attributes:
+        root: absolute.
+        remote: of a study on a store, whose working copy `root` is; None of one in a directory.
+    """
 
     root: Path
+    remote: RemoteStudy | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> StudyDirectory:
-        return cls(Path(path).expanduser().absolute())
+        """A directory, or the address of a folder on a store, of which a working copy is made.
+
+        Raises:
+            InputError: the address is wrong, or the store does not answer.
+        """
+        if not is_address(path):
+            return cls(Path(path).expanduser().absolute())
+        study = cls.of(Mirror.at(os.fspath(path)))
+        study.pull()
+        return study
+
+    @classmethod
+    def of(cls, mirror: Mirror) -> StudyDirectory:
+        """The study that is mirrored."""
+        return cls(mirror.folder, RemoteStudy(mirror, (PLAN, JOURNAL), JOURNAL, TRIALS))
+
+    def __str__(self) -> str:
+        """What the user calls it."""
+        return self.address_of(self.root)
 
     @property
     def plan_file(self) -> Path:
-        return self.root / "study.yaml"
+        return self.root / PLAN
 
     @property
     def journal(self) -> Path:
-        return self.root / "optuna.journal"
+        return self.root / JOURNAL
 
     @property
     def ray(self) -> Path:
@@ -59,7 +90,7 @@ class StudyDirectory:
 
     @property
     def trials(self) -> Path:
-        return self.root / "trials"
+        return self.root / TRIALS
 
     def trial(self, number: int) -> Path:
         return self.trials / f"{number:04d}"
@@ -67,6 +98,11 @@ class StudyDirectory:
     def weights(self, number: int) -> Path:
         """The best weights of a trial."""
         return self.trial(number) / "checkpoints" / BEST
+
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether it is a study."""
+        return self.plan_file.is_file()
 
     def is_begun(self, path: Path) -> bool:
         """Whether something in a directory without study.yaml is of a study that was killed while it was laid out."""
@@ -76,36 +112,99 @@ class StudyDirectory:
 
     def require(self) -> None:
         """Raises StudyError unless this is a study directory."""
-        if not self.plan_file.is_file():
+        if not self.is_laid_out:
             raise StudyError(
-                f"{self.root} is no study directory: it has no study.yaml. "
+                f"{self} is no study directory: it has no study.yaml. "
                 "Give the directory that was given to `raytune-m2f tune --study`."
             )
 
+    # A study on a store
+
+    def address_of(self, path: Path) -> str:
+        """Where the user finds a file or a folder of the study."""
+        if self.remote is None:
+            return str(path)
+        mirror = self.remote.mirror
+        return mirror.address if path == self.root else mirror.address_of(self._name(path))
+
+    @property
+    def store(self) -> str | None:
+        """The address of a study on a store."""
+        return None if self.remote is None else self.remote.mirror.address
+
+    def pull(self) -> None:
+        """Bring a working copy up to date; as all of the following, nothing happens without a store."""
+        if self.remote is not None:
+            self.remote.pull()
+
+    def pull_trial(self, number: int, *, contents: bool = True) -> None:
+        """The names of what a trial has left; with `contents` also the files, without the checkpoints."""
+        if self.remote is not None:
+            self.remote.pull_trial(self._name(self.trial(number)), contents=contents)
+
+    def fetch(self, path: Path) -> None:
+        """Bring one file up to date; it may not be there."""
+        if self.remote is not None:
+            self.remote.mirror.pull(self._name(path))
+
+    def commit(self, *, soon: bool = False) -> None:
+        """Push the record, now or as soon as it is due; raises StudyError if another driver has taken the study."""
+        if self.remote is not None:
+            self.remote.commit(soon=soon)
+
+    # Changes of files, on the store too
+
+    def push(self, path: Path) -> None:
+        """Push a file that was written here."""
+        if self.remote is not None:
+            self.remote.mirror.push(self._name(path))
+
+    def unlink(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if self.remote is not None:
+            self.remote.mirror.delete(self._name(path))
+
+    def link(self, source: Path, target: Path) -> None:
+        """Give a checkpoint a second name."""
+        if self.remote is not None and not target.exists():
+            self.remote.mirror.copy(self._name(source), self._name(target))
+        link(source, target)
+
+    def clear(self) -> None:
+        """Delete the little that is there before a study is laid out."""
+        if self.remote is not None:
+            self.remote.mirror.delete(*(path.name for path in self.root.iterdir() if path.is_file()))
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def save(self, plan: StudyPlan) -> None:
+        plan.save(self.plan_file)
+        self.push(self.plan_file)
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    # The driver
+
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Be the only driver; raises StudyError that names the other one. A killed driver's lock is gone with it."""
-        with (self.root / "study.lock").open("a+") as file:
-            if not _lock(file, fcntl.LOCK_EX, attempts=10):  # `driver` of another process holds it for an instant
-                raise StudyError(
-                    f"the study {self.root} is being run by another driver ({self.driver() or 'unknown'}). "
-                    "Wait for it or stop it; `raytune-m2f status` shows its progress."
-                )
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()} since {_now()}")
-            file.flush()
-            yield
-            file.truncate(0)
+        """Be the only driver; raises StudyError that names the other one.
+
+        The working copy of a study on a store is up to date then, and the record is pushed in the end.
+        """
+        with self._lock.held(f"process {os.getpid()} on {socket.gethostname()} since {_now()}"):
+            self.pull()
+            try:
+                yield
+            finally:
+                self.commit()
 
     def driver(self) -> str | None:
         """Who drives the study now, in words; None if nobody does."""
-        path = self.root / "study.lock"
-        if not path.exists():
-            return None
-        with path.open() as file:
-            if not _lock(file, fcntl.LOCK_SH):
-                return file.read() or "another process"
-        return None
+        return self._lock.holder()
+
+    @property
+    def _lock(self) -> FileLock | Lease:
+        return FileLock(self.root / LOCK) if self.remote is None else self.remote.lease
 
 
 @dataclass(frozen=True)
@@ -169,18 +268,6 @@ def write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-
-
-def _lock(file: IO[str], kind: int, attempts: int = 1) -> bool:
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(0.05)
-        try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        return True
-    return False
 
 
 def _versions() -> dict[str, str]:

@@ -27,12 +27,14 @@ class Tidy:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._ranked: list[tuple[bool, tuple[int, float], int]] = []
+        record.directory.commit()  # that they have ended is known before anything is deleted
         for trial in record.trials(TrialState.COMPLETE, TrialState.PRUNED):
             self._drop_own(trial)
         self._drop_population()
 
     def ended(self, trial: FrozenTrial) -> None:
         """Tidy after a trial. What a failed one left is kept, for a person to look at."""
+        self._record.directory.commit()
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             self._drop_own(trial)
         self._drop_population()
@@ -40,14 +42,14 @@ class Tidy:
     def _drop_own(self, trial: FrozenTrial) -> None:
         weights = self._record.directory.weights(trial.number)
         for path in newest_first(weights.parent):
-            _delete(path)
+            self._delete(path)
         rank = self._record.rank(trial)
         if rank is None or trial.user_attrs.get("origin") == "config" or not weights.exists():
             return
         self._ranked.append((self._record.is_feasible(trial), rank, -trial.number))
         self._ranked.sort(reverse=True)
         for *_, number in self._ranked[self._record.plan.settings.keep_checkpoints :]:
-            _delete(self._record.directory.weights(-number))
+            self._delete(self._record.directory.weights(-number))
         del self._ranked[self._record.plan.settings.keep_checkpoints :]
 
     def _drop_population(self) -> None:
@@ -61,9 +63,8 @@ class Tidy:
             useful |= {rung_file(folder_of(record, number), iteration) for number in best}
         for path in record.directory.trials.glob("*/checkpoints/rung_*.pth"):
             if path not in useful:
-                _delete(path)
+                self._delete(path)
 
-
-def _delete(path: Path) -> None:
-    with contextlib.suppress(OSError):  # gone, or somebody holds it open: it costs room, no more
-        path.unlink()
+    def _delete(self, path: Path) -> None:
+        with contextlib.suppress(OSError):  # somebody holds it open: it costs room, no more
+            self._record.directory.unlink(path)

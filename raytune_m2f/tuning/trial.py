@@ -15,11 +15,12 @@ import torch
 from ray import tune
 
 from raytune_m2f.config import Config
+from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.objective import Constraint, Objective
-from raytune_m2f.training.preemption import Announcement, note_node, own_node
+from raytune_m2f.training.preemption import NODE, Announcement, note_node, own_node
 from raytune_m2f.training.ray_train import train_on_ray
-from raytune_m2f.training.trial_dir import STOP, occupied, write_failure
+from raytune_m2f.training.trial_dir import STOP, occupied, pull_trial, push_trial, write_failure
 from raytune_m2f.training.usage import share_gpu, start_fresh
 
 TrialFunction = Callable[[Config, TrialContext], Any]
@@ -39,6 +40,7 @@ class TrialJob:
         workers: the fewest and the most.
         gpus_per_worker: 0 trains on the CPU.
         keep: iterations whose checkpoints are never deleted.
+        store: address of the study, if it is on a store.
         function: `train_trial`, or another with its signature, as `module:name` or itself; tests use this seam.
     """
 
@@ -50,6 +52,7 @@ class TrialJob:
     gpus_per_worker: float = 0.0
     crash_retries: int = 1
     keep: frozenset[int] = frozenset()
+    store: str | None = None
     function: str | TrialFunction = TRAIN_TRIAL
 
 
@@ -57,22 +60,37 @@ def run_trial(job: TrialJob, output_dir: Path, number: int, values: dict[str, An
     """Train one trial; it restores its own checkpoints, so that this is also how it goes on after a kill.
 
     An error becomes a failure in the trial's directory. Errors of Ray itself and a death of this process are the
-    driver's business: the trial may be tried again.
+    driver's business: the trial may be tried again. So it is with a store to which the failure could not be written.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
-    note_node(output_dir)
     start_fresh()
+    if job.store is None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        note_node(output_dir)
+        _run(job, output_dir, number, values)
+        return
+    mirror = Mirror.at(job.store, "trials", output_dir.name)
+    if job.workers[1] == 1:
+        pull_trial(mirror)
+    note_node(mirror.folder)
+    mirror.push(NODE)
+    try:
+        _run(job, mirror.folder, number, values, mirror)
+    finally:
+        push_trial(mirror)
+
+
+def _run(job: TrialJob, output_dir: Path, number: int, values: dict[str, Any], mirror: Mirror | None = None) -> None:
     try:
         config = Config.from_dict(job.config, source="study.yaml")
         config = config.with_values(values, source=f"search space, trial {number}")
-        _train(job, config, output_dir)
+        _train(job, config, output_dir, mirror)
     except ray.exceptions.RayError:
         raise
     except Exception as error:
         write_failure(output_dir, error)
 
 
-def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
+def _train(job: TrialJob, config: Config, output_dir: Path, mirror: Mirror | None) -> None:
     objectives = [Objective.parse(text) for text in job.metrics]
     bounds = [Constraint.parse(text) for text in job.constraints]
 
@@ -81,8 +99,10 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
             objective.value(metrics)
         for bound in bounds:
             bound.violation(metrics)
+        if mirror is not None:
+            mirror.sync()  # a driver that is killed now finds the report there
         tune.report({"report": json.dumps(metrics)})  # returns when the driver has noted it
-        return (output_dir / STOP).exists()
+        return (output_dir / STOP).exists() if mirror is None else mirror.exists(STOP)
 
     fewest, most = job.workers
     if most > 1:
@@ -97,14 +117,21 @@ def _train(job: TrialJob, config: Config, output_dir: Path) -> None:
             metric=job.metrics[0],
             keep=job.keep,
             function=load_function(job.function),
+            mirror=mirror,
         )
         return
     torch.set_num_threads(job.cpus_per_worker)
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
     share_gpu(device, job.gpus_per_worker)
-    with occupied(output_dir), Announcement([own_node()]) as announced:
+    with occupied(output_dir, mirror=mirror), Announcement([own_node()]) as announced:
         context = TrialContext(
-            output_dir, 0, 1, device, report=report, metric=job.metrics[0], keep=job.keep, save_now=announced.due
+            output_dir,
+            device=device,
+            report=report,
+            metric=job.metrics[0],
+            keep=job.keep,
+            save_now=announced.due,
+            mirror=mirror,
         )
         try:
             load_function(job.function)(config, context)

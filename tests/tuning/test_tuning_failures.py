@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from optuna.trial import TrialState, create_trial
 
@@ -39,7 +37,7 @@ def test_only_the_first_line_of_a_cause_counts() -> None:
 def test_a_failure_in_words() -> None:
     attributes = {"error_type": "DatasetError", "cause": "label 9", "log_tail": ["reading", "annotations"]}
     trial = create_trial(state=TrialState.FAIL, user_attrs=attributes)
-    text = in_words(trial, Path("/study/trials/0007"))
+    text = in_words(trial, "/study/trials/0007/log.txt")
     assert text.splitlines() == [
         "trial -1: DatasetError: label 9",
         "last lines of /study/trials/0007/log.txt:",

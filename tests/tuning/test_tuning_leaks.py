@@ -52,7 +52,7 @@ def note(trials: Path, number: int, group: str) -> None:
 
 
 def test_the_group_of_a_trial_that_has_ended_is_freed(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(tmp_path, BUNDLE)
+    groups = WorkerGroups(reader(tmp_path), BUNDLE)
     first, second = cluster.make("a"), cluster.make("b")
     note(tmp_path, 0, first)
     note(tmp_path, 1, second)
@@ -64,14 +64,14 @@ def test_the_group_of_a_trial_that_has_ended_is_freed(cluster: Cluster, tmp_path
 
 def test_what_others_hold_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
     before = cluster.make("before")
-    groups = WorkerGroups(tmp_path, BUNDLE)
+    groups = WorkerGroups(reader(tmp_path), BUNDLE)
     others = {before, cluster.make("job", job="02000000"), cluster.make("trial", bundle={"memory": 2.0**28})}
     assert groups.sweep(()) == 0
     assert cluster.held == others
 
 
 def test_a_group_that_nobody_has_noted_waits_for_those_who_may_have_made_it(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(tmp_path, BUNDLE)
+    groups = WorkerGroups(reader(tmp_path), BUNDLE)
     leaked = cluster.make("a")
     assert groups.sweep({0, 1}) == 0  # both are starting
     assert groups.sweep({1}) == 0  # 0 was killed, but it may be 1's
@@ -84,7 +84,7 @@ def test_a_group_that_nobody_has_noted_waits_for_those_who_may_have_made_it(clus
 
 
 def test_workers_that_start_again_have_a_new_group(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(tmp_path, BUNDLE)
+    groups = WorkerGroups(reader(tmp_path), BUNDLE)
     note(tmp_path, 0, cluster.make("a"))
     assert groups.sweep({0}) == 0
     cluster.free(cluster.make("a"))
@@ -98,7 +98,7 @@ def test_a_sweep_that_is_asked_for_often_is_done_now_and_then(
 ) -> None:
     now = 1000.0
     monkeypatch.setattr("raytune_m2f.tuning.leaks.time.monotonic", lambda: now)
-    groups = WorkerGroups(tmp_path, BUNDLE)
+    groups = WorkerGroups(reader(tmp_path), BUNDLE)
     assert groups.sweep((), often=True) == 0
     cluster.make("a")
     assert groups.sweep((), often=True) == 0
