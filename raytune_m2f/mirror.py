@@ -15,6 +15,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -240,5 +241,6 @@ def _sweep(lock: Path) -> None:
 def _discard(file: IO[str], folder: Path, process: int) -> None:
     if os.getpid() == process:  # not in a process that was forked from the owner's
         shutil.rmtree(folder, ignore_errors=True)
-        folder.with_suffix(".lock").unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(file.name)
     file.close()
