@@ -232,6 +232,8 @@ def _worker(loop: dict[str, Any]) -> None:
         if group is not None:
             (output_dir / GROUP).write_text(group.id.hex())
     torch.set_num_threads(loop["threads"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL gathers what is no tensor
     share_gpu(device, loop["gpus"])
     with occupied(output_dir, rank):
         nodes = [node for [node] in all_gather([own_node()])]
