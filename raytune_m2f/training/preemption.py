@@ -106,7 +106,8 @@ class Announcement:
                 return
 
     def __enter__(self) -> Announcement:
-        self._thread.start()
+        if self._nodes:
+            self._thread.start()
         return self
 
     def __exit__(

@@ -251,6 +251,8 @@ def _worker(loop: dict[str, Any]) -> None:
             if mirror:
                 mirror.push(GROUP)
     torch.set_num_threads(loop["threads"])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL gathers what is no tensor
     share_gpu(device, loop["gpus"])
     size, metric, keep = ranks.get_world_size(), loop["metric"], loop["keep"]
     context = TrialContext(output_dir, rank, size, device, metric=metric, keep=keep, mirror=mirror)
