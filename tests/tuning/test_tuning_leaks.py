@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
-from raytune_m2f.training.ray_train import GROUP
+from raytune_m2f.training.ray_train import GROUP, noted_group
 from raytune_m2f.tuning import leaks
 from raytune_m2f.tuning.leaks import WorkerGroups
 
@@ -49,6 +50,10 @@ def note(trials: Path, number: int, group: str) -> None:
     folder = trials / f"{number:04d}"
     folder.mkdir(exist_ok=True)
     (folder / GROUP).write_text(group)
+
+
+def reader(trials: Path) -> Callable[[int], str | None]:
+    return lambda number: noted_group(trials / f"{number:04d}")
 
 
 def test_the_group_of_a_trial_that_has_ended_is_freed(cluster: Cluster, tmp_path: Path) -> None:
