@@ -19,8 +19,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("raytune_m2f", "raytune_m2f.errors", "raytune_m2f.config", "search_spaces", "configs"),
     ("raytune_m2f.data",),
     ("raytune_m2f.evaluation", "raytune_m2f.visualize"),
+    tuple(f"raytune_m2f.training.{name}" for name in ("build", "optimizer", "weights", "weight_files", "learner")),
     ("raytune_m2f.engines",),
-    ("raytune_m2f.training",),
+    ("raytune_m2f.training",),  # but for what builds a network, of which an engine makes its learner
     ("raytune_m2f.export", "raytune_m2f.predict", "raytune_m2f.train", "raytune_m2f.console"),
     ("raytune_m2f.tuning",),
     ("raytune_m2f.options", "raytune_m2f.demo", "raytune_m2f.cli_study", "raytune_m2f.cli", "raytune_m2f.__main__"),

@@ -36,7 +36,7 @@ def test_loader_processes_give_the_same_batches(tiny_config: Config) -> None:
 def test_several_training_sets_are_one(tiny_config: Config) -> None:
     one = build_engine(tiny_config)
     two = build_engine(changed(tiny_config, TRAIN=["train", "val"]))
-    assert len(two.train) == len(one.train) + len(one.test)  # type: ignore[attr-defined]
+    assert len(two.datasets.train) == len(one.datasets.train) + len(one.datasets.test)  # type: ignore[attr-defined]
 
 
 def subset(config: Config, size: int, seed: int = 0) -> list[int]:
