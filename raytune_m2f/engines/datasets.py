@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
+
+from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import CocoDataset, check_same_labels, load_coco
-from raytune_m2f.data.sampler import generator
+from raytune_m2f.data.sampler import Ticket, generator
 from raytune_m2f.errors import ConfigError
+
+T = TypeVar("T")
 
 SUBSET = 2
 """The stream of random numbers that chooses TEST.SUBSET images; `data.sampler` has streams 0 and 1."""
@@ -103,4 +108,20 @@ def check_num_classes(config: Config, key: str, dataset: CocoDataset, *, may_be_
     instead = ", or to 0 to take it from the annotations" if may_be_0 else ""
     raise ConfigError(
         f"{key} = {given}, but {dataset.annotations_file} has {found} categories. Set it to {found}{instead}."
+    )
+
+
+def batch_loader(
+    config: Config, dataset: Dataset[T], *, batch_sampler: Iterable[list[Ticket]] | None = None, batch_size: int = 1
+) -> DataLoader[T]:
+    """Batches as lists of samples, made in DATALOADER.NUM_WORKERS processes, or in this one."""
+    workers = config.DATALOADER.NUM_WORKERS
+    return DataLoader(
+        dataset,
+        batch_size=1 if batch_sampler is not None else batch_size,
+        batch_sampler=batch_sampler,
+        num_workers=workers,
+        collate_fn=list,
+        # a forked child of a process with running threads (Ray's, torch's) may hang
+        multiprocessing_context="forkserver" if workers else None,
     )

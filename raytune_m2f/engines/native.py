@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
 
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Subset
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import (
@@ -17,12 +16,10 @@ from raytune_m2f.data import (
     shard,
 )
 from raytune_m2f.engines.base import Engine
-from raytune_m2f.engines.datasets import check_num_classes, load_datasets, load_registered
+from raytune_m2f.engines.datasets import batch_loader, check_num_classes, load_datasets, load_registered
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.learner import Learner, MaskFormerLearner
-
-T = TypeVar("T")
 
 
 class NativeEngine(Engine):
@@ -61,7 +58,7 @@ class NativeEngine(Engine):
             start_iteration=start_iteration,
             max_iterations=config.SOLVER.MAX_ITER,
         )
-        return iter(self._loader(dataset, batch_sampler=stream))
+        return iter(batch_loader(config, dataset, batch_sampler=stream))
 
     def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[TestSample]]:
         config = self.config
@@ -69,7 +66,7 @@ class NativeEngine(Engine):
             self.datasets.scored(subset), min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST
         )
         own = Subset(dataset, shard(len(dataset), rank, world_size))
-        return self._loader(own, batch_size=config.TEST.IMS_PER_BATCH)
+        return batch_loader(config, own, batch_size=config.TEST.IMS_PER_BATCH)
 
     def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
         settings = self.config.TEST
@@ -82,17 +79,3 @@ class NativeEngine(Engine):
 
     def learner(self) -> Learner:
         return MaskFormerLearner(self.config, build_network(self.config, self.categories))
-
-    def _loader(
-        self, dataset: Dataset[T], *, batch_sampler: BatchStream | None = None, batch_size: int = 1
-    ) -> DataLoader[T]:
-        workers = self.config.DATALOADER.NUM_WORKERS
-        return DataLoader(
-            dataset,
-            batch_size=1 if batch_sampler is not None else batch_size,
-            batch_sampler=batch_sampler,
-            num_workers=workers,
-            collate_fn=list,
-            # a forked child of a process with running threads (Ray's, torch's) may hang
-            multiprocessing_context="forkserver" if workers else None,
-        )
