@@ -35,7 +35,7 @@ import model as ours
 from raytune_m2f.config import Config
 from raytune_m2f.config.any_model import assign
 from raytune_m2f.config.load import config_of
-from raytune_m2f.data import Categories, CocoDataset, TrainSample
+from raytune_m2f.data import Categories, CocoDataset, TrainSample, resize_shortest_edge
 from raytune_m2f.data.masks import parse_segmentation, to_rle
 from raytune_m2f.engines.catalog import categories_of, dicts_of, metadata_of
 from raytune_m2f.engines.catalog_evaluator import truth_of
@@ -126,22 +126,25 @@ class MultiTaskMapper:
     def __init__(self, cfg: Any, is_train: bool = True):
         self.is_train = is_train
         self.heads = tuple(cfg.DATASETS.SUBCATEGORIES)
-        self.augmentations = T.AugmentationList(
-            _jitter(cfg.INPUT) if is_train else utils.build_augmentation(cfg, is_train=False)
-        )
+        self.test_sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        self.augmentations = T.AugmentationList(_jitter(cfg.INPUT))
 
     def __call__(self, entry: Entry) -> Entry:
         image = utils.read_image(entry["file_name"], format="RGB")
         utils.check_image_size(entry, image)
+        others = {key: value for key, value in entry.items() if key != "annotations"}
+        if not self.is_train:
+            # detectron2's resize is PIL's, which rounds some pixels otherwise: in both engines the network sees the same
+            return {**others, "image": resize_shortest_edge(image, *self.test_sizes)}
         size, given = image.shape[:2], T.AugInput(image)
         transforms = self.augmentations(given)
         pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
-        mapped = {**entry, "image": pixels}
-        annotations = mapped.pop("annotations", [])
-        if self.is_train:
-            kept = [a for a in annotations if not a.get("iscrowd", 0)]
-            mapped["instances"] = self._instances(kept, transforms, size, given.image.shape[:2])
-        return mapped
+        kept = [a for a in entry.get("annotations", ()) if not a.get("iscrowd", 0)]
+        return {
+            **others,
+            "image": pixels,
+            "instances": self._instances(kept, transforms, size, given.image.shape[:2]),
+        }
 
     def _instances(
         self, annotations: Sequence[Entry], transforms: Any, size: tuple[int, int], new_size: tuple[int, int]
