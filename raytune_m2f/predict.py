@@ -26,15 +26,10 @@ Progress = Callable[[str], None]
 
 def predict_image(exported: ExportedModel, image: NDArray[np.uint8]) -> Instances:
     """The instances of one (H, W, 3) RGB image, masks at its size, on the CPU."""
-    test, config = exported.config.INPUT, exported.config
+    test = exported.config.INPUT
     resized = resize_shortest_edge(image, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST)
     height, width = image.shape[:2]
-    (instances,) = exported.model.predict(
-        [resized],
-        [(height, width)],
-        max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-        ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-    )
+    (instances,) = exported.predict([resized], [(height, width)])
     return instances.to("cpu")
 
 
@@ -103,12 +98,7 @@ def evaluate_export(
     samples = TestDataset(dataset, min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST)
     for index in range(len(samples)):
         sample = samples[index]
-        (instances,) = exported.model.predict(
-            [sample.image],
-            [(sample.height, sample.width)],
-            max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-            ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-        )
+        (instances,) = exported.predict([sample.image], [(sample.height, sample.width)])
         evaluator.process([sample], [instances.to("cpu")])
         progress(sample.file.name)
     return evaluator

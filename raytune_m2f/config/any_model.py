@@ -6,6 +6,7 @@ The engine is above the configuration, so it is asked by its name; this is the o
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,7 +41,9 @@ NOT_HONOURED = {
 def detectron2_engine() -> Any:
     """The module of the engine. Raises MissingDependencyError where detectron2 is not installed."""
     try:
-        return importlib.import_module(ENGINE)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of detectron2 about what it uses
+            return importlib.import_module(ENGINE)
     except ImportError as error:
         if error.name and error.name.startswith("raytune_m2f"):
             raise

@@ -98,6 +98,21 @@ def build_any_model(config: Config) -> nn.Module:
     return network
 
 
+def predict_any(
+    network: nn.Module, config: Config, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    """The instances of (3, h, w) RGB images as ours. Raises ModelError if there are no masks."""
+    inputs = [
+        {
+            "image": image.flip(0) if config.value("INPUT.FORMAT") == "BGR" else image,
+            "height": height,
+            "width": width,
+        }
+        for image, (height, width) in zip(images, original_sizes, strict=True)
+    ]
+    return [our_instances(output["instances"]) for output in network(inputs)]
+
+
 def our_instances(found: Any) -> Instances:
     """Predictions of detectron2's as ours, best first.
 

@@ -134,7 +134,7 @@ class MultiTaskMapper:
         utils.check_image_size(entry, image)
         others = {key: value for key, value in entry.items() if key != "annotations"}
         if not self.is_train:
-            # detectron2's resize is PIL's, which rounds some pixels otherwise: in both engines the network sees the same
+            # detectron2's own resize rounds some pixels otherwise; so the network sees the same in both engines
             return {**others, "image": resize_shortest_edge(image, *self.test_sizes)}
         size, given = image.shape[:2], T.AugInput(image)
         transforms = self.augmentations(given)
