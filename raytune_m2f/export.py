@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,7 @@ def export_run(run: Path, output: Path) -> dict[str, Any]:
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    checkpoint.save({"model": state["model"]}, temporary / MODEL)
+    checkpoint.save({"model": _versioned(state["model"])}, temporary / MODEL)
     config = Config.from_dict(state["config"], source=str(best))
     (temporary / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     (temporary / CATEGORIES).write_text(json.dumps(state["categories"], indent=2) + "\n", encoding="utf-8")
@@ -141,6 +142,13 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
     except (CheckpointError, RuntimeError) as error:
         raise ModelError(f"{folder / MODEL} does not fit {folder / CONFIG}: {error}") from error
     return ExportedModel(model.to(device).eval(), config, categories, device)
+
+
+def _versioned(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """With the version of Mask2Former's names, without which Mask2Former takes them for older ones and renames them."""
+    versioned = OrderedDict(state)
+    versioned._metadata = {"sem_seg_head": {"version": 2}}  # type: ignore[attr-defined]
+    return versioned
 
 
 def _readme(run: Path, output: Path, config: Config, state: dict[str, Any]) -> str:

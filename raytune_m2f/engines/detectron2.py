@@ -50,10 +50,7 @@ Entry = dict[str, Any]
 
 def add_config(cfg: Any) -> None:
     """Give detectron2's `cfg` all our keys, with our defaults; to be called before a file is merged into it."""
-    values = Config().to_dict()
-    for section in ("REGISTER", "IMPORT"):
-        del values["DATASETS"][section]
-    assign(cfg, values)
+    assign(cfg, Config().to_dict())
     cfg.DATASETS.REGISTER = type(cfg)(new_allowed=True)
 
 
