@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model import Instances, MultiTaskMaskFormer
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.schema import AnyModelConfig
-from raytune_m2f.data import Categories
-from raytune_m2f.engines.any_learner import build_any_model, predict_any
+from raytune_m2f.data import Categories, resize_shortest_edge
+from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.build import build_network
@@ -61,6 +63,12 @@ class ExportedModel:
     config: Config
     categories: Categories
     device: torch.device
+
+    def resized(self, image: NDArray[np.uint8]) -> Tensor:
+        """A (H, W, 3) RGB image as the network tests it: (3, h, w), by its own engine's resize."""
+        if isinstance(self.config, AnyModelConfig):
+            return resize_any(self.config, image)
+        return resize_shortest_edge(image, self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]) -> list[Instances]:

@@ -52,9 +52,11 @@ class Config(Section):
     @classmethod
     def variant(cls, values: Mapping[str, Any]) -> type[Section]:
         """`AnyModelConfig` for a network of detectron2's; the subcategory heads are those of our own."""
-        model = values.get("MODEL")
-        name = model.get("META_ARCHITECTURE", OURS[0]) if isinstance(model, Mapping) else OURS[0]
-        return AnyModelConfig if values.get("ENGINE") == "detectron2" and name not in OURS else Config
+        model = values.get("MODEL", {})
+        if not isinstance(model, Mapping):
+            return cls
+        ours = model.get("META_ARCHITECTURE", OURS[0]) in OURS
+        return AnyModelConfig if values.get("ENGINE") == "detectron2" and not ours else Config
 
     def clashes(self) -> Iterator[Problem]:
         if self.DATASETS.IMPORT and self.ENGINE == "native":

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -111,6 +112,12 @@ def predict_any(
         for image, (height, width) in zip(images, original_sizes, strict=True)
     ]
     return [our_instances(output["instances"]) for output in network(inputs)]
+
+
+def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
+    """A (H, W, 3) RGB image, (3, h, w) as detectron2's mapper resizes it for tests."""
+    resized: NDArray[np.uint8] = detectron2_engine().resized_for_test(cfg_node(config), image)
+    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
 def our_instances(found: Any) -> Instances:

@@ -287,6 +287,11 @@ def _categories(cfg: Any) -> Categories:
     return categories_of(names[0], MetadataCatalog.get(names[0]).as_dict(), cfg.DATASETS.SUBCATEGORIES)
 
 
+def resized_for_test(cfg: Any, image: Any) -> Any:
+    """An (H, W, 3) image as detectron2's own mapper resizes it."""
+    return T.apply_augmentations(utils.build_augmentation(cfg, is_train=False), image)[0]
+
+
 def align(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of a file's tensors those that fit, under the network's names, as detectron2 matches them."""
     caffe2 = any(name.endswith(("_w", "_b")) for name in state)
