@@ -86,3 +86,17 @@ def test_shipped_files_load_with_their_spaces(path: Path, monkeypatch: pytest.Mo
     assert f"--config configs/detectron2/{path.name}" in path.read_text()
     space = load_space(Path(str(files("search_spaces"))) / "detectron2/mask_rcnn.yaml", config)
     assert space.contains(space.own_values(config)) == []
+
+
+def test_detectron2s_own_file_is_a_base(tmp_path: Path) -> None:
+    import detectron2
+
+    own = Path(detectron2.__file__).parents[1] / "configs/COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"
+    if not own.is_file():
+        pytest.skip("detectron2 is installed without its configs")
+    (tmp_path / "c.yaml").write_text(f"_BASE_: {own}\nENGINE: detectron2\nSOLVER: {{MAX_ITER: 10, STEPS: []}}\n")
+    config = load_config(tmp_path / "c.yaml", ["SOLVER.BASE_LR=1e-3"])
+    assert config.value("MODEL.RESNETS.DEPTH") == 50
+    assert config.value("MODEL.RPN.PRE_NMS_TOPK_TRAIN") == 2000
+    assert config.SOLVER.BASE_LR == 1e-3
+    assert config.DATASETS.TEST == ("coco_2017_val",)
