@@ -54,9 +54,8 @@ def test_the_native_engine_refuses_imports(tmp_path: Path) -> None:
     ) == Config().with_values({"DATASETS.IMPORT": ["own.py", "own"], "ENGINE": "detectron2"}).DATASETS.IMPORT
 
 
-def test_without_detectron2_one_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "detectron2", None)
-    monkeypatch.delitem(sys.modules, "raytune_m2f.engines.detectron2", raising=False)
+@pytest.mark.usefixtures("no_detectron2")
+def test_without_detectron2_one_error_says_so() -> None:
     with pytest.raises(MissingDependencyError, match=r"docs/detectron2\.md"):
         detectron2_engine()
     with pytest.raises(MissingDependencyError, match=r"ENGINE: native"):

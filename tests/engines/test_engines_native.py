@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,7 @@ def test_missing_datasets_are_named(tiny_config: Config, datasets: dict[str, Any
         build_engine(changed(tiny_config, **datasets))
 
 
-def test_an_engine_that_is_not_there_is_refused(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "detectron2", None)
-    monkeypatch.delitem(sys.modules, "raytune_m2f.engines.detectron2", raising=False)
+@pytest.mark.usefixtures("no_detectron2")
+def test_an_engine_that_is_not_there_is_refused(tiny_config: Config) -> None:
     with pytest.raises(MissingDependencyError, match="ENGINE: detectron2 needs detectron2, which cannot be imported"):
         build_engine(tiny_config.with_values({"ENGINE": "detectron2"}, source="test"))
