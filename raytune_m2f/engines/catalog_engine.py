@@ -52,7 +52,7 @@ class CatalogEngine(Engine):
         self._modules = import_modules(config.DATASETS.IMPORT)
         self._cfg = cfg_node(config)
         self._any = isinstance(config, AnyModelConfig)
-        self._entries: dict[str, dict[int, Entry]] = {}
+        self._test_entries: dict[int, Entry] = {}
         self.datasets = load_datasets(config, self._load)
         self.categories = self.datasets.train.categories
         self.most_instances = self.datasets.most_instances
@@ -67,17 +67,18 @@ class CatalogEngine(Engine):
         entries, metadata = self._detectron2.catalog_entries(name)
         heads = config.DATASETS.SUBCATEGORIES
         if name not in config.DATASETS.REGISTER:
-            if "json_file" in metadata and metadata.get("evaluator_type") == "coco":  # detectron2 scores by it
+            if name in config.DATASETS.TEST and "json_file" in metadata:  # by which detectron2 scores
                 images = Path(metadata.get("image_root", "."))
                 dataset = load_coco(name, Path(metadata["json_file"]), images, heads)
             else:
                 dataset = dataset_of(name, entries, categories_of(name, metadata, heads))
-        self._entries[name] = {entry["image_id"]: entry for entry in entries}
-        if self._entries[name].keys() != {record.id for record in dataset.records}:
-            raise DatasetError(
-                f"data set {name!r}: the catalog has other images than its json_file, {dataset.annotations_file}: "
-                "remove json_file from its metadata to score what the catalog has."
-            )
+        if name in config.DATASETS.TEST:
+            self._test_entries = {entry["image_id"]: entry for entry in entries}
+            if self._test_entries.keys() != {record.id for record in dataset.records}:
+                raise DatasetError(
+                    f"data set {name!r}: the catalog has other images than its json_file, {dataset.annotations_file}: "
+                    "remove json_file from its metadata to score what the catalog has."
+                )
         return dataset
 
     def _check(self) -> None:
@@ -125,8 +126,7 @@ class CatalogEngine(Engine):
 
     def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[Any]]:
         config = self.config
-        entries = self._entries[config.DATASETS.TEST[0]]
-        wanted = [entries[record.id] for record in self.datasets.scored(subset).records]
+        wanted = [self._test_entries[record.id] for record in self.datasets.scored(subset).records]
         finish = _as_it_is if self._any else _test_sample
         dataset = MappedTestDataset(wanted, self._mapper(is_train=False), finish)
         own = Subset(dataset, shard(len(dataset), rank, world_size))

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2 import data
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
@@ -74,9 +75,8 @@ def catalog_entries(name: str) -> tuple[list[Entry], dict[str, Any]]:
         entries = DatasetCatalog.get(name)
     except Exception as error:  # of whoever registered it: files that are missing, for one
         raise DatasetError(f"data set {name!r} of detectron2's catalog cannot be read: {error!r}") from error
-    return [{**e, "annotations": [_xywh(a) for a in e.get("annotations", ())]} for e in entries], (
-        MetadataCatalog.get(name).as_dict()
-    )
+    entries = [{**e, "annotations": [_xywh(a) for a in e.get("annotations", ())]} for e in entries]
+    return entries, MetadataCatalog.get(name).as_dict()
 
 
 def _xywh(annotation: Entry) -> Entry:
@@ -84,13 +84,16 @@ def _xywh(annotation: Entry) -> Entry:
     return {**annotation, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
 
 
-def training_entries(names: Sequence[str], *, filter_empty: bool) -> list[Entry]:
-    """What detectron2 trains on. Raises DatasetError if nothing is left."""
+def training_entries(names: Sequence[str], *, filter_empty: bool) -> Any:
+    """What detectron2 trains on, in one buffer that is shared by the processes that load images.
+
+    Raises:
+        DatasetError: nothing is left.
+    """
     try:
-        entries: list[Entry] = get_detection_dataset_dicts(list(names), filter_empty=filter_empty)
+        return data.DatasetFromList(data.get_detection_dataset_dicts(list(names), filter_empty=filter_empty))
     except AssertionError as error:
         raise DatasetError(f"data sets {', '.join(names)}: {error}") from error
-    return entries
 
 
 def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]:
@@ -107,8 +110,8 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
         raise ConfigError(
             f"DATALOADER.SAMPLER_TRAIN: got {name!r}, allowed: TrainingSampler or RepeatFactorTrainingSampler"
         )
-    indices: Iterator[int] = sampler._infinite_indices()  # its __iter__ would give this worker's only
-    return indices
+    stream: Iterator[int] = sampler._infinite_indices()  # its __iter__ would give this worker's only
+    return stream
 
 
 class MultiTaskMapper:
@@ -137,11 +140,8 @@ class MultiTaskMapper:
         transforms = self.augmentations(given)
         pixels = torch.from_numpy(np.ascontiguousarray(given.image.transpose(2, 0, 1)))
         kept = [a for a in entry.get("annotations", ()) if not a.get("iscrowd", 0)]
-        return {
-            **others,
-            "image": pixels,
-            "instances": self._instances(kept, transforms, size, given.image.shape[:2]),
-        }
+        instances = self._instances(kept, transforms, size, given.image.shape[:2])
+        return {**others, "image": pixels, "instances": instances}
 
     def _instances(
         self, annotations: Sequence[Entry], transforms: Any, size: tuple[int, int], new_size: tuple[int, int]
