@@ -67,7 +67,7 @@ class CatalogEngine(Engine):
         entries, metadata = self._detectron2.catalog_entries(name)
         heads = config.DATASETS.SUBCATEGORIES
         if name not in config.DATASETS.REGISTER:
-            if name in config.DATASETS.TEST and "json_file" in metadata:  # by which detectron2 scores
+            if name in config.DATASETS.TEST and metadata.get("evaluator_type") == "coco":  # scored by its json_file
                 images = Path(metadata.get("image_root", "."))
                 dataset = load_coco(name, Path(metadata["json_file"]), images, heads)
             else:

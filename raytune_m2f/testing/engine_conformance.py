@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
@@ -99,6 +100,26 @@ class EngineConformance:
                 evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
             metrics.append(evaluator.evaluate())
         assert metrics[0]["segm/AP"] == metrics[1]["segm/AP"]
+
+    def test_predictions_of_several_workers_count_together(self, engine: Engine) -> None:
+        told: list[list[Any]] = []
+
+        def listen(items: list[Any]) -> list[list[Any]]:
+            told.append(items)
+            return [items]
+
+        metrics = []
+        for rank, world_size, gather in ((0, 2, listen), (1, 2, listen), (0, 1, None)):
+            evaluator = engine.evaluator(gather)
+            evaluator.reset()
+            for samples in engine.test_batches(rank=rank, world_size=world_size):
+                evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
+            metrics.append(evaluator.evaluate())
+        together = engine.evaluator(lambda items: told)
+        together.reset()
+        assert {k: v for k, v in together.evaluate().items() if v == v} == {
+            k: v for k, v in metrics[2].items() if v == v
+        }
 
     def test_losses_are_shares_of_the_global_batch(self, engine: Engine) -> None:
         learner, samples = self.learner(engine), next(engine.train_batches(rank=0, world_size=1, start_iteration=0))

@@ -166,3 +166,24 @@ def test_a_dataset_that_is_nowhere_is_named(config: Config) -> None:
         build_engine(config.with_values({"DATASETS.TRAIN": ["elsewhere"]}))
     with pytest.raises(DatasetError, match="coco_2017_val"):  # detectron2 knows it, but its files are not here
         build_engine(config.with_values({"DATASETS.TRAIN": ["coco_2017_val"]}))
+
+
+def test_coco_files_that_detectron2_registers_are_used(config: Config, tiny_dataset: dict[str, Path]) -> None:
+    from detectron2.data import DatasetCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    for part in ("train", "val"):
+        if f"theirs_{part}" not in DatasetCatalog:
+            files = str(tiny_dataset[f"{part}_annotations"]), str(tiny_dataset[f"{part}_images"])
+            register_coco_instances(f"theirs_{part}", {}, *files)
+    heads: dict[str, Any] = {"DATASETS.SUBCATEGORIES": []}
+    ours = build_engine(config.with_values(heads))
+    theirs = build_engine(
+        config.with_values({**heads, "DATASETS.TRAIN": ["theirs_train"], "DATASETS.TEST": ["theirs_val"]})
+    )
+    assert theirs.categories == ours.categories
+    assert theirs.datasets.test.records == ours.datasets.test.records  # type: ignore[attr-defined]
+    batches = (next(e.train_batches(rank=0, world_size=1, start_iteration=0)) for e in (ours, theirs))
+    for a, b in zip(*batches, strict=True):
+        assert torch.equal(a.image, b.image)
+        assert torch.equal(a.target.masks, b.target.masks)
