@@ -23,6 +23,7 @@ from model import MultiTaskMaskFormer, RandomPoints
 from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
 from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.learner import MaskFormerLearner
 from raytune_m2f.training.optimizer import build_optimizer
 from raytune_m2f.training.step import Stepper
 
@@ -65,7 +66,8 @@ def our_config(setting: Setting) -> Config:
 
 def our_step(ours: MultiTaskMaskFormer, batch: Batch, setting: Setting, heads: dict[str, int] | None = None) -> Run:
     """The very step of a trial."""
-    stepper = Stepper.build(our_config(setting), ours, TrialContext(Path()))
+    config = our_config(setting)
+    stepper = Stepper.build(config, MaskFormerLearner(config, ours), TrialContext(Path()))
     targets = batch.targets(heads)
     samples = [
         TrainSample(image, target, i) for i, (image, target) in enumerate(zip(batch.images, targets, strict=True))

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from model import MultiTaskMaskFormer
+from model import Instances, MultiTaskMaskFormer
 from raytune_m2f.config import Config, load_config
-from raytune_m2f.data import Categories
+from raytune_m2f.config.schema import AnyModelConfig
+from raytune_m2f.data import Categories, resize_shortest_edge
+from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
@@ -32,20 +39,17 @@ MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.jso
 
 README = """# {title}
 
-A multitask Mask2Former, exported by raytune_m2f from `{source}` at iteration {iteration}.
+A {kind}, exported by raytune_m2f from `{source}` at iteration {iteration}.
 
 | | |
 |---|---|
-| segm AP | {ap:.2f} |
-| categories | {categories} |
-{heads}
-| queries | {queries} |
+{rows}
 | learning rate (effective), batch | {lr:.3g}, {batch} |
 
     raytune-m2f predict --model {output} --output predictions IMAGE...
     raytune-m2f evaluate --model {output} --annotations FILE --images DIR
 
-`model.pth` holds the weights in Mask2Former's names, `config.yaml` the whole configuration, `metrics.json` all metrics.
+`model.pth` holds the weights in {names}'s names, `config.yaml` the whole configuration, `metrics.json` all metrics.
 """
 
 
@@ -58,10 +62,32 @@ class ExportedModel:
         device: where the model is.
     """
 
-    model: MultiTaskMaskFormer
+    model: nn.Module
     config: Config
     categories: Categories
     device: torch.device
+
+    def resized(self, image: NDArray[np.uint8]) -> Tensor:
+        """A (H, W, 3) RGB image as the network tests it: (3, h, w), by its own engine's resize."""
+        if isinstance(self.config, AnyModelConfig):
+            return resize_any(self.config, image)
+        return resize_shortest_edge(image, self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST)
+
+    @torch.no_grad()
+    def predict(self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+        """The instances of (3, h, w) RGB images, with masks at `original_sizes` (height, width).
+
+        Raises:
+            ModelError: a network of detectron2's predicts no masks.
+        """
+        if not isinstance(self.model, MultiTaskMaskFormer):
+            return predict_any(self.model, self.config, images, original_sizes)
+        return self.model.predict(
+            images,
+            original_sizes,
+            max_instances=self.config.TEST.DETECTIONS_PER_IMAGE,
+            ranking=self.config.MODEL.MASK_FORMER.TEST.RANKING,
+        )
 
 
 def export_run(run: str | PathLike[str], output: Path) -> dict[str, Any]:
@@ -90,7 +116,7 @@ def export_run(run: str | PathLike[str], output: Path) -> dict[str, Any]:
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    checkpoint.save({"model": state["model"]}, temporary / MODEL)
+    checkpoint.save({"model": _versioned(state["model"])}, temporary / MODEL)
     config = Config.from_dict(state["config"], source=str(best))
     (temporary / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     (temporary / CATEGORIES).write_text(json.dumps(state["categories"], indent=2) + "\n", encoding="utf-8")
@@ -124,7 +150,8 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
     except ValueError as error:
         raise ModelError(f"{folder / CATEGORIES} is no JSON: {error}") from error
     categories = Categories.from_dict(content, source=str(folder / CATEGORIES))
-    model = build_network(config, categories)
+    theirs = isinstance(config, AnyModelConfig)
+    model: nn.Module = build_any_model(config) if theirs else build_network(config, categories)
     try:
         model.load_state_dict(checkpoint.load(folder / MODEL)["model"])
     except (CheckpointError, RuntimeError) as error:
@@ -132,17 +159,29 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
     return ExportedModel(model.to(device).eval(), config, categories, device)
 
 
+def _versioned(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """With the version of Mask2Former's names, without which Mask2Former takes them for older ones and renames them."""
+    versioned = OrderedDict(state)
+    versioned._metadata = {"sem_seg_head": {"version": 2}}  # type: ignore[attr-defined]
+    return versioned
+
+
 def _readme(run: str | PathLike[str], output: Path, config: Config, state: dict[str, Any]) -> str:
     report, names = state["report"], state["categories"]
+    rows = {"segm AP": f"{report['segm/AP']:.2f}"} if "segm/AP" in report else {"bbox AP": f"{report['bbox/AP']:.2f}"}
+    rows["categories"] = ", ".join(category["name"] for category in names["categories"])
+    rows |= {head: ", ".join(classes) for head, classes in names["subcategories"].items()}
+    theirs = isinstance(config, AnyModelConfig)
+    if not theirs:
+        rows["queries"] = str(config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
     return README.format(
         title=output.name,
+        kind=f"{config.MODEL.META_ARCHITECTURE} of detectron2" if theirs else "multitask Mask2Former",
+        names="detectron2" if theirs else "Mask2Former",
         source=str(run),
         output=output,
         iteration=report["iteration"],
-        ap=report["segm/AP"],
-        categories=", ".join(category["name"] for category in names["categories"]),
-        heads="\n".join(f"| {head} | {', '.join(classes)} |" for head, classes in names["subcategories"].items()),
-        queries=config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES,
+        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
         lr=effective_lr(config),
         batch=config.SOLVER.IMS_PER_BATCH,
     )

@@ -13,7 +13,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from model import Instances
-from raytune_m2f.data import TestDataset, load_coco, read_image, resize_shortest_edge
+from raytune_m2f.data import TestSample, load_coco, read_image
+from raytune_m2f.data.images import read_record
 from raytune_m2f.errors import DatasetError, InputError
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
@@ -26,15 +27,8 @@ Progress = Callable[[str], None]
 
 def predict_image(exported: ExportedModel, image: NDArray[np.uint8]) -> Instances:
     """The instances of one (H, W, 3) RGB image, masks at its size, on the CPU."""
-    test, config = exported.config.INPUT, exported.config
-    resized = resize_shortest_edge(image, test.MIN_SIZE_TEST, test.MAX_SIZE_TEST)
     height, width = image.shape[:2]
-    (instances,) = exported.model.predict(
-        [resized],
-        [(height, width)],
-        max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-        ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-    )
+    (instances,) = exported.predict([exported.resized(image)], [(height, width)])
     return instances.to("cpu")
 
 
@@ -100,17 +94,11 @@ def evaluate_export(
             f"has {dataset.categories.to_dict()}. Evaluate on annotations with the labels the model was trained on."
         )
     evaluator = CocoEvaluator(dataset, max_detections=config.TEST.DETECTIONS_PER_IMAGE)
-    samples = TestDataset(dataset, min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST)
-    for index in range(len(samples)):
-        sample = samples[index]
-        (instances,) = exported.model.predict(
-            [sample.image],
-            [(sample.height, sample.width)],
-            max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-            ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-        )
-        evaluator.process([sample], [instances.to("cpu")])
-        progress(sample.file.name)
+    for record in dataset.records:
+        image, size = exported.resized(read_record(record)), (record.height, record.width)
+        (instances,) = exported.predict([image], [size])
+        evaluator.process([TestSample(image, record.id, *size, record.file)], [instances.to("cpu")])
+        progress(record.file.name)
     return evaluator
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import generate_shapes
 
 HEADS = {"color": 4, "texture": 3}
+DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2"
 SIZE = 64
 
 
@@ -34,6 +36,14 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """
     output = tmp_path_factory.mktemp("tiny_dataset")
     return generate_shapes(output, train_images=12, val_images=6, image_size=64, max_instances=4)
+
+
+@pytest.fixture
+def no_detectron2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if detectron2 were not installed, whether it is or not."""
+    for name in [name for name in sys.modules if name.split(".")[0] == "detectron2" or name == DETECTRON2_ENGINE]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "detectron2", None)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ fields/        its sections, with a description, unit and bounds for every key
 build.py       layers checked together, every problem in one error
 keys.py        what keys there are and what they allow, "did you mean"
 foreign.py     keys of detectron2's that are refused, and what to do instead
+any_model.py   the keys of any other network of detectron2's, by detectron2 itself
+imports.py     DATASETS.IMPORT: the user's own modules
 paths.py       `~`, $VARIABLE and relative paths
 yaml_file.py   safe YAML without double keys
 nested.py      nested dictionaries and dotted keys

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -59,12 +59,15 @@ def check(root: type[S], layers: Sequence[Layer]) -> tuple[S | None, list[str]]:
         values, found = resolve_paths(layer.values, layer.folder)
         merged = merge(merged, values)
         lines += [f"{layer.origin}: {key}: {text}" for key, text in found]
+    kind = root.variant(merged)
+    merged, found = kind.complete(merged)
+    lines += [f"{_origin((key,), layers)}: {key}: {text}" for key, text in found]
     clashes: list[Problem] = []
     section, problems = None, []
     try:
-        section = root.model_validate(merged, context={CLASHES: clashes})
+        section = cast("S", kind.model_validate(merged, context={CLASHES: clashes}))
     except ValidationError as error:
-        problems = _problems(error, root)
+        problems = _problems(error, kind)
     for problem in [*problems, *clashes]:
         lines.append(f"{_origin(problem.keys, layers)}: {problem.keys[0]}: {problem.text}")
     return section, lines

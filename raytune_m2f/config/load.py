@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from raytune_m2f.config.build import Layer, build, in_one_message
-from raytune_m2f.config.nested import nest
+from raytune_m2f.config.keys import known_keys
+from raytune_m2f.config.nested import flatten, nest
 from raytune_m2f.config.paths import absolute
 from raytune_m2f.config.schema import Config
 from raytune_m2f.config.yaml_file import parse_value, read_yaml
@@ -28,6 +30,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: naming the file and every unknown key, wrong value and clash.
     """
     return build(Config, [*_file_layers(Path(path), ()), *_override_layers(overrides)])
+
+
+def config_of(cfg: Mapping[str, Any]) -> Config:
+    """What of a configuration of detectron2's is ours, checked: the network and its tests.
+
+    Raises:
+        ConfigError: a value is wrong, or clashes with another.
+    """
+    known = known_keys(Config)
+    ours = ("MODEL.", "TEST.", "DATASETS.SUBCATEGORIES")
+    values = {key: value for key, value in flatten(cfg).items() if key in known and key.startswith(ours)}
+    return Config().with_values(values, source="cfg")
 
 
 def _file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:

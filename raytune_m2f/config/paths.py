@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 PATH_FIELDS = ("annotations", "images")
+IMPORT = "DATASETS.IMPORT"
+"""Modules, and paths of .py files."""
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -54,6 +56,8 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
                     value = absolute(str(value), folder)
                 except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
                     problems.append((dotted, str(problem)))
+            elif dotted == IMPORT and isinstance(value, list | tuple):
+                value = [absolute(one, folder) if str(one).endswith(".py") else one for one in value]
             resolved[str(key)] = value  # YAML reads `5:` as a number and `on:` as true
         return resolved
 

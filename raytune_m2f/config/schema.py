@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
+from raytune_m2f.config.any_model import complete, unknown
 from raytune_m2f.config.build import Layer, build, check
-from raytune_m2f.config.fields.base import Section, fixed
+from raytune_m2f.config.fields.any_model import (
+    OtherDataLoader,
+    OtherDatasets,
+    OtherInput,
+    OtherModel,
+    OtherSolver,
+    OtherTest,
+)
+from raytune_m2f.config.fields.base import Problem, Section, fixed
 from raytune_m2f.config.fields.data import DataLoader, DatasetEntry, Datasets, Input, Test
 from raytune_m2f.config.fields.model import Model
 from raytune_m2f.config.fields.solver import Solver
 from raytune_m2f.config.keys import known_keys, unknown_key
 from raytune_m2f.config.nested import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
+
+OURS: tuple[str, ...] = get_args(Model.model_fields["META_ARCHITECTURE"].annotation)
+"""What MODEL.META_ARCHITECTURE calls our own network."""
 
 
 class Config(Section):
@@ -36,6 +48,23 @@ class Config(Section):
     DATASETS: Datasets = Datasets()
     DATALOADER: DataLoader = DataLoader()
     TEST: Test = Test()
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any]) -> type[Section]:
+        """`AnyModelConfig` for a network of detectron2's; the subcategory heads are those of our own."""
+        model = values.get("MODEL", {})
+        if not isinstance(model, Mapping):
+            return cls
+        ours = model.get("META_ARCHITECTURE", OURS[0]) in OURS
+        return AnyModelConfig if values.get("ENGINE") == "detectron2" and not ours else Config
+
+    def clashes(self) -> Iterator[Problem]:
+        if self.DATASETS.IMPORT and self.ENGINE == "native":
+            yield Problem(
+                ("DATASETS.IMPORT", "ENGINE"),
+                f"got {list(self.DATASETS.IMPORT)}, but only ENGINE: detectron2 has catalogs to register in; set it, "
+                "or name the files of a data set in DATASETS.REGISTER",
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "configuration") -> Config:
@@ -62,6 +91,14 @@ class Config(Section):
         """The lines of the error that `with_values` would raise; empty if it would not."""
         return check(type(self), self._layers(values, source))[1]
 
+    def knows(self, key: str) -> bool:
+        """Whether there is a dotted key with a value."""
+        try:
+            self.value(key)
+        except ConfigError:
+            return False
+        return True
+
     def _layers(self, values: Mapping[str, Any], source: str) -> list[Layer]:
         nested: dict[str, Any] = {}
         for key, value in values.items():
@@ -77,17 +114,16 @@ class Config(Section):
         """
         node: Any = self
         for part in key.split("."):
-            if isinstance(node, Section) and part in type(node).model_fields:
-                node = getattr(node, part)
-            elif isinstance(node, dict) and part in node:
-                node = node[part]
-            else:
-                raise ConfigError(f"{key}: {unknown_key(key, known_keys(type(self)))}")
-        if isinstance(node, Section):
-            raise ConfigError(
-                f"{key}: a section; name a key in it, such as {key}.{next(iter(type(node).model_fields))}"
-            )
+            inside = dict(node) if isinstance(node, Section) else node
+            if not isinstance(inside, dict) or part not in inside:
+                raise ConfigError(f"{key}: {self._unknown(key)}")
+            node = inside[part]
+        if isinstance(node, Section) or (isinstance(node, dict) and not key.startswith("DATASETS.")):
+            raise ConfigError(f"{key}: a section; name a key in it, such as {key}.{next(iter(dict(node)))}")
         return node
+
+    def _unknown(self, key: str) -> str:
+        return unknown_key(key, known_keys(type(self)))
 
     def dataset(self, name: str) -> DatasetEntry:
         """Where the data set `name` lies.
@@ -116,3 +152,26 @@ class Config(Section):
     def to_yaml(self) -> str:
         """A file that `load_config` reads as this same configuration."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+class AnyModelConfig(Config):
+    """An experiment with any other network of detectron2's. Keys that are no fields here are detectron2's own.
+
+    Each has a value, given or detectron2's default: as an attribute, by `value`, and in what `to_dict` gives.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    MODEL: OtherModel = OtherModel()  # type: ignore[assignment]
+    SOLVER: OtherSolver = OtherSolver()  # type: ignore[assignment]
+    INPUT: OtherInput = OtherInput()  # type: ignore[assignment]
+    DATASETS: OtherDatasets = OtherDatasets()  # type: ignore[assignment]
+    DATALOADER: OtherDataLoader = OtherDataLoader()
+    TEST: OtherTest = OtherTest()  # type: ignore[assignment]
+
+    @classmethod
+    def complete(cls, values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        return complete(values, known_keys(cls))
+
+    def _unknown(self, key: str) -> str:
+        return unknown(key, self.flatten())

@@ -1,22 +1,27 @@
 """The contract of an engine: the only seam to detectron2.
 
-An engine turns datasets into batches and predictions into metrics; it never trains. What it promises:
+An engine turns datasets into batches and predictions into metrics; it never trains. Batches and predictions are its
+own affair: what is learnt from the ones and makes the others is its `learner`. What it promises:
 
 - A batch depends on the configuration and the iteration alone. Over one worker or several, from the start or from a
   later iteration, the same iteration has the same samples, with the same augmentation.
 - Over all workers every test image is given out exactly once; the same holds for the subset of TEST.SUBSET images,
   which is chosen by the configuration alone.
 - Labels are checked against their ranges before the first batch.
-- It has no state: nothing of an engine goes into a checkpoint.
+- The losses of a learner depend on the weights, the samples and their place in the training alone, so that a restart
+  sees what it would have seen, and they are shares of the global batch.
+- It has no state: nothing of an engine goes into a checkpoint but its learner's network.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from raytune_m2f.data import Categories, TestSample, TrainSample
+from raytune_m2f.data import Categories
 from raytune_m2f.evaluation import Evaluator, Gather
+from raytune_m2f.training.learner import Learner
 
 
 class Engine(ABC):
@@ -31,7 +36,7 @@ class Engine(ABC):
     most_instances: int
 
     @abstractmethod
-    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[TrainSample]]:
+    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Any]]:
         """This worker's part of the global batch, for every iteration from `start_iteration` to MAX_ITER.
 
         Raises:
@@ -40,9 +45,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[TestSample]]:
+    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[Any]]:
         """This worker's part of the test images, or of their `subset`, in batches of at most TEST.IMS_PER_BATCH."""
 
     @abstractmethod
     def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
         """An evaluator of the test images, or of their `subset` only; `gather` where there are several workers."""
+
+    @abstractmethod
+    def learner(self) -> Learner:
+        """A network for these datasets with fresh weights, drawn from torch's generator, on the CPU."""

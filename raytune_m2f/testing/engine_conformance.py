@@ -1,7 +1,7 @@
 """The contract of an engine (`raytune_m2f.engines.base`) as tests.
 
 Derive a test class and give it a fixture `engine`, made from a configuration with 4 images a batch, MAX_ITER 4, two
-subcategory heads, at least 3 test images and TEST.SUBSET 2:
+subcategory heads, no batch norm (it sees how a batch is split), at least 3 test images and TEST.SUBSET 2:
 
     class TestMyEngine(EngineConformance):
         @pytest.fixture
@@ -11,12 +11,15 @@ subcategory heads, at least 3 test images and TEST.SUBSET 2:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 
 from model import Instances
 from raytune_m2f.data import TestSample, TrainSample
 from raytune_m2f.engines import Engine
+from raytune_m2f.training.learner import Learner
 
 
 class EngineConformance:
@@ -97,6 +100,52 @@ class EngineConformance:
                 evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
             metrics.append(evaluator.evaluate())
         assert metrics[0]["segm/AP"] == metrics[1]["segm/AP"]
+
+    def test_predictions_of_several_workers_count_together(self, engine: Engine) -> None:
+        told: list[list[Any]] = []
+
+        def listen(items: list[Any]) -> list[list[Any]]:
+            told.append(items)
+            return [items]
+
+        metrics = []
+        for rank, world_size, gather in ((0, 2, listen), (1, 2, listen), (0, 1, None)):
+            evaluator = engine.evaluator(gather)
+            evaluator.reset()
+            for samples in engine.test_batches(rank=rank, world_size=world_size):
+                evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
+            metrics.append(evaluator.evaluate())
+        together = engine.evaluator(lambda items: told)
+        together.reset()
+        assert {k: v for k, v in together.evaluate().items() if v == v} == {
+            k: v for k, v in metrics[2].items() if v == v
+        }
+
+    def test_losses_are_shares_of_the_global_batch(self, engine: Engine) -> None:
+        learner, samples = self.learner(engine), next(engine.train_batches(rank=0, world_size=1, start_iteration=0))
+        counts = learner.count(samples)
+        assert torch.equal(counts, learner.count(samples[:1]) + learner.count(samples[1:]))
+        parts = [samples, samples, samples[:1], samples[1:]]
+        whole, again, one, others = (
+            learner.losses(learner.model, part, counts, nullcontext(), (0, 0, 0)) for part in parts
+        )
+        assert torch.equal(whole[0], again[0])
+        torch.testing.assert_close(one[0] + others[0], whole[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(sum(whole[1].values()), whole[0])
+
+    def test_the_evaluator_takes_what_the_learner_predicts(self, engine: Engine) -> None:
+        learner, evaluator = self.learner(engine), engine.evaluator()
+        learner.model.eval()
+        evaluator.reset()
+        with torch.no_grad():
+            for samples in engine.test_batches(rank=0, world_size=1):
+                evaluator.process(samples, [found.to("cpu") for found in learner.predict(samples)])
+        assert 0 <= evaluator.evaluate()["segm/AP"] <= 100
+
+    @staticmethod
+    def learner(engine: Engine) -> Learner:
+        torch.manual_seed(0)
+        return engine.learner()
 
     @staticmethod
     def nothing(engine: Engine, sample: TestSample) -> Instances:

@@ -17,25 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 
-from model import (
-    MultiTaskMaskFormer,
-    NonFiniteError,
-    Outputs,
-    RandomPoints,
-    SetCriterion,
-    Target,
-    count_targets,
-    pad_masks,
-    padded_size,
-)
+from model import NonFiniteError
 from raytune_m2f.config import Config
-from raytune_m2f.data import TrainSample
 from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
-from raytune_m2f.training.build import build_criterion
 from raytune_m2f.training.context import TrialContext
 from raytune_m2f.training.distributed import all_reduce_sum
+from raytune_m2f.training.learner import Learner
 from raytune_m2f.training.memory import (
     ADVICE,
     StartAgain,
@@ -45,7 +34,6 @@ from raytune_m2f.training.memory import (
     note_micro_batch,
     noted_micro_batch,
 )
-from raytune_m2f.training.optimizer import build_optimizer, build_scheduler
 
 log = logging.getLogger(__name__)
 
@@ -55,49 +43,51 @@ class Stepper:
     """Everything that a step changes.
 
     Attributes:
-        model: the bare network.
-        network: the same, wrapped for several workers.
+        learner: the bare network, and what it learns by.
+        network: the network, wrapped for several workers.
         forward: the network's forward pass, compiled if the configuration says so.
         micro_batch: images that this worker takes at once; halved where memory does not suffice.
     """
 
-    model: MultiTaskMaskFormer
+    learner: Learner
     network: nn.Module
-    forward: Callable[[list[Tensor]], Outputs]
-    criterion: SetCriterion
+    forward: Callable[[Any], Any]
     optimizer: torch.optim.Optimizer
-    scheduler: LambdaLR
+    scheduler: LRScheduler
     scaler: torch.amp.GradScaler
     config: Config
     context: TrialContext
     micro_batch: int
-    warned_of_queries: bool = False
 
     @classmethod
-    def build(cls, config: Config, model: MultiTaskMaskFormer, context: TrialContext) -> Stepper:
-        """Optimizer, schedule and loss for a network that is on its device."""
-        optimizer = build_optimizer(config, model)
-        network: nn.Module = model
+    def build(cls, config: Config, learner: Learner, context: TrialContext) -> Stepper:
+        """Optimizer and schedule for a network that is on its device."""
+        optimizer = learner.optimizer(config)
+        network = learner.model
         if context.world_size > 1:
             ids = [context.device] if context.device.type == "cuda" else None
-            network = DistributedDataParallel(model, device_ids=ids)
+            network = DistributedDataParallel(network, device_ids=ids)
         share = -(-config.SOLVER.IMS_PER_BATCH // context.world_size)
         micro_batch = min(config.SOLVER.MICRO_BATCH or share, share, noted_micro_batch(context.output_dir) or share)
         half = config.SOLVER.AMP.ENABLED and config.SOLVER.AMP.PRECISION == "float16"
         return cls(
-            model=model,
+            learner=learner,
             network=network,
             forward=torch.compile(network, dynamic=False) if config.MODEL.COMPILE else network,
-            criterion=build_criterion(config),
             optimizer=optimizer,
-            scheduler=build_scheduler(config, optimizer),
+            scheduler=learner.scheduler(config, optimizer),
             scaler=torch.amp.GradScaler(context.device.type, enabled=half and context.device.type == "cuda"),
             config=config,
             context=context,
             micro_batch=micro_batch,
         )
 
-    def step(self, samples: Sequence[TrainSample], iteration: int) -> dict[str, float]:
+    @property
+    def model(self) -> nn.Module:
+        """The bare network."""
+        return self.learner.model
+
+    def step(self, samples: Sequence[Any], iteration: int) -> dict[str, float]:
         """Learn from this worker's part of a global batch.
 
         Returns:
@@ -125,16 +115,17 @@ class Stepper:
             self._update()
         return report
 
-    def _gradients(self, samples: Sequence[TrainSample], iteration: int) -> dict[str, float]:
+    def _gradients(self, samples: Sequence[Any], iteration: int) -> dict[str, float]:
         """Gradients of the global batch, and its losses; the weights stay."""
         self.network.train()
-        counts = self._count(samples)
+        counts = all_reduce_sum(self.learner.count(samples), self.context.device)
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(self._parts(samples))
         terms: dict[str, Tensor] = {}
         for number, part in enumerate(parts):
             with self._sync_gradients(last=number == len(parts) - 1):
-                for name, value in self._backward(part, counts, iteration).items():
+                place = (iteration, self.context.rank, number)
+                for name, value in self._backward(part, counts, place).items():
                     terms[name] = terms.get(name, 0.0) + value
         return self._reduce(terms)
 
@@ -157,22 +148,7 @@ class Stepper:
         if self.context.world_size > 1:  # the others wait for this worker's gradients
             raise StartAgain(f"out of memory with {before} images at once; {self.micro_batch} from now on")
 
-    def _count(self, samples: Sequence[TrainSample]) -> Tensor:
-        queries = self.model.num_queries
-        most = max(len(sample.target) for sample in samples)
-        if most > queries and not self.warned_of_queries:
-            self.warned_of_queries = True
-            log.warning(
-                "an image has %d instances but there are only %d queries: at most %d of them can be found. Raise "
-                "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES. (This is said once.)",
-                most,
-                queries,
-                queries,
-            )
-        own = count_targets([sample.target for sample in samples], queries, self.model.heads)
-        return all_reduce_sum(own.float(), self.context.device)
-
-    def _parts(self, samples: Sequence[TrainSample]) -> Iterator[Sequence[TrainSample]]:
+    def _parts(self, samples: Sequence[Any]) -> Iterator[Sequence[Any]]:
         for start in range(0, len(samples), self.micro_batch):
             yield samples[start : start + self.micro_batch]
 
@@ -182,21 +158,14 @@ class Stepper:
             return self.network.no_sync()
         return contextlib.nullcontext()
 
-    def _backward(self, samples: Sequence[TrainSample], counts: Tensor, iteration: int) -> dict[str, Tensor]:
-        device = self.context.device
-        images = [sample.image for sample in samples]
-        size = padded_size(images, self.model.size_divisibility)
-        targets = [_padded(sample.target, size).to(device) for sample in samples]
-        with self.autocast():
-            outputs = self.forward(images)
-        points = RandomPoints([sample.seed for sample in samples], device)
+    def _backward(self, samples: Sequence[Any], counts: Tensor, place: tuple[int, ...]) -> dict[str, Tensor]:
         try:
-            losses = self.criterion(outputs, targets, points, counts)
+            total, terms = self.learner.losses(self.forward, samples, counts, self.autocast(), place)
         except NonFiniteError as error:
-            raise NonFiniteLossError(_explain(self.config, iteration, str(error))) from error
+            raise NonFiniteLossError(_explain(self.config, place[0], str(error))) from error
         # averaging over workers divides by their number; the losses are shares of a sum
-        self.scaler.scale(self.criterion.total(losses) * self.context.world_size).backward()
-        return {name: value.detach() for name, value in self.criterion.weighted(losses).items()}
+        self.scaler.scale(total * self.context.world_size).backward()
+        return {name: value.detach() for name, value in terms.items()}
 
     def autocast(self) -> torch.autocast:
         """Mixed precision for the network on a GPU; losses, matching and the CPU stay in float32."""
@@ -211,9 +180,8 @@ class Stepper:
 
     def _update(self) -> None:
         self.scaler.unscale_(self.optimizer)
-        clip = self.config.SOLVER.CLIP_GRADIENTS
-        if clip.ENABLED:
-            nn.utils.clip_grad_norm_(self.model.parameters(), clip.CLIP_VALUE, norm_type=clip.NORM_TYPE)
+        if self.learner.max_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.scheduler.step()
@@ -234,28 +202,19 @@ class Stepper:
         depend on the values), and of its schedule the position.
         """
         self.model.load_state_dict(state["model"])
-        theirs = build_optimizer(Config.from_dict(state["config"], source="checkpoint"), self.model)
+        theirs = self.learner.optimizer(Config.from_dict(state["config"], source="checkpoint"))
         theirs.load_state_dict(state["optimizer"])
         self.optimizer.state.update(theirs.state)
         self._move_schedule(state["scheduler"])
         self.scaler.load_state_dict(state["scaler"])
 
     def _move_schedule(self, state: dict[str, Any]) -> None:
-        position = state["last_epoch"]
-        own = self.scheduler.state_dict()
-        rates = [
-            base * factor(position)
-            for base, factor in zip(self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True)
-        ]
-        self.scheduler.load_state_dict(
-            {**own, "last_epoch": position, "_step_count": state["_step_count"], "_last_lr": rates}
-        )
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-
-
-def _padded(target: Target, size: tuple[int, int]) -> Target:
-    return Target(target.labels, pad_masks(target.masks, size), target.sublabels)
+        """To the checkpoint's position, by a step from the one before."""
+        scheduler: Any = self.scheduler
+        scheduler.last_epoch = state["last_epoch"] - 1
+        scheduler._step_count = 2  # of a first step torch would say that the optimizer has not stepped
+        scheduler.step()
+        scheduler._step_count = state["last_epoch"] + 1
 
 
 def _explain(config: Config, iteration: int, what: str) -> str:

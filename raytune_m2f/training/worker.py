@@ -8,16 +8,15 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from raytune_m2f.config import Config
-from raytune_m2f.data import TrainSample
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.training import checkpoint, metrics
-from raytune_m2f.training.build import build_network
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather
 from raytune_m2f.training.memory import explained
@@ -25,7 +24,6 @@ from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.usage import Usage, usage_report
-from raytune_m2f.training.weights import load_weights
 
 log = logging.getLogger(__name__)
 
@@ -54,12 +52,13 @@ def train_trial(config: Config, context: TrialContext) -> Report:
 def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     engine = build_engine(config)
-    model = build_network(config, engine.categories).to(context.device)
-    stepper = Stepper.build(config, model, context)
+    learner = engine.learner()
+    learner.model.to(context.device)
+    stepper = Stepper.build(config, learner, context)
     with checkpoint.CheckpointWriter(context.output_dir / "checkpoints", context.keep, context.mirror) as writer:
         run = Run(config, context, engine, stepper, writer)
         if not run.restore() and config.MODEL.WEIGHTS:
-            load_weights(model, config.MODEL.WEIGHTS)
+            learner.load_weights(config.MODEL.WEIGHTS)
         if run.report is not None and (context.report(run.report) or run.finished):
             return run.report  # it was told before; a restart that stays silent would wait for ever
         return _train(run)
@@ -119,7 +118,7 @@ class Run:
         period = self.config.TEST.EVAL_PERIOD
         return self.finished or (period > 0 and self.iteration % period == 0)
 
-    def batches(self) -> Iterator[tuple[int, list[TrainSample]]]:
+    def batches(self) -> Iterator[tuple[int, list[Any]]]:
         context = self.context
         batches = self.engine.train_batches(
             rank=context.rank, world_size=context.world_size, start_iteration=self.iteration
@@ -159,21 +158,15 @@ class Run:
 
         Before the last iteration these are TEST.SUBSET images.
         """
-        model, config, context = self.stepper.model, self.config, self.context
-        model.eval()
+        learner, config, context = self.stepper.learner, self.config, self.context
+        learner.model.eval()
         subset = config.TEST.SUBSET > 0 and not self.finished
         evaluator = self._evaluator(subset)
         evaluator.reset()
         usage = Usage()
         for samples in self.engine.test_batches(rank=context.rank, world_size=context.world_size, subset=subset):
             with usage.predicting(len(samples), context.device):
-                # in float32, as in the reference: the exported model scores the same
-                predicted = model.predict(
-                    [sample.image for sample in samples],
-                    [(sample.height, sample.width) for sample in samples],
-                    max_instances=config.TEST.DETECTIONS_PER_IMAGE,
-                    ranking=config.MODEL.MASK_FORMER.TEST.RANKING,
-                )
+                predicted = learner.predict(samples)
             evaluator.process(samples, [instances.to("cpu") for instances in predicted])
         workers = all_gather([usage]) if context.world_size > 1 else [[usage]]
         return self._report(evaluator.evaluate(), usage_report([usage for [usage] in workers]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -50,7 +51,7 @@ def check_before_start(
             "smallest batch or give fewer --workers-per-trial."
         )
     notes = []
-    queries = _smallest(config, space, QUERIES)
+    queries = _smallest(config, space, QUERIES) if config.knows(QUERIES) else math.inf  # of our own network only
     if queries < engine.most_instances:
         notes.append(
             f"an image has {engine.most_instances} instances, but {QUERIES} can be {queries:g}: such trials cannot "

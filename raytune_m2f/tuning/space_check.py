@@ -31,6 +31,8 @@ NOT_TUNABLE: dict[str, str] = {
     "MODEL.WEIGHTS": "other weights are another experiment: make a study for each",
     "MODEL.META_ARCHITECTURE": "its values name the same network",
     "MODEL.SEM_SEG_HEAD.NUM_CLASSES": "the annotations decide it",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "the annotations decide it",
+    "MODEL.RETINANET.NUM_CLASSES": "the annotations decide it",
 }
 """Keys, with all below them, that a study cannot vary, and why."""
 

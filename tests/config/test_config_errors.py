@@ -114,7 +114,7 @@ def test_a_key_with_one_value_refuses_any_other(key: str, value: object, only: s
         ("SOLVER.MAX_ITER", True, "got true, allowed: a whole number"),
         ("SOLVER.AMP.ENABLED", 1, "got 1, allowed: true or false"),
         ("SOLVER.AMP", True, "got true, allowed: a section with ENABLED, PRECISION"),
-        ("SOLVER", 3, "got 3, allowed: a section with OPTIMIZER, BASE_LR, "),
+        ("SOLVER", 3, "got 3, allowed: a section with BASE_LR, IMS_PER_BATCH, "),
         ("SEED", -1, "got -1, allowed: a whole number from 0"),
         ("INPUT.RANDOM_FLIP", "both", "got 'both', allowed: 'horizontal' or 'vertical' or 'none'"),
         ("MODEL.RESNETS.DEPTH", 152, "got 152, allowed: 18 or 34 or 50 or 101"),

@@ -99,7 +99,7 @@ def test_flatten_gives_dotted_keys_that_value_knows(rich: Config) -> None:
     ("key", "message"),
     [
         ("SOLVER.BASE_LRR", r"^SOLVER\.BASE_LRR: unknown key; did you mean SOLVER\.BASE_LR\?$"),
-        ("SOLVER", r"^SOLVER: a section; name a key in it, such as SOLVER\.OPTIMIZER$"),
+        ("SOLVER", r"^SOLVER: a section; name a key in it, such as SOLVER\.BASE_LR$"),
         ("SOLVER.BASE_LR.X", r"^SOLVER\.BASE_LR\.X: unknown key"),
         ("", r"unknown key"),
     ],

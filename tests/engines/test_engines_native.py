@@ -10,7 +10,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
-from raytune_m2f.errors import ConfigError
+from raytune_m2f.errors import ConfigError, MissingDependencyError
 from raytune_m2f.testing.engine_conformance import EngineConformance, assert_same
 
 
@@ -36,7 +36,7 @@ def test_loader_processes_give_the_same_batches(tiny_config: Config) -> None:
 def test_several_training_sets_are_one(tiny_config: Config) -> None:
     one = build_engine(tiny_config)
     two = build_engine(changed(tiny_config, TRAIN=["train", "val"]))
-    assert len(two.train) == len(one.train) + len(one.test)  # type: ignore[attr-defined]
+    assert len(two.datasets.train) == len(one.datasets.train) + len(one.datasets.test)  # type: ignore[attr-defined]
 
 
 def subset(config: Config, size: int, seed: int = 0) -> list[int]:
@@ -78,6 +78,7 @@ def test_missing_datasets_are_named(tiny_config: Config, datasets: dict[str, Any
         build_engine(changed(tiny_config, **datasets))
 
 
+@pytest.mark.usefixtures("no_detectron2")
 def test_an_engine_that_is_not_there_is_refused(tiny_config: Config) -> None:
-    with pytest.raises(ConfigError, match="ENGINE = 'detectron2'"):
+    with pytest.raises(MissingDependencyError, match="ENGINE: detectron2 needs detectron2, which cannot be imported"):
         build_engine(tiny_config.with_values({"ENGINE": "detectron2"}, source="test"))

@@ -15,6 +15,7 @@ from raytune_m2f.training import checkpoint
 from raytune_m2f.training.build import build_network
 from raytune_m2f.training.checkpoint import snapshot
 from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.learner import MaskFormerLearner
 from raytune_m2f.training.metrics import read_reports
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
@@ -29,7 +30,7 @@ def config(tiny_config: Config) -> Config:
 
 
 def stepper_of(config: Config, tmp_path: Path) -> Stepper:
-    return Stepper.build(config, build_network(config, CATEGORIES), TrialContext(tmp_path))
+    return Stepper.build(config, MaskFormerLearner(config, build_network(config, CATEGORIES)), TrialContext(tmp_path))
 
 
 def stepped(config: Config, tmp_path: Path, steps: int = 3) -> Stepper:

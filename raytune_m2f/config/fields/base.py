@@ -7,7 +7,7 @@ Source of the leniency: detectron2 decodes values written as text, so `1e-4` (te
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
@@ -40,6 +40,16 @@ class Section(BaseModel):
     """A group of keys: frozen, with unknown keys refused and types taken seriously (true is no number)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def variant(cls, values: Mapping[str, Any]) -> type[Section]:
+        """The class that these values are for, before anything is checked."""
+        return cls
+
+    @classmethod
+    def complete(cls, values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """The values with what is known of keys that are no fields here, and (dotted key, problem) of each."""
+        return values, []
 
     def clashes(self) -> Iterator[Problem]:
         """The pairs of values that do not go together; called once each value is valid by itself."""

@@ -73,17 +73,18 @@ class DatasetEntry(Section):
     images: Path = Field(description="Folder of the images.")
 
 
-class Datasets(Section):
-    """`DATASETS`."""
+class AnyDatasets(Section):
+    """`DATASETS`, whatever is learnt from them."""
 
     TRAIN: tuple[str, ...] = Field((), description="Names of the data sets to train on, as one; labels must agree.")
     TEST: tuple[str, ...] = Field((), max_length=1, description="Name of the data set to evaluate on.")
     REGISTER: dict[str, DatasetEntry] = Field(
         {}, description="Where data sets lie: {name: {annotations: FILE.json, images: FOLDER}}."
     )
-    SUBCATEGORIES: tuple[str, ...] = Field(
+    IMPORT: tuple[str, ...] = Field(
         (),
-        description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1.",
+        description="ENGINE detectron2: modules or .py files that register data sets and models in its catalogs and "
+        "registries; imported in every process.",
     )
 
     def clashes(self) -> Iterator[Problem]:
@@ -93,6 +94,18 @@ class Datasets(Section):
                     ("DATASETS.REGISTER",),
                     f"got the name {name!r}, allowed: a name without dots, for dots separate keys",
                 )
+
+
+class Datasets(AnyDatasets):
+    """`DATASETS`."""
+
+    SUBCATEGORIES: tuple[str, ...] = Field(
+        (),
+        description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1.",
+    )
+
+    def clashes(self) -> Iterator[Problem]:
+        yield from super().clashes()
         for name, count in Counter(self.SUBCATEGORIES).items():
             if problem := _subcategory_problem(name, count):
                 yield Problem(("DATASETS.SUBCATEGORIES",), f"got {name!r}, {problem}")
@@ -126,14 +139,8 @@ class DataLoader(Section):
     )
 
 
-class TestAugmentation(Section):
-    """`TEST.AUG`."""
-
-    ENABLED: bool = fixed(False, "Test-time augmentation: not done here.")
-
-
-class Test(Section):
-    """`TEST`: evaluation."""
+class AnyTest(Section):
+    """`TEST`: evaluation, whatever is evaluated."""
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
@@ -159,4 +166,15 @@ class Test(Section):
         description="Draws of the test images for segm/AP_se, the standard error of segm/AP; 0 = none [draws].",
     )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
+
+
+class TestAugmentation(Section):
+    """`TEST.AUG`."""
+
+    ENABLED: bool = fixed(False, "Test-time augmentation: not done here.")
+
+
+class Test(AnyTest):
+    """`TEST`."""
+
     AUG: TestAugmentation = TestAugmentation()

@@ -165,7 +165,8 @@ class Model(Section):
 
     META_ARCHITECTURE: Literal["MaskFormer", "MultiTaskMaskFormer"] = Field(
         "MaskFormer",
-        description="Two names of one network: the subcategory heads are those of DATASETS.SUBCATEGORIES.",
+        description="Two names of one network: the subcategory heads are those of DATASETS.SUBCATEGORIES. With "
+        "ENGINE: detectron2 any other of its networks, by its own keys.",
     )
     WEIGHTS: str = Field(
         "detectron2://ImageNetPretrained/torchvision/R-50.pkl",

@@ -32,25 +32,15 @@ class Amp(Section):
     )
 
 
-class Solver(Section):
-    """`SOLVER`."""
+class AnySolver(Section):
+    """What training needs to know of `SOLVER`, whatever the network and its optimizer."""
 
-    OPTIMIZER: str = fixed("ADAMW", "Optimizer.")
     BASE_LR: float = Field(
         1e-4,
         gt=0,
         le=10,
         description="Peak learning rate at REFERENCE_BATCH; see LR_SCALING [per optimizer step].",
     )
-    BACKBONE_MULTIPLIER: float = Field(
-        0.1,
-        ge=0,
-        le=100,
-        description="The backbone's learning rate in units of BASE_LR; 1 from scratch [factor].",
-    )
-    WEIGHT_DECAY: float = Field(0.05, ge=0, le=10, description="AdamW's decay of weights and biases [per unit of LR].")
-    WEIGHT_DECAY_NORM: float = Field(0.0, ge=0, le=10, description="Decay of normalisation layers [per unit of LR].")
-    WEIGHT_DECAY_EMBED: float = Field(0.0, ge=0, le=10, description="Decay of Embedding layers [per unit of LR].")
     IMS_PER_BATCH: int = Field(
         16,
         ge=1,
@@ -70,6 +60,35 @@ class Solver(Section):
         16, ge=1, le=65_536, description="Batch for which BASE_LR is meant; see LR_SCALING [images]."
     )
     MAX_ITER: int = Field(368_750, ge=1, le=100_000_000, description="Length of the training [iterations].")
+    CHECKPOINT_PERIOD: int = Field(
+        5000,
+        ge=1,
+        le=100_000_000,
+        description="Distance of checkpoints; each evaluation saves one too [iterations].",
+    )
+
+    def clashes(self) -> Iterator[Problem]:
+        if self.MICRO_BATCH > self.IMS_PER_BATCH:
+            yield Problem(
+                ("SOLVER.MICRO_BATCH", "SOLVER.IMS_PER_BATCH"),
+                f"got {self.MICRO_BATCH}, more than the global batch, SOLVER.IMS_PER_BATCH "
+                f"{self.IMS_PER_BATCH}; lower it, or 0 for automatic",
+            )
+
+
+class Solver(AnySolver):
+    """`SOLVER`."""
+
+    OPTIMIZER: str = fixed("ADAMW", "Optimizer.")
+    BACKBONE_MULTIPLIER: float = Field(
+        0.1,
+        ge=0,
+        le=100,
+        description="The backbone's learning rate in units of BASE_LR; 1 from scratch [factor].",
+    )
+    WEIGHT_DECAY: float = Field(0.05, ge=0, le=10, description="AdamW's decay of weights and biases [per unit of LR].")
+    WEIGHT_DECAY_NORM: float = Field(0.0, ge=0, le=10, description="Decay of normalisation layers [per unit of LR].")
+    WEIGHT_DECAY_EMBED: float = Field(0.0, ge=0, le=10, description="Decay of Embedding layers [per unit of LR].")
     LR_SCHEDULER_NAME: Literal["WarmupMultiStepLR", "WarmupCosineLR", "WarmupPolyLR"] = Field(
         "WarmupMultiStepLR",
         description="Schedule of the learning rate: steps, a cosine to 0, or a power of what is left.",
@@ -96,21 +115,10 @@ class Solver(Section):
     WARMUP_METHOD: Literal["linear", "constant"] = Field(
         "linear", description="The rate rises evenly during the warm-up, or waits at WARMUP_FACTOR."
     )
-    CHECKPOINT_PERIOD: int = Field(
-        5000,
-        ge=1,
-        le=100_000_000,
-        description="Distance of checkpoints; each evaluation saves one too [iterations].",
-    )
     CLIP_GRADIENTS: ClipGradients = ClipGradients()
     AMP: Amp = Amp()
 
     def clashes(self) -> Iterator[Problem]:
-        if self.MICRO_BATCH > self.IMS_PER_BATCH:
-            yield Problem(
-                ("SOLVER.MICRO_BATCH", "SOLVER.IMS_PER_BATCH"),
-                f"got {self.MICRO_BATCH}, more than the global batch, SOLVER.IMS_PER_BATCH "
-                f"{self.IMS_PER_BATCH}; lower it, or 0 for automatic",
-            )
+        yield from super().clashes()
         if any(later <= earlier for earlier, later in pairwise(self.STEPS)):
             yield Problem(("SOLVER.STEPS",), f"got {list(self.STEPS)}, allowed: iterations in increasing order")
