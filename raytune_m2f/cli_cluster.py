@@ -48,11 +48,12 @@ def submit(
         wanted = read_command(context, command, module or [], Path(folder))
         jobs = Jobs(address)
         job = jobs.submit(wanted, Path(folder))
+        along = [word for path in wanted.modules for word in ("--module", path)]
         lines = {
             "follow": ["logs", "--address", address, job, "--follow"],
             "status": ["status", "--address", address, wanted.home],
             "stop": ["stop", "--address", address, job],
-            "resume": ["submit", "--address", address, "--", *wanted.again],
+            "resume": ["submit", "--address", address, *along, "--", *wanted.again],
         }
         if wanted.name == "train":
             del lines["status"]  # a training has only its log

@@ -28,12 +28,14 @@ class JobCommand:
         home: the study, or the output of `train`: a path that all nodes see, or an address.
         arguments: after `raytune-m2f`, for the folder in which the job starts.
         again: the command that goes on with it after it was stopped.
+        modules: that it takes along, here.
     """
 
     name: str
     home: str
     arguments: list[str]
     again: list[str]
+    modules: list[str]
 
     @property
     def entrypoint(self) -> str:
@@ -65,10 +67,11 @@ def read_command(context: typer.Context, words: Sequence[str], modules: Sequence
     again = ["resume", home]
     if name == "train":
         again = [*words, *([] if given.get("resume") else ["--resume"])]
-    for module in modules:
-        pack_module(module, folder)
-    _pack(given, folder)
-    return JobCommand(name, home, [name, *_arguments(command, {**given, "address": "auto"})], again)
+    files = dict.fromkeys(path.absolute() for path in [*modules, *_pack(given, folder)])
+    for path in files:
+        pack_module(path, folder)
+    arguments = [name, *_arguments(command, {**given, "address": "auto"})]
+    return JobCommand(name, home, arguments, again, [str(path) for path in files])
 
 
 def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) -> str:
@@ -82,8 +85,12 @@ def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) ->
     return str(given[home]).rstrip("/")
 
 
-def _pack(given: dict[str, Any], folder: Path) -> None:
-    """Put what the command reads here into the folder, and name it as it lies there."""
+def _pack(given: dict[str, Any], folder: Path) -> list[Path]:
+    """Put what the command reads here into the folder, and name it as it lies there.
+
+    Returns:
+        the files that its configuration imports.
+    """
     parse_duration(given.get("time"))
     config = None
     if "config" in given:
@@ -91,6 +98,8 @@ def _pack(given: dict[str, Any], folder: Path) -> None:
         given["config"] = CONFIG
     if "space" in given:
         given["space"] = pack_space(given["space"], folder, config)
+    imports = config.DATASETS.IMPORT if config is not None else ()
+    return [Path(name) for name in imports if name.endswith(".py")]
 
 
 def _arguments(command: TyperCommand, given: dict[str, Any]) -> list[str]:

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.build import Layer, build, in_one_message
-from raytune_m2f.config.load import _file_layers, _override_layers
+from raytune_m2f.config.build import build, in_one_message
+from raytune_m2f.config.load import file_layers, override_layers
 from raytune_m2f.config.nested import merge
-from raytune_m2f.config.paths import _is_path
+from raytune_m2f.config.paths import is_path
 from raytune_m2f.config.yaml_file import read_yaml
 from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
 from raytune_m2f.tuning import SearchSpace, load_space
@@ -32,20 +32,21 @@ def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
     """Write the configuration as one file: the files that it builds on joined, the overrides applied.
 
     Returns:
-        it, to check a search space with; its paths are not to be used here.
+        it, to check a search space with; its paths are not to be used here, but for the files of DATASETS.IMPORT,
+        which are the caller's to pack.
 
     Raises:
         ConfigError: it is wrong, or a path in it would mean this machine.
     """
-    layers = [*_file_layers(path, ()), *_override_layers(overrides)]
+    layers = [*file_layers(path, ()), *override_layers(overrides)]
     checked = build(Config, [replace(layer, values=_change_paths(layer.values, _filled_in)) for layer in layers])
     merged: dict[Any, Any] = {}
     for layer in layers:
-        merged = merge(merged, _with_whole_imports(layer))
+        merged = merge(merged, layer.values)
     _refuse_own_paths(path, merged)
-    datasets = merged.get("DATASETS", {})
-    if "IMPORT" in datasets:
-        datasets["IMPORT"] = [_pack_import(name, folder) for name in datasets["IMPORT"]]
+    if checked.DATASETS.IMPORT:  # by name: the job's folder is another one when the study is resumed
+        names = [Path(name).stem if name.endswith(".py") else name for name in checked.DATASETS.IMPORT]
+        merged["DATASETS"] = {**merged["DATASETS"], "IMPORT": names}
     (folder / CONFIG).write_text(yaml.safe_dump(merged, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return checked
 
@@ -72,8 +73,8 @@ def pack_space(name: str, folder: Path, config: Config | None = None) -> str:
     return SPACE
 
 
-def pack_module(path: Path, folder: Path) -> str:
-    """Copy a module or a package to where the job's processes can import it; returns its name there.
+def pack_module(path: Path, folder: Path) -> None:
+    """Copy a module or a package to where the job's processes can import it.
 
     Raises:
         InputError: it is not there, or another one has its name.
@@ -87,7 +88,6 @@ def pack_module(path: Path, folder: Path) -> str:
         shutil.copytree(path, target, ignore=LEFT_OUT)
     else:
         shutil.copy(path, target)
-    return path.name
 
 
 def _change_paths(values: Mapping[Any, Any], change: Callable[[str, str], str], prefix: str = "") -> dict[Any, Any]:
@@ -98,8 +98,8 @@ def _change_paths(values: Mapping[Any, Any], change: Callable[[str, str], str], 
         if isinstance(value, Mapping):
             changed[key] = _change_paths(value, change, f"{dotted}.")
         else:
-            is_path = isinstance(value, str) and _is_path(dotted, value)
-            changed[key] = change(dotted, value) if is_path else value
+            names_file = isinstance(value, str) and is_path(dotted, value)
+            changed[key] = change(dotted, value) if names_file else value
     return changed
 
 
@@ -122,19 +122,3 @@ def _refuse_own_paths(source: Path, values: Mapping[Any, Any]) -> None:
     _change_paths(values, look)
     if problems:
         raise ConfigError(in_one_message(problems))
-
-
-def _with_whole_imports(layer: Layer) -> dict[Any, Any]:
-    """The layer's values, with the files that DATASETS.IMPORT names by their whole path; modules stay names."""
-    values = dict(layer.values)
-    datasets = values.get("DATASETS")
-    if isinstance(datasets, Mapping) and datasets.get("IMPORT"):
-        names = datasets["IMPORT"]
-        found = [(layer.folder / name).absolute() for name in ([names] if isinstance(names, str) else names)]
-        whole = [str(path) if path.exists() else path.relative_to(layer.folder.absolute()) for path in found]
-        values["DATASETS"] = {**datasets, "IMPORT": [str(name) for name in whole]}
-    return values
-
-
-def _pack_import(name: str, folder: Path) -> str:
-    return pack_module(Path(name), folder) if Path(name).is_absolute() else name

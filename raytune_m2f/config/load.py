@@ -29,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: naming the file and every unknown key, wrong value and clash.
     """
-    return build(Config, [*_file_layers(Path(path), ()), *_override_layers(overrides)])
+    return build(Config, [*file_layers(Path(path), ()), *override_layers(overrides)])
 
 
 def config_of(cfg: Mapping[str, Any]) -> Config:
@@ -44,7 +44,7 @@ def config_of(cfg: Mapping[str, Any]) -> Config:
     return Config().with_values(values, source="cfg")
 
 
-def _file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
+def file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     """The layers of a file, its base's first."""
     chain = (*above, path.resolve())
     if path.resolve() in above:
@@ -54,7 +54,7 @@ def _file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     own = Layer(str(path), values, path.parent)
     if base is None:
         return [own]
-    return [*_file_layers(_base_path(base, path), chain), own]
+    return [*file_layers(_base_path(base, path), chain), own]
 
 
 def _base_path(base: object, path: Path) -> Path:
@@ -71,7 +71,7 @@ def _base_path(base: object, path: Path) -> Path:
     return base_path
 
 
-def _override_layers(overrides: Sequence[str]) -> list[Layer]:
+def override_layers(overrides: Sequence[str]) -> list[Layer]:
     layers: list[Layer] = []
     problems: list[str] = []
     for override in overrides:

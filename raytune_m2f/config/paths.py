@@ -51,7 +51,7 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
             dotted = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 value = walk(value, f"{dotted}.")
-            elif isinstance(value, str | Path) and _is_path(dotted, str(value)):
+            elif isinstance(value, str | Path) and is_path(dotted, str(value)):
                 try:
                     value = absolute(str(value), folder)
                 except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
@@ -64,7 +64,7 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
     return walk(values, ""), problems
 
 
-def _is_path(dotted: str, value: str) -> bool:
+def is_path(dotted: str, value: str) -> bool:
     if dotted == "MODEL.WEIGHTS":
         return bool(value) and "://" not in value
     return bool(value) and dotted.startswith("DATASETS.REGISTER.") and dotted.rpartition(".")[2] in PATH_FIELDS

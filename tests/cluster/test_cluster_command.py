@@ -94,6 +94,20 @@ def test_a_study_is_sent_with_all_that_it_reads(submit: Submit, cluster: Cluster
     assert not {name for name in cluster.sent if name.startswith("entrypoint_num")}  # the head may have no CPU to give
 
 
+def test_files_that_the_configuration_imports_go_along_by_name(
+    submit: Submit, cluster: Cluster, config_file: Path
+) -> None:
+    """By name, for the next job has another folder; so they have to be sent again."""
+    module = config_file.with_name("my_data.py")
+    module.write_text("")
+    config_file.write_text("ENGINE: detectron2\nDATASETS: {IMPORT: [my_data.py, installed.module], TRAIN: [mine]}\n")
+    result = submit("tune", "--config", config_file, "--space", "learning_rate", "--study", "/shared/first")
+    assert result.exit_code == 0, result.output
+    assert yaml.safe_load(cluster.files["config.yaml"])["DATASETS"]["IMPORT"] == ["my_data", "installed.module"]
+    assert "my_data.py" in cluster.files
+    assert f" --module {module} -- resume /shared/first" in result.stdout.splitlines()[-1]
+
+
 def test_how_to_go_on_is_printed(submit: Submit, cluster: Cluster) -> None:
     result = submit("extend", "s3://bucket/studies/first", "--trials", 5)
     assert result.exit_code == 0, result.output
