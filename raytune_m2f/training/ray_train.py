@@ -104,24 +104,7 @@ def train_on_ray(
             "function": function or _train_trial,
             "store": mirror.address if mirror else None,
         }
-        trainer = _Trainer(
-            _worker,
-            train_loop_config=loop,
-            # NCCL wants a GPU for each worker
-            torch_config=TorchConfig(backend="nccl" if gpus_per_worker >= 1 else "gloo"),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=workers,
-                elastic_resize_monitor_interval_s=RESIZE_S,
-                use_gpu=gpus_per_worker > 0,
-                resources_per_worker=_resources(cpus_per_worker, gpus_per_worker),
-            ),
-            run_config=ray.train.RunConfig(
-                name="train",
-                storage_path=str(output_dir / ".ray"),
-                failure_config=ray.train.FailureConfig(max_failures=MOST_STARTS),
-                callbacks=[TellFailures(bridge)],
-            ),
-        )
+        trainer = _trainer(loop, workers, bridge)
         try:
             return _follow(trainer, bridge, on_report, output_dir, mirror)
         finally:
@@ -175,6 +158,27 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+
+def _trainer(loop: dict[str, Any], workers: int | tuple[int, int], bridge: Any) -> TorchTrainer:
+    gpus = loop["gpus"]
+    return _Trainer(
+        _worker,
+        train_loop_config=loop,
+        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL wants a GPU for each worker
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            elastic_resize_monitor_interval_s=RESIZE_S,
+            use_gpu=gpus > 0,
+            resources_per_worker=_resources(loop["threads"], gpus),
+        ),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=str(Path(loop["output_dir"]) / ".ray"),
+            failure_config=ray.train.FailureConfig(max_failures=MOST_STARTS),
+            callbacks=[TellFailures(bridge)],
+        ),
+    )
 
 
 class _Fit(threading.Thread):
