@@ -53,7 +53,7 @@ def held():
 ray.cloudpickle.register_pickle_by_value(fake_study)
 study = StudyDirectory.at(sys.argv[1])
 room = {{"num_cpus": {cpus}, "object_store_memory": 80 * 2**20}}
-soon = {{"health_check_period_ms": 1000, "health_check_failure_threshold": 3}}  # how fast a lost node is seen
+soon = {{"health_check_period_ms": 1000, "health_check_failure_threshold": 5}}  # how fast a lost node is seen
 first = {{**room, "include_dashboard": False, "gcs_server_port": free_port(), "_system_config": soon}}
 cluster = Cluster(initialize_head=True, head_node_args=first)
 second = cluster.add_node(**room)
@@ -62,6 +62,7 @@ def happens():
 {happens}
 
 ray.init(address=cluster.address, log_to_driver=False)
+over = threading.Event()
 thread = threading.Thread(target=happens)
 thread.start()
 try:
@@ -72,6 +73,7 @@ try:
     running = lambda: [process for process in fault_study.processes(study) if fault_study.is_alive(process)]
     fault_study.wait_until(lambda: not running(), "the processes to end", 20)
 finally:
+    over.set()
     thread.join()
     ray.shutdown()
     cluster.shutdown()
@@ -153,6 +155,7 @@ with contextlib.suppress(Exception):  # once nothing runs there, it goes by itse
     cluster.remove_node(second, allow_graceful=False)
 ray._private.utils.set_sigterm_handler = lambda handler: None  # only the main thread may set one
 cluster.add_node(**room)
+over.wait()  # a node dies with the thread that started it
 """
     run_on_two_nodes(study, goes, cpus=1, seconds=3.0)
     assert states(study_status(study.root)) == ["complete"]
