@@ -51,7 +51,7 @@ def run_training(
     if workers is None and address is None:
         device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
         with _log_file(output):
-            return train_trial(config, TrialContext(output, device=device))
+            return train_trial(config, TrialContext(output, device=device, metric=config.metric))
     return _train_on_ray(config, output, workers or 1, gpus_per_worker, address)
 
 
@@ -64,7 +64,7 @@ def _train_on_ray(
     from raytune_m2f.training.ray_train import train_on_ray
 
     def tell(report: Report) -> bool:
-        log.info("iteration %d: segm/AP %.2f", report["iteration"], report["segm/AP"])
+        log.info("iteration %d: %s %.2f", report["iteration"], config.metric, report[config.metric])
         return False
 
     with ray_session(address):
@@ -77,7 +77,14 @@ def _train_on_ray(
                 f"{cpus:g} and {gpus:g}. Ask for fewer workers, or for a larger cluster."
             )
         log.info("%d workers, %g GPUs each; their log is %s", workers, gpus_per_worker, output / "log.txt")
-        return train_on_ray(config, output, workers=workers, gpus_per_worker=gpus_per_worker, on_report=tell)
+        return train_on_ray(
+            config,
+            output,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            on_report=tell,
+            metric=config.metric,
+        )
 
 
 @contextmanager
