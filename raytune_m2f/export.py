@@ -159,13 +159,6 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
     return ExportedModel(model.to(device).eval(), config, categories, device)
 
 
-def _versioned(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """With the version of Mask2Former's names, without which Mask2Former takes them for older ones and renames them."""
-    versioned = OrderedDict(state)
-    versioned._metadata = {"sem_seg_head": {"version": 2}}  # type: ignore[attr-defined]
-    return versioned
-
-
 def _readme(run: str | PathLike[str], output: Path, config: Config, state: dict[str, Any]) -> str:
     report, names = state["report"], state["categories"]
     rows = {"segm AP": f"{report['segm/AP']:.2f}"} if "segm/AP" in report else {"bbox AP": f"{report['bbox/AP']:.2f}"}
@@ -176,12 +169,19 @@ def _readme(run: str | PathLike[str], output: Path, config: Config, state: dict[
         rows["queries"] = str(config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
     return README.format(
         title=output.name,
-        kind=f"{config.MODEL.META_ARCHITECTURE} of detectron2" if theirs else "multitask Mask2Former",
-        names="detectron2" if theirs else "Mask2Former",
         source=str(run),
         output=output,
         iteration=report["iteration"],
+        kind=f"{config.MODEL.META_ARCHITECTURE} of detectron2" if theirs else "multitask Mask2Former",
+        names="detectron2" if theirs else "Mask2Former",
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
         lr=effective_lr(config),
         batch=config.SOLVER.IMS_PER_BATCH,
     )
+
+
+def _versioned(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """With the version of Mask2Former's names, without which Mask2Former takes them for older ones and renames them."""
+    versioned = OrderedDict(state)
+    versioned._metadata = {"sem_seg_head": {"version": 2}}  # type: ignore[attr-defined]
+    return versioned

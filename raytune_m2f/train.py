@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -63,9 +64,10 @@ def run_training(
 
 def _train_here(config: Config, folder: Path, gpus_per_worker: float | None, mirror: Mirror | None) -> Report:
     device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
+    context = TrialContext(folder, device=device, metric=config.metric)
     if mirror is None:
         with _log_file(folder):
-            return train_trial(config, TrialContext(folder, device=device))
+            return train_trial(config, context)
     store = mirror
 
     def push(report: Report) -> bool:
@@ -76,7 +78,7 @@ def _train_here(config: Config, folder: Path, gpus_per_worker: float | None, mir
     pull_trial(store)
     try:
         with _log_file(folder):
-            return train_trial(config, TrialContext(folder, device=device, report=push, mirror=store))
+            return train_trial(config, replace(context, report=push, mirror=store))
     finally:
         push_trial(store)
 
@@ -95,7 +97,7 @@ def _train_on_ray(
     from raytune_m2f.training.ray_train import train_on_ray
 
     def tell(report: Report) -> bool:
-        log.info("iteration %d: segm/AP %.2f", report["iteration"], report["segm/AP"])
+        log.info("iteration %d: %s %.2f", report["iteration"], config.metric, report[config.metric])
         return False
 
     with ray_session(address):
@@ -110,7 +112,13 @@ def _train_on_ray(
         log_file = mirror.address_of("log.txt") if mirror else output / "log.txt"
         log.info("%d workers, %g GPUs each; their log is %s", workers, gpus_per_worker, log_file)
         return train_on_ray(
-            config, output, workers=workers, gpus_per_worker=gpus_per_worker, on_report=tell, mirror=mirror
+            config,
+            output,
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            on_report=tell,
+            metric=config.metric,
+            mirror=mirror,
         )
 
 

@@ -91,6 +91,11 @@ class Config(Section):
         """The lines of the error that `with_values` would raise; empty if it would not."""
         return check(type(self), self._layers(values, source))[1]
 
+    @property
+    def metric(self) -> str:
+        """What a training is ranked by where nobody says otherwise."""
+        return "segm/AP"
+
     def knows(self, key: str) -> bool:
         """Whether there is a dotted key with a value."""
         try:
@@ -172,6 +177,10 @@ class AnyModelConfig(Config):
     @classmethod
     def complete(cls, values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         return complete(values, known_keys(cls))
+
+    @property
+    def metric(self) -> str:
+        return "segm/AP" if self.value("MODEL.MASK_ON") else "bbox/AP"
 
     def _unknown(self, key: str) -> str:
         return unknown(key, self.flatten())

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def all_reduce_sum(tensor: Tensor, device: torch.device) -> Tensor:
@@ -16,6 +16,13 @@ def all_reduce_sum(tensor: Tensor, device: torch.device) -> Tensor:
     moved = tensor.to(device)
     dist.all_reduce(moved)
     return moved.cpu()
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give all workers rank 0's statistics of batch norm; since the last step each has those of its own images."""
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            dist.broadcast(buffer, src=0)
 
 
 def all_gather(items: list[Any]) -> list[list[Any]]:

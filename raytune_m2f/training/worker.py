@@ -18,7 +18,7 @@ from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.distributed import all_gather
+from raytune_m2f.training.distributed import all_gather, share_buffers
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.optimizer import effective_lr
@@ -160,6 +160,8 @@ class Run:
         """
         learner, config, context = self.stepper.learner, self.config, self.context
         learner.model.eval()
+        if context.world_size > 1:
+            share_buffers(learner.model)  # what is scored is what the checkpoint holds
         subset = config.TEST.SUBSET > 0 and not self.finished
         evaluator = self._evaluator(subset)
         evaluator.reset()

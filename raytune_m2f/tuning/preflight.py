@@ -43,7 +43,7 @@ def check_before_start(
     """
     check_source(config.MODEL.WEIGHTS)
     engine = build_engine(config)
-    _check_keys(engine, asked)
+    _check_keys(config, engine, asked)
     batch = _smallest(config, space, BATCH)
     if batch < workers:
         raise SearchSpaceError(
@@ -65,8 +65,8 @@ def check_before_start(
     return notes
 
 
-def _check_keys(engine: Engine, asked: Sequence[Objective | Constraint]) -> None:
-    wanted = {key for entry in asked for key in entry.keys} - {"segm/AP", *USAGE}
+def _check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Constraint]) -> None:
+    wanted = {key for entry in asked for key in entry.keys} - {config.metric, *USAGE}
     if not wanted:
         return  # the evaluation of nothing, which tells all keys, takes a while on a large test set
     known = [*USAGE, *engine.evaluator().evaluate()]

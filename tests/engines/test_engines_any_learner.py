@@ -11,10 +11,12 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines import build_engine
-from raytune_m2f.errors import ConfigError, ModelError
+from raytune_m2f.errors import ConfigError, ModelError, StudyError
 from raytune_m2f.export import export_run, load_export
 from raytune_m2f.predict import evaluate_export
+from raytune_m2f.train import run_training
 from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
 from raytune_m2f.tuning.preflight import check_before_start
@@ -177,3 +179,17 @@ def test_what_detectron2_cannot_build_is_one_error(config: Config) -> None:
     broken = build_engine(config.with_values({"MODEL.FPN.IN_FEATURES": ["res9"]}))
     with pytest.raises(ModelError, match=r"detectron2 cannot build MODEL\.META_ARCHITECTURE 'GeneralizedRCNN'"):
         broken.learner()
+
+
+def test_a_network_without_masks_is_ranked_by_its_boxes(config: Config, tmp_path: Path) -> None:
+    boxes = config.with_values({"MODEL.MASK_ON": False, "SOLVER.MAX_ITER": 1})
+    report = run_training(boxes, tmp_path / "run", gpus_per_worker=0)
+    assert "bbox/AP" in report
+    assert "segm/AP" not in report
+    space = SearchSpace.from_dict(SPACE, source="test")
+    with pytest.raises(StudyError, match=r"no report will have 'segm/AP'.*bbox/AP"):
+        check_before_start(boxes, space, workers=1, asked=[Objective.parse("segm/AP")])
+    export_run(tmp_path / "run", tmp_path / "model")
+    exported = load_export(tmp_path / "model", torch.device("cpu"))
+    with pytest.raises(ModelError, match="predicts no masks"):
+        exported.predict([torch.zeros(3, 64, 64, dtype=torch.uint8)], [(64, 64)])
