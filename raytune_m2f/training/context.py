@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.mirror import Mirror
+
+if TYPE_CHECKING:
+    import torch
 
 Report = dict[str, Any]
 
@@ -22,6 +23,12 @@ def never_stop(report: Report) -> bool:
 def never_due() -> bool:
     """The `save_now` of a run whose node stays."""
     return False
+
+
+def _cpu() -> torch.device:
+    import torch  # here: the processes that only hand reports on need none of its 400 MB
+
+    return torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class TrialContext:
     output_dir: Path
     rank: int = 0
     world_size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device = field(default_factory=_cpu)
     report: Callable[[Report], bool] = never_stop
     metric: str = "segm/AP"
     keep: frozenset[int] = frozenset()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.training.bridge import Bridge
@@ -98,3 +100,9 @@ def test_lost_nodes_are_no_failure_as_long_as_there_are_reports_in_between() -> 
         assert "without a report in between" in error[1]
 
     asyncio.run(talk())
+
+
+def test_its_process_does_not_import_torch() -> None:
+    """Each trial of several workers has one, which only waits."""
+    code = "import sys, raytune_m2f.training.bridge; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
