@@ -243,6 +243,11 @@ def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
     )
     try:
         tuner.fit()
+    except Exception as error:
+        if driver.halted is None:  # else the driver knows why; Tune stumbles over its own files that a full disk left
+            raise RaytuneM2FError(
+                f"Ray Tune has failed: {error!r}. What the trials reported is kept: `raytune-m2f resume {study}`."
+            ) from error
     finally:
         driver.running.clear()
         searcher.sweep()
