@@ -40,6 +40,10 @@ class WorkerGroups:
         self._owners: dict[str, set[int]] = {}
         self._swept = -math.inf
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Ray Tune pickles the searcher, as it does the driver; what reads a store's notes cannot be."""
+        return str, ("what is held is asked of the cluster",)
+
     def ended(self, number: int) -> int:
         """Free the group that a trial that has ended had noted, if it is still held; returns how many that are."""
         group = self._read(number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_a_trial_that_is_handed_out_again_does_not_wait_for_its_own_group(cluste
     assert cluster.held == {others}
     assert groups.ended(0) == 0
     assert groups.ended(2) == 0  # it has noted none
+
+
+def test_tune_can_pickle_it_whatever_reads_the_notes(cluster: Cluster) -> None:
+    lock = threading.Lock()  # as a study on a store has one
+
+    def read(number: int) -> str | None:
+        with lock:
+            return None
+
+    ray.cloudpickle.dumps(WorkerGroups(read, BUNDLE))
 
 
 def test_a_note_that_was_cut_short_is_none(tmp_path: Path) -> None:
