@@ -15,7 +15,6 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -219,12 +218,13 @@ def _scratch(owner: Mirror) -> Path:
     root.mkdir(exist_ok=True, mode=0o700)
     for other in root.glob("*.lock"):
         _sweep(other)
-    lock = root / f"{uuid.uuid4().hex[:12]}.lock"
+    folder = root / uuid.uuid4().hex[:12]
+    folder.mkdir()
+    lock = folder.with_suffix(".new")
     file = lock.open("w")
     fcntl.flock(file, fcntl.LOCK_EX)
-    folder = lock.with_suffix("")
-    folder.mkdir()
-    weakref.finalize(owner, _discard, file, folder, os.getpid())
+    lock = lock.rename(folder.with_suffix(".lock"))  # only now: who sweeps would take one that is not locked yet
+    weakref.finalize(owner, _discard, file, lock, os.getpid())
     return folder
 
 
@@ -238,9 +238,8 @@ def _sweep(lock: Path) -> None:
         return
 
 
-def _discard(file: IO[str], folder: Path, process: int) -> None:
+def _discard(file: IO[str], lock: Path, process: int) -> None:
     if os.getpid() == process:  # not in a process that was forked from the owner's
-        shutil.rmtree(folder, ignore_errors=True)
-        with suppress(OSError):
-            os.unlink(file.name)
+        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+        lock.unlink(missing_ok=True)
     file.close()

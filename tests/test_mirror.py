@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_store import ADDRESS, FakeStore
@@ -117,6 +119,7 @@ def test_a_store_that_does_not_answer_is_one_error(mirror: Mirror, monkeypatch: 
 
 
 HOLDER = """
+import fcntl
 import os
 from raytune_m2f.mirror import Mirror
 print(Mirror(None, "bucket/study", "s3://bucket/study").folder, flush=True)
@@ -135,4 +138,22 @@ def test_copies_go_with_their_object_or_after_their_killed_process(mirror: Mirro
     Mirror.at(ADDRESS)
     assert not Path(left).exists()
     assert mirror.folder.exists()
+    (mirror.folder.parents[1] / "a.lock").touch()  # of a process that was killed before it made its folder
+    Mirror.at(ADDRESS)
+    assert [path.name for path in mirror.folder.parents[1].glob("*.lock")] == [f"{mirror.folder.parent.name}.lock"]
     assert oct(os.stat(mirror.folder.parents[1]).st_mode & 0o777) == "0o700"
+
+
+def test_a_copy_that_is_just_being_made_is_not_swept(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, root, others = fcntl.flock, mirror.folder.parents[1], []
+
+    def slow_flock(file: Any, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not others:  # another process makes its own copy right before this lock
+            others.append(None)
+            others.append(Mirror.at(ADDRESS))
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", slow_flock)
+    made = Mirror.at(ADDRESS)
+    assert made.folder.exists()
+    assert {path.stem for path in root.glob("*.lock")} >= {made.folder.parent.name, mirror.folder.parent.name}

@@ -14,7 +14,7 @@ from types import FrameType
 
 import ray
 
-from raytune_m2f.errors import InputError
+from raytune_m2f.errors import InputError, RaytuneM2FError
 
 LISTENER_S = 8.0  # a head that cannot be reached within it is not there
 OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
@@ -46,7 +46,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     SIGTERM ends what runs within as Ctrl-C does; Ray would end the process on the spot.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or it does not let us in.
+        RaytuneM2FError: Ray does not start on this machine.
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
@@ -110,7 +111,12 @@ def _connect(address: str | None) -> None:
                 logging_level=logging.ERROR,
                 **own,
             )
-        except (ConnectionError, ValueError) as error:
+        except Exception as error:  # Ray's are of many kinds, of which a plain Exception is one
+            if address is None:
+                raise RaytuneM2FError(
+                    f"Ray does not start on this machine: {error} Is it overloaded, or its memory or its disk full? "
+                    "Try again; Ray's own logs are in /tmp/ray/session_latest/logs, or under RAY_TMPDIR."
+                ) from error
             raise InputError(
                 f"no Ray cluster answers at {address!r}: {error}. Is it the port of Ray's head, "
                 "and do RAY_AUTH_MODE and RAY_AUTH_TOKEN give the token, if it wants one?"

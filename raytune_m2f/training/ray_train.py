@@ -131,7 +131,7 @@ def release_workers(output_dir: Path) -> bool:
 def noted_group(output_dir: Path) -> str | None:
     """The id of the placement group of the trial's workers, once they run; None before and after."""
     try:
-        return (output_dir / GROUP).read_text(encoding="utf-8")
+        return (output_dir / GROUP).read_text(encoding="utf-8") or None  # empty: killed while it was written
     except FileNotFoundError:
         return None
 

@@ -2,8 +2,9 @@
 
 Ray Train frees the group of a trial whose process was killed only with the help of the dashboard, and not always
 (ray#58515, #62753, #65447). So it is looked for after each end of a trial, and every few seconds. A group belongs to
-the trial that has noted it (see `ray_train.GROUP`). One that nobody has noted may be of a trial that is just starting:
-it is freed once every trial that ran when it was first seen has ended or has noted another.
+the trial that has noted it (see `ray_train.GROUP`), and goes with it: the trial may be handed out again at once, and
+would wait for ever for what it holds itself. One that nobody has noted may be of a trial that is just starting: it is
+freed once every trial that ran when it was first seen has ended or has noted another.
 """
 
 from __future__ import annotations
@@ -39,6 +40,15 @@ class WorkerGroups:
         self._owners: dict[str, set[int]] = {}
         self._swept = -math.inf
 
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Ray Tune pickles the searcher, as it does the driver; what reads a store's notes cannot be."""
+        return str, ("what is held is asked of the cluster",)
+
+    def ended(self, number: int) -> int:
+        """Free the group that a trial that has ended had noted, if it is still held; returns how many that are."""
+        group = self._read(number)
+        return self._free([group]) if group is not None else 0
+
     def sweep(self, running: Collection[int], *, often: bool = False) -> int:
         """Free the groups of trials that do not run any more; returns how many.
 
@@ -51,12 +61,13 @@ class WorkerGroups:
         self._swept = now
         held = self._held() - self._others
         self._note(held, running)
-        freed = 0
-        for group in self._leaked(held, {number: self._noted.get(number) for number in running}):
-            if free_group(group):
-                log.warning("freed the placement group %s, which a trial that has ended had left", group)
-                freed += 1
-        return freed
+        return self._free(self._leaked(held, {number: self._noted.get(number) for number in running}))
+
+    def _free(self, groups: Collection[str]) -> int:
+        freed = [group for group in groups if free_group(group)]
+        for group in freed:
+            log.warning("freed the placement group %s, which a trial that has ended had left", group)
+        return len(freed)
 
     def _note(self, held: set[str], running: Collection[int]) -> None:
         """Whose the held groups are; the notes are read (they may be far away) only where there is one of nobody's."""

@@ -69,16 +69,23 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         crash, lost = self.crashes.pop(trial_id, ("its process died", False)) if error else (None, False)
-        self._guard(lambda: self._driver.on_end(self._numbers[trial_id], crash, lost=lost), None)
+        number = self._numbers[trial_id]
+        self._guard(lambda: self._driver.on_end(number, crash, lost=lost), None)
+        if self._groups is not None:
+            groups = self._groups
+            self._count(lambda: groups.ended(number))
         self.sweep()
 
     def sweep(self, *, often: bool = False) -> None:
         """Free what ended trials have left in the cluster, and count it; see `WorkerGroups.sweep`."""
         if self._groups is not None:
             groups = self._groups
-            freed = self._guard(lambda: groups.sweep(self._driver.running, often=often), 0)
-            if freed:
-                self._guard(lambda: self._driver.record.note_leaks(freed), None)
+            self._count(lambda: groups.sweep(self._driver.running, often=often))
+
+    def _count(self, free: Callable[[], int]) -> None:
+        freed = self._guard(free, 0)
+        if freed:
+            self._guard(lambda: self._driver.record.note_leaks(freed), None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the record is the truth."""

@@ -130,7 +130,7 @@ class StudySettings(_Settings):
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
-    """How often a trial goes on after its process died without a word (killed, lost node). Errors are not retried."""
+    """How often a trial goes on after its process died without a word. Lost nodes do not count; errors are final."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """The weights of so many of the best trials are kept; those of the others are deleted when they have ended."""
     optuna_storage: str | None = None

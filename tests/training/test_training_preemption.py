@@ -93,3 +93,5 @@ def test_where_a_trial_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(preemption, "own_node", lambda: "a")
     preemption.note_node(tmp_path)
     assert noted_node(tmp_path) == "a"
+    (tmp_path / preemption.NODE).write_text("")  # its process was killed right then
+    assert noted_node(tmp_path) is None

@@ -9,7 +9,7 @@ import pytest
 import ray
 from fake_study import MAX_ITER, PERIOD, FakeTraining, config
 
-from raytune_m2f.errors import DatasetError, InputError, TrainingError
+from raytune_m2f.errors import DatasetError, InputError, RaytuneM2FError, TrainingError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.ray_train import train_on_ray
@@ -28,6 +28,20 @@ def test_no_cluster_at_the_address_is_the_users_error(monkeypatch: pytest.Monkey
     with (
         pytest.raises(InputError, match=r"no Ray cluster answers at 'auto': nobody there"),
         ray_session("auto"),
+    ):
+        pass
+
+
+def test_ray_that_does_not_start_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+    def give_up(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray does on a machine with too much to do
+
+    monkeypatch.setattr(ray, "init", give_up)
+    with (
+        pytest.raises(RaytuneM2FError, match=r"Ray does not start on this machine: The current.*overloaded"),
+        ray_session(),
     ):
         pass
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ class Cluster:
         return group
 
     def free(self, group: str) -> bool:
+        held = self.groups[group]["state"] != "REMOVED"
         self.groups[group]["state"] = "REMOVED"
-        return True
+        return held
 
     @property
     def held(self) -> set[str]:
@@ -86,6 +88,33 @@ def test_a_group_that_nobody_has_noted_waits_for_those_who_may_have_made_it(clus
     assert groups.sweep({1, 2}) == 1  # nor is it 2's, which came later
     assert cluster.held == {own}
     assert leaked not in cluster.held
+
+
+def test_a_trial_that_is_handed_out_again_does_not_wait_for_its_own_group(cluster: Cluster, tmp_path: Path) -> None:
+    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+    left, others = cluster.make("a"), cluster.make("b")
+    note(tmp_path, 0, left)
+    assert groups.sweep({0, 1}) == 0  # 1 is starting: `others` is its own
+    assert groups.ended(0) == 1  # its process was killed
+    assert groups.sweep({0, 1}) == 0  # it is handed out again, and has its old note still
+    assert cluster.held == {others}
+    assert groups.ended(0) == 0
+    assert groups.ended(2) == 0  # it has noted none
+
+
+def test_tune_can_pickle_it_whatever_reads_the_notes(cluster: Cluster) -> None:
+    lock = threading.Lock()  # as a study on a store has one
+
+    def read(number: int) -> str | None:
+        with lock:
+            return None
+
+    ray.cloudpickle.dumps(WorkerGroups(read, BUNDLE))
+
+
+def test_a_note_that_was_cut_short_is_none(tmp_path: Path) -> None:
+    note(tmp_path, 0, "")
+    assert noted_group(tmp_path / "0000") is None
 
 
 def test_workers_that_start_again_have_a_new_group(cluster: Cluster, tmp_path: Path) -> None:
