@@ -15,8 +15,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from raytune_m2f.config.any_model import detectron2_engine
 from raytune_m2f.data import load_coco
-from raytune_m2f.engines.detectron2 import MultiTaskMapper, MultiTaskMaskFormer, add_config, register_dataset
+
+detectron2_engine()  # without detectron2, the error that has the install command
+
+from raytune_m2f.engines.detectron2 import (  # noqa: E402
+    MultiTaskMapper,
+    MultiTaskMaskFormer,
+    add_config,
+    register_dataset,
+)
 
 __all__ = ["MultiTaskMapper", "MultiTaskMaskFormer", "add_config", "register_coco", "register_datasets"]
 

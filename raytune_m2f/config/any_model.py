@@ -6,17 +6,25 @@ The engine is above the configuration, so it is asked by its name; this is the o
 from __future__ import annotations
 
 import importlib
+import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from raytune_m2f.config.fields.base import Section
 from raytune_m2f.config.imports import import_modules
 from raytune_m2f.config.keys import closest_key
 from raytune_m2f.config.nested import flatten, merge, nest
-from raytune_m2f.errors import MissingDependencyError
+from raytune_m2f.errors import ConfigError, InputError, MissingDependencyError
 
 ENGINE = "raytune_m2f.engines.detectron2"
+
+INSTALL = (
+    "pip install --no-build-isolation "
+    "'git+https://github.com/facebookresearch/detectron2.git@02b5c4e295e990042a714712c21dc79b731e8833'"
+)
+"""As docs/detectron2.md has it."""
 
 CHANGED = {"SEED": 0, "DATALOADER.ASPECT_RATIO_GROUPING": False, "SOLVER.AMP.PRECISION": "float16"}
 """Defaults that are not detectron2's."""
@@ -48,9 +56,24 @@ def detectron2_engine() -> Any:
         if error.name and error.name.startswith("raytune_m2f"):
             raise
         raise MissingDependencyError(
-            f"ENGINE: detectron2 needs detectron2, which cannot be imported here ({error}). Install it as "
-            "docs/detectron2.md says, or use ENGINE: native, which needs nothing but this package."
+            f"ENGINE: detectron2 needs detectron2, which cannot be imported here ({error}). Install it: {INSTALL} "
+            "(docs/detectron2.md has its known troubles), or tune our own network with ENGINE: native, which needs "
+            "nothing but this package."
         ) from None
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Whatever is raised here, of many kinds and by detectron2 or a user's module, as one ConfigError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error) or traceback.extract_tb(error.__traceback__)[-1].line  # a bare assert says nothing
+        raise ConfigError(
+            f"detectron2 cannot build {what} from this configuration: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def default_keys(imports: Iterable[str]) -> Any:
@@ -113,7 +136,10 @@ def _problem(cfg: Any, key: str, value: Any, default: Any) -> str:
 
 
 def unknown(key: str, known: Iterable[str]) -> str:
-    """The message for a key that neither detectron2 nor a module of DATASETS.IMPORT has."""
+    """The message for a key that neither detectron2 nor a module of DATASETS.IMPORT has with a value."""
+    known = list(known)
+    if inside := next((one for one in known if one.startswith(f"{key}.")), None):
+        return f"a section; name a key in it, such as {inside}"
     close = closest_key(key, known)
     return f"non-existent config key of detectron2{f'; did you mean {close}?' if close else ''}"
 

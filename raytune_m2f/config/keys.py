@@ -80,7 +80,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     if key in known:
         return "write the sections one below the other, with indentation, not as one dotted key"
     if (advice := foreign_advice(key)) is not None:
-        return f"detectron2 knows this key, but the native engine does not honour it: {advice}"
+        return f"detectron2 knows this key, but it is not honoured here: {advice}"
     close = closest_key(key, known)
     return f"unknown key; did you mean {close}?" if close else "unknown key"
 

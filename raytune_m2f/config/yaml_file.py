@@ -27,6 +27,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _refuse_python(loader: _UniqueKeyLoader, tag: str, node: yaml.Node) -> None:
+    raise yaml.constructor.ConstructorError(
+        problem=f"!!python/{tag} would run Python, and nothing in a file is executed here; write the value itself, in "
+        "a copy of the file if it is not yours",
+        problem_mark=node.start_mark,
+    )
+
+
+_UniqueKeyLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_python)
+
+
 def read_yaml(path: Path, error: type[InputError]) -> dict[Any, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
 

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from model import Instances, NonFiniteError
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import cfg_node, detectron2_engine
+from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
 from raytune_m2f.errors import ModelError
 from raytune_m2f.training.learner import Autocast, Terms
 from raytune_m2f.training.optimizer import effective_lr
@@ -62,11 +62,13 @@ class AnyLearner:
         return [output["instances"] for output in self.model(list(samples))]
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = self._detectron2.build_optimizer(_at_rate(config), self.model)
+        with building("the optimizer (SOLVER)"):
+            optimizer: torch.optim.Optimizer = self._detectron2.build_optimizer(_at_rate(config), self.model)
         return optimizer
 
     def scheduler(self, config: Config, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        scheduler: LRScheduler = self._detectron2.build_lr_scheduler(_at_rate(config), optimizer)
+        with building("the schedule (SOLVER)"):
+            scheduler: LRScheduler = self._detectron2.build_lr_scheduler(_at_rate(config), optimizer)
         return scheduler
 
     def load_weights(self, source: str) -> object:
@@ -85,17 +87,12 @@ def build_any_model(config: Config) -> nn.Module:
     """The network of MODEL.META_ARCHITECTURE with fresh weights, on the CPU.
 
     Raises:
-        ModelError: detectron2 cannot build it.
+        ConfigError: detectron2 cannot build it.
     """
     cfg = cfg_node(config)
     cfg.MODEL.DEVICE = "cpu"  # it is moved afterwards
-    try:
+    with building(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
         network: nn.Module = detectron2_engine().build_model(cfg)
-    except Exception as error:  # registries and layers raise many kinds
-        raise ModelError(
-            f"detectron2 cannot build MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r} from this "
-            f"configuration: {type(error).__name__}: {error}"
-        ) from error
     return network
 
 

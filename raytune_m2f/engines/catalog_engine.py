@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.data import Subset
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import cfg_node, detectron2_engine
+from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
 from raytune_m2f.config.imports import import_modules
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import BatchStream, CocoDataset, TestSample, load_coco, shard
@@ -41,8 +41,8 @@ class CatalogEngine(Engine):
 
     Raises:
         MissingDependencyError: detectron2 is not installed.
-        ConfigError: a dataset is not registered, the number of classes is not what it has, or there is nothing to find
-            in the images of TEST.SUBSET.
+        ConfigError: a dataset is not registered, the number of classes is not what it has, there is nothing to find in
+            the images of TEST.SUBSET, or a mapper cannot be built.
         DatasetError: an annotation is wrong.
     """
 
@@ -57,6 +57,7 @@ class CatalogEngine(Engine):
         self.categories = self.datasets.train.categories
         self.most_instances = self.datasets.most_instances
         self._check()
+        self._mappers = {is_train: self._mapper(is_train=is_train) for is_train in (True, False)}
 
     def _load(self, name: str) -> CocoDataset:
         """A dataset, checked; afterwards it is in the catalog."""
@@ -99,10 +100,12 @@ class CatalogEngine(Engine):
         """That of the user's modules (`build_mapper(cfg, is_train)`), or detectron2's, or ours for our network."""
         for module in self._modules:
             if hasattr(module, "build_mapper"):
-                own: Mapper = module.build_mapper(self._cfg, is_train)
+                with building(f"the mapper of {module.__file__} (build_mapper)"):
+                    own: Mapper = module.build_mapper(self._cfg, is_train)
                 return own
         kind = self._detectron2.DatasetMapper if self._any else self._detectron2.MultiTaskMapper
-        mapper: Mapper = kind(self._cfg, is_train)
+        with building("the mapper (INPUT)"):
+            mapper: Mapper = kind(self._cfg, is_train)
         return mapper
 
     def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Any]]:
@@ -111,7 +114,7 @@ class CatalogEngine(Engine):
             config.DATASETS.TRAIN, filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
         )
         finish = _as_it_is if self._any else partial(self._detectron2.train_sample, heads=tuple(self.categories.sizes))
-        dataset = MappedDataset(entries, self._mapper(is_train=True), finish, config.SEED)
+        dataset = MappedDataset(entries, self._mappers[True], finish, config.SEED)
         stream = BatchStream(
             size=len(dataset),
             seed=config.SEED,
@@ -128,7 +131,7 @@ class CatalogEngine(Engine):
         config = self.config
         wanted = [self._test_entries[record.id] for record in self.datasets.scored(subset).records]
         finish = _as_it_is if self._any else _test_sample
-        dataset = MappedTestDataset(wanted, self._mapper(is_train=False), finish)
+        dataset = MappedTestDataset(wanted, self._mappers[False], finish)
         own = Subset(dataset, shard(len(dataset), rank, world_size))
         return batch_loader(config, own, batch_size=config.TEST.IMS_PER_BATCH)
 

@@ -73,9 +73,11 @@ def catalog_entries(name: str) -> tuple[list[Entry], dict[str, Any]]:
         )
     try:
         entries = DatasetCatalog.get(name)
-    except Exception as error:  # of whoever registered it: files that are missing, for one
-        raise DatasetError(f"data set {name!r} of detectron2's catalog cannot be read: {error!r}") from error
-    entries = [{**e, "annotations": [_xywh(a) for a in e.get("annotations", ())]} for e in entries]
+        entries = [{**e, "annotations": [_xywh(a) for a in e.get("annotations", ())]} for e in entries]
+    except Exception as error:  # of whoever registered it: files that are missing, a box without its bbox_mode
+        raise DatasetError(
+            f"data set {name!r} of detectron2's catalog cannot be read: {type(error).__name__}: {error}"
+        ) from error
     return entries, MetadataCatalog.get(name).as_dict()
 
 
@@ -101,15 +103,11 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
     name = cfg.DATALOADER.get("SAMPLER_TRAIN", "TrainingSampler")
     if name == "TrainingSampler":
         sampler = TrainingSampler(len(entries), seed=seed)
-    elif name == "RepeatFactorTrainingSampler":
+    else:  # the configuration allows no third
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             entries, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         sampler = RepeatFactorTrainingSampler(factors, seed=seed)
-    else:
-        raise ConfigError(
-            f"DATALOADER.SAMPLER_TRAIN: got {name!r}, allowed: TrainingSampler or RepeatFactorTrainingSampler"
-        )
     stream: Iterator[int] = sampler._infinite_indices()  # its __iter__ would give this worker's only
     return stream
 

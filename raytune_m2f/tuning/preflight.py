@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raytune_m2f.config import Config
+from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import SearchSpaceError, StudyError
 from raytune_m2f.training.objective import Constraint, Objective
@@ -44,6 +45,9 @@ def check_before_start(
     check_source(config.MODEL.WEIGHTS)
     engine = build_engine(config)
     _check_keys(config, engine, asked)
+    if isinstance(config, AnyModelConfig):  # detectron2 looks at many of its keys only when it builds
+        learner = engine.learner()
+        learner.scheduler(config, learner.optimizer(config))
     batch = _smallest(config, space, BATCH)
     if batch < workers:
         raise SearchSpaceError(

@@ -47,6 +47,8 @@ def test_values_survive_yaml_and_are_replaced(config: Config, tmp_path: Path) ->
         (f"{SIZE}S", 3, f"non-existent config key of detectron2; did you mean {SIZE}?"),
         ("MODEL.MASK_FORMER.NHEADS", 8, "non-existent config key of detectron2"),
         (SIZE, "many", "detectron2 refuses it: Type mismatch"),
+        ("MODEL.RPN", 3, "a section; name a key in it, such as MODEL.RPN."),
+        ("DATALOADER.SAMPLER_TRAIN", "Other", "got 'Other', allowed: 'TrainingSampler' or"),
         ("MODEL", 3, "got 3, allowed: a section with META_ARCHITECTURE"),
         ("SOLVER.MAX_ITER", 0, "got 0, allowed: a whole number from 1"),
         ("DATASETS.SUBCATEGORIES", ["color"], "only MultiTaskMaskFormer has them"),

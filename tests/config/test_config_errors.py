@@ -63,7 +63,7 @@ def test_a_dotted_key_in_a_file_is_explained(tmp_path: Path) -> None:
 )
 def test_a_key_of_detectron2_that_is_not_honoured_is_refused_with_advice(key: str, advice: str) -> None:
     (problem,) = problems_of({key: 1})
-    assert "detectron2 knows this key, but the native engine does not honour it: " in problem
+    assert "detectron2 knows this key, but it is not honoured here: " in problem
     assert advice in problem
 
 

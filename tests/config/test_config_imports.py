@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import detectron2_engine
+from raytune_m2f.config.any_model import INSTALL, detectron2_engine
 from raytune_m2f.config.imports import import_modules
 from raytune_m2f.errors import ConfigError, MissingDependencyError
 
@@ -60,3 +61,10 @@ def test_without_detectron2_one_error_says_so() -> None:
         detectron2_engine()
     with pytest.raises(MissingDependencyError, match=r"ENGINE: native"):
         Config.from_dict({"ENGINE": "detectron2", "MODEL": {"META_ARCHITECTURE": "GeneralizedRCNN"}})
+    with pytest.raises(MissingDependencyError, match="pip install --no-build-isolation"):
+        importlib.import_module("raytune_m2f.detectron2_compat")
+
+
+def test_the_install_command_is_the_documented_one() -> None:
+    documented = Path(__file__).parents[2] / "docs/detectron2.md"
+    assert INSTALL in documented.read_text(encoding="utf-8")

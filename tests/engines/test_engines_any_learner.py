@@ -175,10 +175,23 @@ def test_what_would_go_wrong_later_is_said_first(config: Config, values: dict[st
         build_engine(config.with_values(values))
 
 
-def test_what_detectron2_cannot_build_is_one_error(config: Config) -> None:
-    broken = build_engine(config.with_values({"MODEL.FPN.IN_FEATURES": ["res9"]}))
-    with pytest.raises(ModelError, match=r"detectron2 cannot build MODEL\.META_ARCHITECTURE 'GeneralizedRCNN'"):
-        broken.learner()
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"MODEL.FPN.IN_FEATURES": ["res9"]}, r"build MODEL\.META_ARCHITECTURE 'GeneralizedRCNN' .*res9"),
+        (
+            {"SOLVER.CLIP_GRADIENTS.ENABLED": True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "by"},
+            r"optimizer \(SOLVER\) .*by",
+        ),
+        ({"SOLVER.LR_SCHEDULER_NAME": "Poly"}, r"schedule \(SOLVER\) .*Unknown LR scheduler: Poly"),
+        ({"INPUT.CROP.ENABLED": True, "INPUT.CROP.TYPE": "half"}, r"mapper \(INPUT\) .*assert crop_type in"),
+    ],
+)
+def test_what_detectron2_cannot_build_is_one_error_before_a_study(
+    config: Config, values: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"detectron2 cannot build .*{message}"):
+        check_before_start(config.with_values(values), SearchSpace.from_dict(SPACE, source="test"), workers=1)
 
 
 def test_a_network_without_masks_is_ranked_by_its_boxes(config: Config, tmp_path: Path) -> None:

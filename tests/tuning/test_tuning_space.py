@@ -174,7 +174,7 @@ def test_an_empty_space_is_refused() -> None:
         ("ENGINE", "cannot be tuned: a study never mixes engines"),
         ("VERSION", "cannot be tuned"),
         ("MODEL.WEIGHTS", "cannot be tuned: other weights are another experiment"),
-        ("MODEL.ROI_HEADS.NUM_CLASSES", "detectron2 knows this key, but the native engine does not honour it"),
+        ("MODEL.ROI_HEADS.NUM_CLASSES", "detectron2 knows this key, but it is not honoured here"),
     ],
 )
 def test_a_key_that_cannot_be_searched_is_refused(key: str, message: str) -> None:

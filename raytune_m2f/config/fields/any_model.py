@@ -60,6 +60,10 @@ class OtherDataLoader(DataLoader):
 
     model_config = ConfigDict(extra="allow")
 
+    SAMPLER_TRAIN: Literal["TrainingSampler", "RepeatFactorTrainingSampler"] = Field(
+        "TrainingSampler", description="The order of the training images; the second repeats those of rare classes."
+    )
+
 
 class OtherTest(AnyTest):
     """`TEST`."""
