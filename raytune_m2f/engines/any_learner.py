@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from model import Instances, NonFiniteError
 from raytune_m2f.config import Config
 from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
-from raytune_m2f.errors import ModelError
+from raytune_m2f.errors import ConfigError, ModelError
 from raytune_m2f.training.learner import Autocast, Terms
 from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.weight_files import read_state_dict
@@ -59,7 +59,14 @@ class AnyLearner:
         return torch.stack(list(terms.values())).sum(), terms
 
     def predict(self, samples: Sequence[Any]) -> list[Any]:
-        return [output["instances"] for output in self.model(list(samples))]
+        """Raises ConfigError if it predicts no instances."""
+        outputs = self.model(list(samples))
+        if "instances" not in outputs[0]:
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE = {self.config.MODEL.META_ARCHITECTURE!r} predicts {', '.join(outputs[0])}, "
+                "but only instances are scored: take a network that predicts them."
+            )
+        return [output["instances"] for output in outputs]
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
         with building("the optimizer (SOLVER)"):

@@ -73,10 +73,11 @@ def catalog_entries(name: str) -> tuple[list[Entry], dict[str, Any]]:
         )
     try:
         entries = DatasetCatalog.get(name)
-        entries = [{**e, "annotations": [_xywh(a) for a in e.get("annotations", ())]} for e in entries]
+        entries = [{**e, "annotations": [_xywh(a) for a in e["annotations"]]} for e in entries]
     except Exception as error:  # of whoever registered it: files that are missing, a box without its bbox_mode
         raise DatasetError(
-            f"data set {name!r} of detectron2's catalog cannot be read: {type(error).__name__}: {error}"
+            f"data set {name!r} of detectron2's catalog cannot be read: {type(error).__name__}: {error}. Each image "
+            "needs annotations, be it an empty list, and each of them bbox and bbox_mode."
         ) from error
     return entries, MetadataCatalog.get(name).as_dict()
 

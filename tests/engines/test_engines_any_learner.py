@@ -178,7 +178,7 @@ def test_what_would_go_wrong_later_is_said_first(config: Config, values: dict[st
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"MODEL.FPN.IN_FEATURES": ["res9"]}, r"build MODEL\.META_ARCHITECTURE 'GeneralizedRCNN' .*res9"),
+        ({"MODEL.FPN.IN_FEATURES": ["res9"]}, r"MODEL\.META_ARCHITECTURE 'GeneralizedRCNN' .*res9"),
         (
             {"SOLVER.CLIP_GRADIENTS.ENABLED": True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "by"},
             r"optimizer \(SOLVER\) .*by",
@@ -192,6 +192,14 @@ def test_what_detectron2_cannot_build_is_one_error_before_a_study(
 ) -> None:
     with pytest.raises(ConfigError, match=f"detectron2 cannot build .*{message}"):
         check_before_start(config.with_values(values), SearchSpace.from_dict(SPACE, source="test"), workers=1)
+
+
+def test_a_network_without_instances_is_refused(config: Config) -> None:
+    proposals = config.with_values({"MODEL.META_ARCHITECTURE": "ProposalNetwork"})
+    learner = build_engine(proposals).learner()
+    learner.model.eval()
+    with pytest.raises(ConfigError, match=r"'ProposalNetwork' predicts proposals, but only instances are scored"):
+        learner.predict([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}])
 
 
 def test_a_network_without_masks_is_ranked_by_its_boxes(config: Config, tmp_path: Path) -> None:

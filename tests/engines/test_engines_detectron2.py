@@ -168,6 +168,18 @@ def test_a_dataset_that_is_nowhere_is_named(config: Config) -> None:
         build_engine(config.with_values({"DATASETS.TRAIN": ["coco_2017_val"]}))
 
 
+@pytest.mark.parametrize("entry", [{"image_id": 1}, {"image_id": 1, "annotations": [{"bbox": [0, 0, 1, 1]}]}])
+def test_entries_that_lack_something_are_one_error(config: Config, entry: dict[str, Any]) -> None:
+    from detectron2.data import DatasetCatalog
+
+    DatasetCatalog.register("lacking", lambda: [entry])
+    try:
+        with pytest.raises(DatasetError, match=r"'lacking' .*KeyError.* Each image needs annotations"):
+            build_engine(config.with_values({"DATASETS.TRAIN": ["lacking"]}))
+    finally:
+        DatasetCatalog.remove("lacking")
+
+
 def test_coco_files_that_detectron2_registers_are_used(config: Config, tiny_dataset: dict[str, Path]) -> None:
     from detectron2.data import DatasetCatalog
     from detectron2.data.datasets import register_coco_instances
