@@ -36,7 +36,7 @@ class Cluster:
         return group
 
     def free(self, group: str) -> bool:
-        held = self.groups[group]["state"] != "REMOVED"
+        held = group in self.held
         self.groups[group]["state"] = "REMOVED"
         return held
 
