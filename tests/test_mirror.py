@@ -145,15 +145,16 @@ def test_copies_go_with_their_object_or_after_their_killed_process(mirror: Mirro
 
 
 def test_a_copy_that_is_just_being_made_is_not_swept(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
-    flock, root, others = fcntl.flock, mirror.folder.parents[1], []
+    flock, root = fcntl.flock, mirror.folder.parents[1]
+    others: list[Mirror] = []
 
     def slow_flock(file: Any, operation: int) -> None:
-        if operation == fcntl.LOCK_EX and not others:  # another process makes its own copy right before this lock
-            others.append(None)
+        if operation == fcntl.LOCK_EX:  # another process makes its own copy right before this lock
+            monkeypatch.setattr(fcntl, "flock", flock)
             others.append(Mirror.at(ADDRESS))
         flock(file, operation)
 
     monkeypatch.setattr(fcntl, "flock", slow_flock)
-    made = Mirror.at(ADDRESS)
-    assert made.folder.exists()
-    assert {path.stem for path in root.glob("*.lock")} >= {made.folder.parent.name, mirror.folder.parent.name}
+    made = [mirror, Mirror.at(ADDRESS), *others]
+    assert len(others) == 1
+    assert {path.stem for path in root.glob("*.lock")} == {copy.folder.parent.name for copy in made}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import ray
 from raytune_m2f.training.ray_train import GROUP, noted_group
 from raytune_m2f.tuning import leaks
 from raytune_m2f.tuning.leaks import WorkerGroups
+from raytune_m2f.tuning.searcher import OptunaRecordSearcher
 
 JOB = "01000000"
 BUNDLE = {"CPU": 1.0}
@@ -34,7 +36,7 @@ class Cluster:
         return group
 
     def free(self, group: str) -> bool:
-        held = self.groups[group]["state"] != "REMOVED"
+        held = group in self.held
         self.groups[group]["state"] = "REMOVED"
         return held
 
@@ -100,6 +102,23 @@ def test_a_trial_that_is_handed_out_again_does_not_wait_for_its_own_group(cluste
     assert cluster.held == {others}
     assert groups.ended(0) == 0
     assert groups.ended(2) == 0  # it has noted none
+
+
+def test_a_trial_whose_process_died_is_freed_and_counted_while_another_starts(cluster: Cluster, tmp_path: Path) -> None:
+    counted: list[int] = []
+    driver: Any = SimpleNamespace(
+        error=None,
+        running={0, 1},
+        next_trial=lambda: (0, {}),
+        on_end=lambda number, crash, lost: None,  # it goes on: handed out again before the sweep
+        record=SimpleNamespace(note_leaks=counted.append),
+    )
+    searcher = OptunaRecordSearcher(driver, WorkerGroups(reader(tmp_path), BUNDLE))
+    searcher.suggest("a")
+    note(tmp_path, 0, cluster.make("a"))
+    searcher.on_trial_complete("a", error=True)
+    assert cluster.held == set()
+    assert counted == [1]
 
 
 def test_tune_can_pickle_it_whatever_reads_the_notes(cluster: Cluster) -> None:
