@@ -53,7 +53,7 @@ def held():
 ray.cloudpickle.register_pickle_by_value(fake_study)
 study = StudyDirectory.at(sys.argv[1])
 room = {{"num_cpus": {cpus}, "object_store_memory": 80 * 2**20}}
-soon = {{"health_check_period_ms": 1000, "health_check_failure_threshold": 5}}  # how fast a lost node is seen
+soon = {{"health_check_period_ms": 1000, "health_check_failure_threshold": 10}}  # how fast a lost node is seen
 first = {{**room, "include_dashboard": False, "gcs_server_port": free_port(), "_system_config": soon}}
 cluster = Cluster(initialize_head=True, head_node_args=first)
 second = cluster.add_node(**room)
