@@ -111,7 +111,7 @@ def test_a_trial_whose_node_is_lost_goes_on_on_another_and_has_not_failed(tmp_pa
 wait_for_reports(0, 1)
 cluster.remove_node(second, allow_graceful=False)
 """
-    run_on_two_nodes(study, loses, cpus=1, seconds=0.5)
+    run_on_two_nodes(study, loses, cpus=1, seconds=1.5)
     assert states(study_status(study.root)) == ["complete"] * 2
     stayed, moved = sorted(starts(study), key=len)
     assert stayed == [0]
