@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.deformable_sampling import Shapes, deformable_sampling
+from model.layers import Linear, linear
 
 
 class MSDeformAttn(nn.Module):
@@ -20,10 +20,10 @@ class MSDeformAttn(nn.Module):
     def __init__(self, channels: int, num_levels: int, num_heads: int, num_points: int):
         super().__init__()
         self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
-        self.sampling_offsets = nn.Linear(channels, num_heads * num_levels * num_points * 2)
-        self.attention_weights = nn.Linear(channels, num_heads * num_levels * num_points)
-        self.value_proj = nn.Linear(channels, channels)
-        self.output_proj = nn.Linear(channels, channels)
+        self.sampling_offsets = Linear(channels, num_heads * num_levels * num_points * 2)
+        self.attention_weights = Linear(channels, num_heads * num_levels * num_points)
+        self.value_proj = Linear(channels, channels)
+        self.output_proj = Linear(channels, channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -66,7 +66,7 @@ class MSDeformAttn(nn.Module):
     def offsets(self, query: Tensor) -> Tensor:
         """(B, S, 2 * M * L * P): all x, then all y. The stored weights alternate between the two."""
         weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
-        return F.linear(query, weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1), bias.view(-1, 2).T.flatten())
+        return linear(query, weight.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1), bias.view(-1, 2).T.flatten())
 
 
 def cell_places(shapes: Shapes, device: torch.device) -> Tensor:

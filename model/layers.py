@@ -4,11 +4,82 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ONEDNN_FLOATS = 20480  # torch never gives oneDNN a single image of no more numbers than these
+WORTH_IT = 2**22  # multiplications below which `linear` gains nothing as a convolution
 
-class ConvNorm(nn.Conv2d):
+
+class Linear(nn.Linear):
+    """torch's layer, computed by `linear`, perhaps with a ReLU."""
+
+    def __init__(self, in_features: int, out_features: int, *, relu: bool = False):
+        super().__init__(in_features, out_features)
+        self.relu = relu
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, relu=self.relu)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """`F.linear`; on a CPU with AVX-512 a large one is a 1x1 convolution, forward and backward.
+
+    There torch multiplies matrices with MKL, which leaves half of the vector width unused unless the processor is
+    Intel's (100 against 220 GFLOP/s of an EPYC), and convolves with oneDNN, which uses it on all.
+
+    Args:
+        x: (..., C).
+        weight: (N, C).
+        bias: (N,).
+        relu: whether a ReLU follows.
+
+    Returns:
+        (..., N)
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if by_onednn(x) and x.numel() * len(weight) >= WORTH_IT:
+        cells = rows[None, None].permute(0, 3, 1, 2)  # (1, C, 1, rows), channels last
+        y = F.conv2d(cells, weight[:, :, None, None], bias, dilation=2)
+        # in place before it becomes a view: autograd copies what lies behind one
+        y = (F.relu_(y) if relu else y).permute(0, 2, 3, 1)
+    else:
+        y = F.linear(rows, weight, bias)
+        y = F.relu_(y) if relu else y
+    return y.view(*x.shape[:-1], len(weight))
+
+
+class Conv2d(nn.Conv2d):
+    """torch's layer, computed by `convolve`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return convolve(self, x, self.weight, self.bias)
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`conv` with this weight and bias, on a CPU with AVX-512 always by oneDNN.
+
+    With one thread torch leaves 1x1 convolutions to MKL (see `linear`), unless they are dilated: which for a single
+    tap means nothing.
+    """
+    dilation = (2, 2) if conv.kernel_size == (1, 1) and by_onednn(x) else conv.dilation
+    return F.conv2d(x, weight, bias, conv.stride, conv.padding, dilation, conv.groups)
+
+
+def by_onednn(x: Tensor) -> bool:
+    """Whether oneDNN would convolve `x`, and with vectors that MKL may leave unused; compiled code chooses itself."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.numel() > ONEDNN_FLOATS
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    )
+
+
+class ConvNorm(Conv2d):
     """A convolution with its own GroupNorm (`weight`, `norm.weight` as in detectron2), perhaps a ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, norm: bool, relu: bool = False):
@@ -30,13 +101,14 @@ class MLP(nn.Module):
     def __init__(self, in_features: int, hidden_features: int, out_features: int, num_layers: int):
         super().__init__()
         widths = [in_features, *[hidden_features] * (num_layers - 1), out_features]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(
+            Linear(*pair, relu=number < num_layers) for number, pair in enumerate(pairwise(widths), 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.relu(layer(x))
-        y: Tensor = self.layers[-1](x)
-        return y
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
 def xavier_fill(conv: nn.Conv2d) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.deformable_attention import MSDeformAttn, cell_places
 from model.deformable_sampling import Shapes
-from model.layers import ConvNorm, xavier_fill, xavier_uniform_matrices
+from model.layers import Conv2d, ConvNorm, Linear, xavier_fill, xavier_uniform_matrices
 from model.position_encoding import sine_position_encoding
 
 ENCODER_LEVELS = ("res5", "res4", "res3")
@@ -26,15 +26,13 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MSDeformAttn(channels, len(ENCODER_LEVELS), num_heads, num_points)
         self.norm1 = nn.LayerNorm(channels)
-        self.linear1 = nn.Linear(channels, ENCODER_FFN_WIDTH)
-        self.linear2 = nn.Linear(ENCODER_FFN_WIDTH, channels)
+        self.linear1 = Linear(channels, ENCODER_FFN_WIDTH, relu=True)
+        self.linear2 = Linear(ENCODER_FFN_WIDTH, channels)
         self.norm2 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
-        # as a matrix, for the output of a linear layer over (B, S, C) is a view, and autograd copies what is behind one
-        wide = F.relu_(self.linear1(x.flatten(0, 1)))
-        y: Tensor = self.norm2(x + self.linear2(wide).view_as(x))
+        y: Tensor = self.norm2(x + self.linear2(self.linear1(x)))
         return y
 
 
@@ -104,7 +102,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         self.transformer = DeformableTransformer(conv_dim, num_layers, num_heads, num_points)
         self.adapter_1 = ConvNorm(in_channels["res2"], conv_dim, 1, norm=norm)
         self.layer_1 = ConvNorm(conv_dim, conv_dim, 3, norm=norm, relu=True)
-        self.mask_features = nn.Conv2d(conv_dim, mask_dim, 1)
+        self.mask_features = Conv2d(conv_dim, mask_dim, 1)
         xavier_fill(self.mask_features)
 
     def forward(self, features: dict[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -124,7 +122,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
 
 
 def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, 1)
+    conv = Conv2d(in_channels, out_channels, 1)
     nn.init.xavier_uniform_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)

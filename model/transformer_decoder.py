@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import MLP, xavier_fill, xavier_uniform_matrices
+from model.layers import MLP, Conv2d, Linear, linear, xavier_fill, xavier_uniform_matrices
 from model.position_encoding import sine_position_encoding
 
 NUM_LEVELS = 3
@@ -51,12 +51,11 @@ class Attention(nn.MultiheadAttention):
         """Attend where `allowed` (B, Q, S) is True; (B, Q, C), (B, S, C), (B, S, C) -> (B, Q, C)."""
         inputs = zip((query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         q, k, v = (
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x, weight, bias in inputs
+            linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x, weight, bias in inputs
         )
         mask = None if allowed is None else allowed[:, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        attended: Tensor = self.out_proj(y.transpose(1, 2).flatten(2))
-        return attended
+        return linear(y.transpose(1, 2).flatten(2), self.out_proj.weight, self.out_proj.bias)
 
 
 class CrossAttentionLayer(nn.Module):
@@ -93,13 +92,13 @@ class FFNLayer(nn.Module):
 
     def __init__(self, channels: int, width: int):
         super().__init__()
-        self.linear1 = nn.Linear(channels, width)
-        self.linear2 = nn.Linear(width, channels)
+        self.linear1 = Linear(channels, width, relu=True)
+        self.linear2 = Linear(width, channels)
         self.norm = nn.LayerNorm(channels)
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x + self.linear2(F.relu(self.linear1(x))))
+        y: Tensor = self.norm(x + self.linear2(self.linear1(x)))
         return y
 
 
@@ -151,12 +150,12 @@ class MultiTaskTransformerDecoder(nn.Module):
         self.input_proj = nn.ModuleList()
         for _ in range(NUM_LEVELS):
             project = in_channels != hidden_dim or enforce_input_proj
-            conv = nn.Conv2d(in_channels, hidden_dim, 1)
+            conv = Conv2d(in_channels, hidden_dim, 1)
             xavier_fill(conv)
             self.input_proj.append(conv if project else nn.Identity())
-        self.class_embed = nn.Linear(hidden_dim, num_classes + 1)
+        self.class_embed = Linear(hidden_dim, num_classes + 1)
         for name, classes in subcategories.items():
-            self.add_module(f"{name}_embed", nn.Linear(hidden_dim, classes + 1))
+            self.add_module(f"{name}_embed", Linear(hidden_dim, classes + 1))
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
     def forward(self, levels: list[Tensor], mask_features: Tensor) -> Outputs:

@@ -5,13 +5,15 @@ Shapes: B images, H W pixels; level resN has stride 2**N and shape (B, C_N, H / 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
+
+from model.layers import convolve
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -50,14 +52,14 @@ def batch_norm(norm: str, *, eps: float = 1e-5, momentum: float = 0.1) -> Callab
     return partial(kind, eps=eps, momentum=momentum)
 
 
-def convolve(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))`. What FrozenBN does to the maps is done to the weights, which are smaller than the maps."""
-    if not isinstance(norm, FrozenBatchNorm2d) or conv.bias is not None:
-        y: Tensor = norm(conv(x))
-        return y
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    weight, bias = conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+def convolve_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
+    """`norm(conv(x))`; FrozenBN is done to the weights where they are smaller than the maps that come out."""
+    cells = x.numel() // (x.shape[1] * math.prod(conv.stride))  # of these maps, all images together
+    if isinstance(norm, FrozenBatchNorm2d) and conv.bias is None and conv.weight[0].numel() < cells:
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
+    y: Tensor = norm(convolve(conv, x, conv.weight, conv.bias))
+    return y
 
 
 def _to_stored(module: Backbone, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from model.backbones.base import LEVELS, Backbone, batch_norm, convolve
+from model.backbones.base import LEVELS, Backbone, batch_norm, convolve_norm
 
 _BUILDERS: dict[int, Callable[..., nn.Module]] = {
     18: resnet.resnet18,
@@ -60,7 +60,7 @@ class ResNet(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the maps of the four levels."""
-        x = self.maxpool(F.relu_(convolve(self.conv1, self.bn1, x)))
+        x = self.maxpool(F.relu_(convolve_norm(self.conv1, self.bn1, x)))
         features = {}
         for level, stage in zip(LEVELS, (self.layer1, self.layer2, self.layer3, self.layer4), strict=True):
             for block in stage:
@@ -74,11 +74,11 @@ class ResNet(Backbone):
 
 def _residual(block: Any, x: Tensor) -> Tensor:
     """A BasicBlock (two convolutions) or a Bottleneck (three) of torchvision."""
-    shortcut = x if block.downsample is None else convolve(block.downsample[0], block.downsample[1], x)
-    x = F.relu_(convolve(block.conv1, block.bn1, x))
-    x = convolve(block.conv2, block.bn2, x)
+    shortcut = x if block.downsample is None else convolve_norm(block.downsample[0], block.downsample[1], x)
+    x = F.relu_(convolve_norm(block.conv1, block.bn1, x))
+    x = convolve_norm(block.conv2, block.bn2, x)
     if isinstance(block, resnet.Bottleneck):
-        x = convolve(block.conv3, block.bn3, F.relu_(x))
+        x = convolve_norm(block.conv3, block.bn3, F.relu_(x))
     return F.relu_(x.add_(shortcut))
 
 

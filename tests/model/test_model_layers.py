@@ -1,0 +1,95 @@
+"""Linear layers and 1x1 convolutions, however they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import layers
+from model.layers import Conv2d, Linear, linear
+
+LARGE = (3, 70, 256)  # (B, S, C); with 128 outputs more multiplications than WORTH_IT
+
+
+@pytest.fixture(params=["MKL", "oneDNN"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either way, whatever this processor prefers."""
+    wanted = request.param == "oneDNN"
+    if wanted and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(layers, "by_onednn", lambda x: wanted)
+    return str(request.param)
+
+
+def with_gradients(compute: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The result, and the gradients of its inputs under a fixed weight of each number."""
+    inputs = tuple(x.detach().clone().requires_grad_() for x in inputs)
+    result = compute(*inputs)
+    weight = torch.linspace(-1, 1, result.numel()).view_as(result)
+    return [result.detach(), *torch.autograd.grad((result * weight).sum(), inputs)]
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [LARGE, (*LARGE[1:],), (2, 1, 35, 256), (5, 256), (256,)])
+def test_a_linear_layer_is_torchs(shape: tuple[int, ...], relu: bool, library: str) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(shape), torch.randn(384, 256), torch.randn(384)
+
+    def wanted(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.relu(F.linear(x, weight, bias)) if relu else F.linear(x, weight, bias)
+
+    got = with_gradients(lambda *inputs: linear(*inputs, relu=relu), x, weight, bias)
+    for ours, theirs in zip(got, with_gradients(wanted, x, weight, bias), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)
+
+
+def test_parts_of_a_weight_and_views_are_taken(library: str) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(LARGE).transpose(0, 1), torch.randn(3 * 128, 256)
+    torch.testing.assert_close(linear(x, weight.chunk(3)[1]), x @ weight[128:256].T, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_is_torchs(kernel: int, stride: int, library: str) -> None:
+    torch.manual_seed(0)
+    ours = Conv2d(64, 32, kernel, stride, padding=kernel // 2)
+    x = torch.randn(2, 64, 20, 24)
+    for got, wanted in zip(
+        with_gradients(ours, x), with_gradients(lambda x: nn.Conv2d.forward(ours, x), x), strict=True
+    ):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def operations(result: Tensor) -> set[str]:
+    """What autograd will go back through."""
+    found, open_nodes = set(), [result.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is not None:
+            found.add(node.name())
+            open_nodes += [before for before, _ in node.next_functions]
+    return found
+
+
+def test_a_large_layer_is_a_convolution_and_a_small_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "by_onednn", lambda x: True)
+    layer = Linear(256, 128)
+    assert "ConvolutionBackward0" in operations(layer(torch.randn(LARGE)))
+    assert "ConvolutionBackward0" not in operations(layer(torch.randn(2, 256)))
+
+
+def test_onednn_takes_large_float32_on_a_cpu_with_wide_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    large = torch.zeros(200, 256)
+    assert layers.by_onednn(large)
+    assert not layers.by_onednn(large.double())
+    assert not layers.by_onednn(large[:2])
+    assert not layers.by_onednn(large.to("meta"))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert not layers.by_onednn(large)
