@@ -22,9 +22,9 @@ from benchmarks.reference import CATEGORIES, SETTINGS, Batch, Setting, build_cri
 from model import MultiTaskMaskFormer, RandomPoints
 from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
+from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.optimizer import build_optimizer
 from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.learner import MaskFormerLearner
-from raytune_m2f.training.optimizer import build_optimizer
 from raytune_m2f.training.step import Stepper
 
 CPU = torch.device("cpu")

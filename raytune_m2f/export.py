@@ -29,11 +29,11 @@ from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
+from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.build import build_network
-from raytune_m2f.training.optimizer import effective_lr
 
 MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"
 

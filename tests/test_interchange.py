@@ -12,8 +12,8 @@ import torch
 from benchmarks.reference import Setting, build_ours, build_reference, import_reference, reference_config
 from raytune_m2f.config import Config
 from raytune_m2f.export import export_run
+from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.weights import load_weights
 from raytune_m2f.training.worker import train_trial
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]

@@ -20,9 +20,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("raytune_m2f.store", "raytune_m2f.mirror"),
     ("raytune_m2f.data",),
     ("raytune_m2f.evaluation", "raytune_m2f.visualize"),
-    tuple(f"raytune_m2f.training.{name}" for name in ("build", "optimizer", "weights", "weight_files", "learner")),
+    ("raytune_m2f.learner",),
     ("raytune_m2f.engines",),
-    ("raytune_m2f.training",),  # but for what builds a network, of which an engine makes its learner
+    ("raytune_m2f.training",),
     (
         "raytune_m2f.detectron2_compat",
         "raytune_m2f.export",

@@ -15,9 +15,9 @@ from model import Instances, NonFiniteError
 from raytune_m2f.config import Config
 from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
 from raytune_m2f.errors import ConfigError, ModelError
-from raytune_m2f.training.learner import Autocast, Terms
-from raytune_m2f.training.optimizer import effective_lr
-from raytune_m2f.training.weight_files import read_state_dict
+from raytune_m2f.learner.base import Autocast, Terms
+from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.learner.weight_files import read_state_dict
 
 STEP = 3
 """The stream of random numbers of the networks themselves; `engines.datasets` has stream 2."""

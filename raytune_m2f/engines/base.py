@@ -21,7 +21,7 @@ from typing import Any
 
 from raytune_m2f.data import Categories
 from raytune_m2f.evaluation import Evaluator, Gather
-from raytune_m2f.training.learner import Learner
+from raytune_m2f.learner.base import Learner
 
 
 class Engine(ABC):

@@ -23,8 +23,9 @@ from raytune_m2f.engines.mapped import Entry, MappedDataset, MappedTestDataset, 
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.evaluation import Evaluator, Gather
 from raytune_m2f.evaluation.results import Result
-from raytune_m2f.training.build import build_network
-from raytune_m2f.training.learner import Learner, MaskFormerLearner
+from raytune_m2f.learner.base import Learner
+from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import MaskFormerLearner
 
 NUM_CLASSES = {
     "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",

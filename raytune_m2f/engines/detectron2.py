@@ -42,7 +42,7 @@ from raytune_m2f.engines.catalog import categories_of, dicts_of, metadata_of
 from raytune_m2f.engines.catalog_evaluator import truth_of
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.evaluation.results import Result
-from raytune_m2f.training.build import build_criterion, build_network
+from raytune_m2f.learner.build import build_criterion, build_network
 
 __all__ = ["DatasetMapper", "EventStorage", "build_lr_scheduler", "build_model", "build_optimizer", "get_cfg"]
 

@@ -18,8 +18,9 @@ from raytune_m2f.data import (
 from raytune_m2f.engines.base import Engine
 from raytune_m2f.engines.datasets import batch_loader, check_num_classes, load_datasets, load_registered
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
-from raytune_m2f.training.build import build_network
-from raytune_m2f.training.learner import Learner, MaskFormerLearner
+from raytune_m2f.learner.base import Learner
+from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import MaskFormerLearner
 
 
 class NativeEngine(Engine):

@@ -19,7 +19,7 @@ import torch
 from model import Instances
 from raytune_m2f.data import TestSample, TrainSample
 from raytune_m2f.engines import Engine
-from raytune_m2f.training.learner import Learner
+from raytune_m2f.learner.base import Learner
 
 
 class EngineConformance:

@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from model import NonFiniteError
 from raytune_m2f.config import Config
 from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
+from raytune_m2f.learner.base import Learner
 from raytune_m2f.training.context import TrialContext
 from raytune_m2f.training.distributed import all_reduce_sum
-from raytune_m2f.training.learner import Learner
 from raytune_m2f.training.memory import (
     ADVICE,
     StartAgain,

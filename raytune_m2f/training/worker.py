@@ -16,12 +16,12 @@ from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
+from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
-from raytune_m2f.training.optimizer import effective_lr
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.usage import Usage, usage_report
 

@@ -12,8 +12,8 @@ from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import SearchSpaceError, StudyError
+from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.training.objective import Constraint, Objective
-from raytune_m2f.training.weight_files import check_source
 from raytune_m2f.tuning.space import SearchSpace
 
 BATCH = "SOLVER.IMS_PER_BATCH"

@@ -11,8 +11,8 @@ import torch
 from model import MobileNetV3, ResNet, SwinTransformer
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import Categories
-from raytune_m2f.training.build import build_network
-from raytune_m2f.training.weight_files import check_source
+from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.weight_files import check_source
 
 SHIPPED = sorted(Path(str(files("configs"))).glob("*.yaml"))
 

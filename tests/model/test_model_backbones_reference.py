@@ -12,7 +12,7 @@ from benchmarks.reference import import_reference
 from model import SwinTransformer
 from raytune_m2f.config import load_config
 from raytune_m2f.data import Categories
-from raytune_m2f.training.build import build_network
+from raytune_m2f.learner.build import build_network
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

@@ -11,11 +11,11 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
+from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import MaskFormerLearner
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.build import build_network
 from raytune_m2f.training.checkpoint import snapshot
 from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.learner import MaskFormerLearner
 from raytune_m2f.training.metrics import read_reports
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial

@@ -14,8 +14,8 @@ from weight_cases import BATCH_NORM, MOBILENET, SWIN, network_of, plus_one, torc
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import ModelError
-from raytune_m2f.training.build import build_network
-from raytune_m2f.training.weights import load_weights
+from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.weights import load_weights
 
 
 @pytest.fixture(autouse=True)

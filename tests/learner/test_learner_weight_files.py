@@ -18,8 +18,8 @@ from weight_cases import BATCH_NORM, SWIN, network_of, plus_one
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import ModelError
-from raytune_m2f.training.weight_files import check_source, read_state_dict
-from raytune_m2f.training.weights import load_weights
+from raytune_m2f.learner.weight_files import check_source, read_state_dict
+from raytune_m2f.learner.weights import load_weights
 
 
 class Evil:
@@ -120,7 +120,7 @@ def test_detectron2s_addresses_are_its_model_zoo(
     tiny_config: Config, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, address = server
-    monkeypatch.setattr("raytune_m2f.training.weight_files.MODEL_ZOO", f"{address}/")
+    monkeypatch.setattr("raytune_m2f.learner.weight_files.MODEL_ZOO", f"{address}/")
     arrays = {name: value.numpy() for name, value in network_of(tiny_config).backbone.state_dict().items()}
     (folder / "ImageNetPretrained").mkdir()
     (folder / "ImageNetPretrained/own.pkl").write_bytes(pickle.dumps({"model": arrays}))

@@ -1,84 +1,28 @@
-"""What is trained: how the losses of a micro-batch come about, and how predictions do. An engine builds it.
-
-`Stepper` and `train_trial` know no more of a network than this.
-"""
+"""The learner of our own network."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 from model import Instances, MultiTaskMaskFormer, RandomPoints, Target, count_targets, pad_masks, padded_size
 from raytune_m2f.config import Config
 from raytune_m2f.data import TestSample, TrainSample
-from raytune_m2f.training.build import build_criterion
-from raytune_m2f.training.optimizer import build_optimizer, build_scheduler
-from raytune_m2f.training.weights import load_weights
+from raytune_m2f.learner.base import Autocast, Terms
+from raytune_m2f.learner.build import build_criterion
+from raytune_m2f.learner.optimizer import build_optimizer, build_scheduler
+from raytune_m2f.learner.weights import load_weights
 
 log = logging.getLogger(__name__)
 
-Autocast = AbstractContextManager[Any]
-Terms = dict[str, Tensor]
-
-
-class Learner(Protocol):
-    """A network and what it learns by. Samples and predictions are those of the engine that built it."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The bare network; its state is what a checkpoint holds."""
-
-    @property
-    def max_norm(self) -> float | None:
-        """Largest norm of the whole gradient; None where it is not clipped, or by the optimizer itself."""
-
-    def count(self, samples: Sequence[Any]) -> Tensor:
-        """What losses are divided by, as sums (on the CPU) that are added over the workers."""
-
-    def losses(
-        self,
-        forward: Callable[[Any], Any],
-        samples: Sequence[Any],
-        counts: Tensor,
-        autocast: Autocast,
-        place: tuple[int, ...],
-    ) -> tuple[Tensor, Terms]:
-        """The losses of a micro-batch as shares: their sum over all micro-batches and workers is the global batch's.
-
-        Args:
-            forward: `model`, perhaps compiled, or wrapped for several workers.
-            counts: `count` of the global batch.
-            autocast: mixed precision, to be entered once.
-            place: iteration, rank and number of the micro-batch: where random numbers may come from.
-
-        Returns:
-            what is minimised, and its terms.
-
-        Raises:
-            NonFiniteError: of `model`: a prediction is NaN or infinite.
-        """
-
-    def predict(self, samples: Sequence[Any]) -> Sequence[Any]:
-        """The predictions of test samples; each has `to(device)`."""
-
-    def optimizer(self, config: Config) -> torch.optim.Optimizer:
-        """A new optimizer; `config` may have other values than the learner's own, but the same network."""
-
-    def scheduler(self, config: Config, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        """The schedule of the learning rates, a function of the iteration alone."""
-
-    def load_weights(self, source: str) -> object:
-        """Start from the weights of MODEL.WEIGHTS. Raises ModelError if there are none, or of another network."""
-
 
 class MaskFormerLearner:
-    """`Learner` of our own network."""
+    """`Learner` of `MultiTaskMaskFormer`: Mask2Former's recipe."""
 
     def __init__(self, config: Config, model: MultiTaskMaskFormer):
         self.config = config

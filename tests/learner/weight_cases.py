@@ -11,7 +11,7 @@ from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSw
 from model import MultiTaskMaskFormer
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.training.build import build_network
+from raytune_m2f.learner.build import build_network
 
 CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})
 SWIN = {

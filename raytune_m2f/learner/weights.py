@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model import Backbone, MultiTaskMaskFormer
 from raytune_m2f.errors import ModelError
-from raytune_m2f.training.weight_files import read_state_dict
+from raytune_m2f.learner.weight_files import read_state_dict
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,69 @@
+"""What is trained: how the losses of a micro-batch come about, and how predictions do. An engine builds it.
+
+`Stepper` and `train_trial` know no more of a network than this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from raytune_m2f.config import Config
+
+Autocast = AbstractContextManager[Any]
+Terms = dict[str, Tensor]
+
+
+class Learner(Protocol):
+    """A network and what it learns by. Samples and predictions are those of the engine that built it."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The bare network; its state is what a checkpoint holds."""
+
+    @property
+    def max_norm(self) -> float | None:
+        """Largest norm of the whole gradient; None where it is not clipped, or by the optimizer itself."""
+
+    def count(self, samples: Sequence[Any]) -> Tensor:
+        """What losses are divided by, as sums (on the CPU) that are added over the workers."""
+
+    def losses(
+        self,
+        forward: Callable[[Any], Any],
+        samples: Sequence[Any],
+        counts: Tensor,
+        autocast: Autocast,
+        place: tuple[int, ...],
+    ) -> tuple[Tensor, Terms]:
+        """The losses of a micro-batch as shares: their sum over all micro-batches and workers is the global batch's.
+
+        Args:
+            forward: `model`, perhaps compiled, or wrapped for several workers.
+            counts: `count` of the global batch.
+            autocast: mixed precision, to be entered once.
+            place: iteration, rank and number of the micro-batch: where random numbers may come from.
+
+        Returns:
+            what is minimised, and its terms.
+
+        Raises:
+            NonFiniteError: of `model`: a prediction is NaN or infinite.
+        """
+
+    def predict(self, samples: Sequence[Any]) -> Sequence[Any]:
+        """The predictions of test samples; each has `to(device)`."""
+
+    def optimizer(self, config: Config) -> Optimizer:
+        """A new optimizer; `config` may have other values than the learner's own, but the same network."""
+
+    def scheduler(self, config: Config, optimizer: Optimizer) -> LRScheduler:
+        """The schedule of the learning rates, a function of the iteration alone."""
+
+    def load_weights(self, source: str) -> object:
+        """Start from the weights of MODEL.WEIGHTS. Raises ModelError if there are none, or of another network."""
