@@ -6,8 +6,7 @@
         worker x N  train_trial with its rank; rank 0 reports over the bridge and tells the others the answer
 
 A stop is cooperative: every worker returns from `train_trial`, and Ray Train ends as it would at the end. Killing the
-caller leaves the workers' placement group behind (ray#58515, #62753), so its id is noted in the directory and
-`release_workers` frees it.
+caller leaves the workers' placement group behind, which `worker_group.py` finds and frees.
 
 All workers start again, from the newest checkpoint, when one has died, when a node is lost or announced to go, when one
 was out of memory (`training.memory`) and, if their number is a range, when there is room for more or for less. What of
@@ -16,41 +15,28 @@ that counts as a failure is said in `bridge.py`.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
-import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-import torch
-import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.util.placement_group import (
-    PlacementGroup,
-    get_current_placement_group,
-    placement_group_table,
-    remove_placement_group,
-)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytune_m2f.config import Config
-from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.errors import TrainingError
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.bridge import Bridge, TellFailures
 from raytune_m2f.training.context import Report, TrialContext, never_stop
-from raytune_m2f.training.distributed import all_gather
-from raytune_m2f.training.memory import StartAgain
-from raytune_m2f.training.preemption import Announcement, is_lost, own_node
+from raytune_m2f.training.preemption import own_node
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.trial_dir import log_tail, occupied, pull_trial, push_trial
-from raytune_m2f.training.usage import share_gpu
+from raytune_m2f.training.ray_worker import run_worker
+from raytune_m2f.training.trial_dir import log_tail
+from raytune_m2f.training.worker_group import GROUP, release_workers
 
-GROUP = ".placement_group"
 MOST_STARTS = 200  # whatever the bridge says; what fails before it is asked would go on for ever
 RESIZE_S = 60.0  # how often a range of workers is compared to the room there is
 TrialFunction = Callable[[Config, TrialContext], Any]
@@ -114,37 +100,6 @@ def train_on_ray(
             shutil.rmtree(output_dir / ".ray", ignore_errors=True)  # Ray Train's own files; we restore from ours
 
 
-def release_workers(output_dir: Path) -> bool:
-    """Free the placement group of workers whose caller has gone, and with it their processes.
-
-    Returns:
-        whether there was one that was still held.
-    """
-    group = noted_group(output_dir)
-    if group is None:
-        return False
-    held = free_group(group)
-    (output_dir / GROUP).unlink(missing_ok=True)
-    return held
-
-
-def noted_group(output_dir: Path) -> str | None:
-    """The id of the placement group of the trial's workers, once they run; None before and after."""
-    try:
-        return (output_dir / GROUP).read_text(encoding="utf-8") or None  # empty: killed while it was written
-    except FileNotFoundError:
-        return None
-
-
-def free_group(group: str) -> bool:
-    """Remove a placement group by its id, and with it the processes in it; whether it was still held."""
-    found = PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group)))
-    held = bool(placement_group_table(found).get("state", "REMOVED") != "REMOVED")
-    if held:
-        remove_placement_group(found)
-    return held
-
-
 def _resources(cpus: int, gpus: float) -> dict[str, float]:
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
@@ -163,7 +118,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 def _trainer(loop: dict[str, Any], workers: int | tuple[int, int], bridge: Any) -> TorchTrainer:
     gpus = loop["gpus"]
     return _Trainer(
-        _worker,
+        run_worker,
         train_loop_config=loop,
         torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL wants a GPU for each worker
         scaling_config=ray.train.ScalingConfig(
@@ -239,70 +194,6 @@ def _raise_error(noted: tuple[Exception | None, str] | None, fit: BaseException 
     cause = noted[1] if noted else str(fit)
     tail = "\n".join(log_tail(output_dir))
     raise TrainingError(f"a worker failed: {cause}\nlast lines of {output_dir / 'log.txt'}:\n{tail}") from fit
-
-
-def _worker(loop: dict[str, Any]) -> None:
-    """One worker: `train_trial` with this worker's rank."""
-    ranks = ray.train.get_context()
-    rank = ranks.get_world_rank()
-    device = ray.train.torch.get_device() if loop["gpus"] else torch.device("cpu")
-    mirror = Mirror.at(loop["store"]) if loop["store"] else None
-    output_dir = mirror.folder if mirror else Path(loop["output_dir"])
-    if rank == 0:
-        group = get_current_placement_group()
-        if group is not None:
-            (output_dir / GROUP).write_text(group.id.hex())
-            if mirror:
-                mirror.push(GROUP)
-    torch.set_num_threads(loop["threads"])
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # where NCCL gathers what is no tensor
-    share_gpu(device, loop["gpus"])
-    size, metric, keep = ranks.get_world_size(), loop["metric"], loop["keep"]
-    context = TrialContext(output_dir, rank, size, device, metric=metric, keep=keep, mirror=mirror)
-    with occupied(output_dir, rank, mirror=mirror):
-        nodes = [node for [node] in all_gather([own_node()])]
-        # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint
-        if _agree(rank != 0 or _may_begin(loop["bridge"], nodes), device):
-            _train(loop, context, nodes)
-
-
-def _may_begin(bridge: Any, nodes: list[str]) -> bool:
-    lost = any(is_lost(node) for node in dict.fromkeys(ray.get(bridge.failed_on.remote())))
-    return bool(ray.get(bridge.begin.remote(nodes, lost)))
-
-
-def _train(loop: dict[str, Any], context: TrialContext, nodes: list[str]) -> None:
-    bridge, rank, mirror = loop["bridge"], context.rank, context.mirror
-
-    def report(metrics: Report) -> bool:
-        if mirror:
-            mirror.sync()
-        return _agree(rank == 0 and ray.get(bridge.report.remote(metrics)), context.device)
-
-    try:
-        if mirror:
-            pull_trial(mirror)
-        with Announcement(nodes if rank == 0 else []) as announced:  # rank 0 saves, whoever has to go
-            whole = replace(context, report=report, save_now=announced.due)
-            loop["function"](Config.from_dict(loop["config"], source="config"), whole)
-    except Exception as error:
-        traceback.print_exc()  # to this rank's log
-        ours = error if isinstance(error, RaytuneM2FError) else None
-        if mirror:
-            push_trial(mirror)
-        text = f"rank {rank}, process {os.getpid()}: {type(error).__name__}: {error}"
-        ray.get(bridge.note_error.remote(ours, text, isinstance(error, StartAgain)))
-        raise
-    if mirror:
-        push_trial(mirror)
-
-
-def _agree(flag: bool, device: torch.device) -> bool:
-    """Rank 0's flag, on every worker."""
-    tensor = torch.tensor([int(flag)], device=device)
-    dist.broadcast(tensor, src=0)
-    return bool(tensor.item())
 
 
 def _train_trial(config: Config, context: TrialContext) -> Any:

@@ -2,7 +2,7 @@
 
 Ray Train frees the group of a trial whose process was killed only with the help of the dashboard, and not always
 (ray#58515, #62753, #65447). So it is looked for after each end of a trial, and every few seconds. A group belongs to
-the trial that has noted it (see `ray_train.GROUP`), and goes with it: the trial may be handed out again at once, and
+the trial that has noted it (see `worker_group.GROUP`), and goes with it: the trial may be handed out again at once, and
 would wait for ever for what it holds itself. One that nobody has noted may be of a trial that is just starting: it is
 freed once every trial that ran when it was first seen has ended or has noted another.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 import ray
 from ray.util.placement_group import placement_group_table
 
-from raytune_m2f.training.ray_train import free_group
+from raytune_m2f.training.worker_group import free_group
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.ray_train import GROUP, noted_group, release_workers
+from raytune_m2f.training.worker_group import GROUP, noted_group, release_workers
 from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.failures import in_words

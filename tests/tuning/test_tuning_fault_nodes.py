@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group_table
 import fake_study, fault_study
-from raytune_m2f.training.ray_train import noted_group
+from raytune_m2f.training.worker_group import noted_group
 from raytune_m2f.tuning import run_study, StudyDirectory
 
 def free_port():

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ray
 
-from raytune_m2f.training.ray_train import GROUP, noted_group
+from raytune_m2f.training.worker_group import GROUP, noted_group
 from raytune_m2f.tuning import leaks
 from raytune_m2f.tuning.leaks import WorkerGroups
 from raytune_m2f.tuning.searcher import OptunaRecordSearcher
