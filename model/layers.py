@@ -40,7 +40,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
     """
     rows = x.reshape(-1, x.shape[-1])
     if by_onednn(x) and x.numel() * len(weight) >= WORTH_IT:
-        cells = rows[None, None].permute(0, 3, 1, 2)  # (1, C, 1, rows), channels last
+        # (1, C, 1, rows), channels last: so comes the result, or whoever reads it by rows copies it
+        cells = rows.contiguous()[None, None].permute(0, 3, 1, 2)
         y = F.conv2d(cells, weight[:, :, None, None], bias, dilation=2)
         # in place before it becomes a view: autograd copies what lies behind one
         y = (F.relu_(y) if relu else y).permute(0, 2, 3, 1)
