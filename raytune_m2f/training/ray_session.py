@@ -17,6 +17,7 @@ import ray
 from raytune_m2f.errors import InputError, RaytuneM2FError
 
 LISTENER_S = 8.0  # a head that cannot be reached within it is not there
+WEB_S = 2.0  # a web server answers sooner; Ray's own server hangs up, or waits for more
 OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
 
 # Defaults that a user's own environment overrides.
@@ -65,17 +66,29 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def _require_listener(address: str) -> None:
-    """Refuse an address at which nobody listens; Ray itself would try for minutes."""
+    """Refuse an address at which nobody listens, or a web server; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # `auto`; and Ray itself refuses at once what is no address
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_S) as connection:
+            problem = "a web server does, perhaps Ray's dashboard" if _is_web_server(connection) else None
     except (OSError, OverflowError) as error:
+        problem = str(error)
+    if problem is not None:
         raise InputError(
-            f"no Ray cluster answers at {address!r}: {error}. Give HOST:PORT of its head (the port of `ray start "
+            f"no Ray cluster answers at {address!r}: {problem}. Give HOST:PORT of its head (the port of `ray start "
             "--head`, 6379 by default), or 'auto' on one of its nodes; an http:// address is for `raytune-m2f submit`."
-        ) from error
+        )
+
+
+def _is_web_server(connection: socket.socket) -> bool:
+    connection.settimeout(WEB_S)
+    try:
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return connection.recv(5) == b"HTTP/"
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -6,10 +6,12 @@ import os
 import signal
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from raytune_m2f.errors import InputError
+from raytune_m2f.training import ray_session as session
 from raytune_m2f.training.ray_session import _require_listener, _sigterm_as_ctrl_c, ray_session
 
 
@@ -22,7 +24,15 @@ def test_an_address_where_nobody_listens_is_refused_before_ray_tries() -> None:
             _require_listener(address)
 
 
-def test_an_address_where_somebody_listens_is_left_to_ray() -> None:
+def test_a_web_server_is_refused_before_ray_tries() -> None:
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(InputError, match=r"a web server does, perhaps Ray's dashboard.*HOST:PORT"):
+            _require_listener(f"127.0.0.1:{server.server_port}")
+
+
+def test_an_address_where_somebody_listens_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "WEB_S", 0.05)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
