@@ -1,4 +1,7 @@
-"""Small layers that several parts of the network share, with detectron2's parameter names."""
+"""Small layers that several parts of the network share, with detectron2's parameter names.
+
+Shapes: C inputs and N outputs of a linear layer, over any dimensions before them; maps are (B, C, H, W).
+"""
 
 from __future__ import annotations
 
