@@ -25,6 +25,8 @@ FOLDER = REPOSITORY / "cluster"
 DOCKERFILE = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
 SLURM = FOLDER / "slurm.sh"
 MOUNT = "/mnt/shared"
+# of the environment that runs the tests, whether or not it is activated; else of the machine
+SHELLCHECK = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which("shellcheck")
 
 
 @pytest.fixture
@@ -123,10 +125,10 @@ def test_the_script_is_valid_and_asks_for_what_it_needs() -> None:
     assert asked.stderr.startswith("usage: sbatch ")
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not installed")
 @pytest.mark.parametrize("script", sorted(FOLDER.glob("*.sh")), ids=lambda path: path.name)
 def test_shellcheck_has_nothing_to_say(script: Path) -> None:
-    checked = subprocess.run(["shellcheck", str(script)], capture_output=True, text=True)
+    checked = subprocess.run([str(SHELLCHECK), str(script)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
