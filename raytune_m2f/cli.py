@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
@@ -138,7 +139,7 @@ def evaluate(
         log_to_stderr()
         with err.status("evaluating") as line:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda name: line.update(name)
+                load_export(model), annotations, images, progress=lambda name: line.update(Text(name))
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -171,7 +172,7 @@ def predict(
                 images,
                 output,
                 score_threshold=score_threshold,
-                progress=lambda name: line.update(name),
+                progress=lambda name: line.update(Text(name)),
             )
         found = len(content["annotations"])
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
