@@ -13,7 +13,7 @@ import typer
 from rich.live import Live
 
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_duration, require_pairs
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
 
 if TYPE_CHECKING:
     from raytune_m2f.tuning import Extension, StudyStatus
@@ -131,13 +131,14 @@ def tune(
             err.print(note, style="yellow", soft_wrap=True)
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         tuning.create_study(study, loaded, searched, settings, points=points, prior=prior)
-        _drive(study, address)
+        _drive(study, address, trust=True)  # the user has just given the configuration
 
 
 def resume(
     study: StudyDir,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Go on with a study whose driver ended or was killed; unfinished trials continue from their checkpoints.
 
@@ -145,7 +146,7 @@ def resume(
     """
     with clear_errors():
         log_to_stderr()
-        _drive(study, address, concurrent)
+        _drive(study, address, concurrent, trust=trust)
 
 
 def extend(
@@ -157,6 +158,7 @@ def extend(
     space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Raise a study's budget, or change its search space, and go on with it.
 
@@ -171,9 +173,9 @@ def extend(
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=tuning.load_space(space, tuning.plan_of(study).config) if space else None,
+            space=tuning.load_space(space, tuning.plan_of(study, trust=trust).config) if space else None,
         )
-        _drive(study, address, concurrent, more)
+        _drive(study, address, concurrent, more, trust=trust)
 
 
 def confirm(
@@ -182,6 +184,7 @@ def confirm(
     seeds: Annotated[int, typer.Option(min=1, help="New seeds for each.")] = 3,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Train the best trials again under new seeds, and name the winner with its interval.
 
@@ -193,7 +196,13 @@ def confirm(
         log_to_stderr()
         with tuning.StudyProgress(err) as progress:
             found = tuning.confirm_study(
-                study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress
+                study,
+                top=top,
+                seeds=seeds,
+                address=address,
+                concurrent=concurrent,
+                progress=progress,
+                trust=trust,
             )
         out.print(tuning.confirmation_table(found))
         out.print(tuning.verdict(found), soft_wrap=True)
@@ -240,12 +249,21 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     return partial(Jobs(address).study_status, study)
 
 
-def _drive(study: str, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
+def _drive(
+    study: str,
+    address: str | None,
+    concurrent: int | None = None,
+    extension: Extension | None = None,
+    *,
+    trust: bool,
+) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 
     with tuning.StudyProgress(err) as progress:
-        status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress, extension=extension)
+        status = tuning.run_study(
+            study, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust
+        )
     out.print(tuning.status_table(status))
     if status.best is not None:
         out.print(f"export the best trial: raytune-m2f export {quote(study)} --output DIR", soft_wrap=True)

@@ -117,7 +117,7 @@ def export_run(run: str | PathLike[str], output: Path) -> dict[str, Any]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     checkpoint.save({"model": _versioned(state["model"])}, temporary / MODEL)
-    config = Config.from_dict(state["config"], source=str(best))
+    config = Config.from_dict(state["config"], source=str(best), only_shown=True)
     (temporary / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     (temporary / CATEGORIES).write_text(json.dumps(state["categories"], indent=2) + "\n", encoding="utf-8")
     (temporary / METRICS).write_text(json.dumps(state["report"], indent=2) + "\n", encoding="utf-8")
@@ -128,14 +128,16 @@ def export_run(run: str | PathLike[str], output: Path) -> dict[str, Any]:
     return report
 
 
-def load_export(folder: Path, device: torch.device | None = None) -> ExportedModel:
+def load_export(folder: Path, device: torch.device | None = None, *, trust: bool = False) -> ExportedModel:
     """Load an exported model from its directory alone.
 
     Args:
         device: by default the GPU if there is one.
+        trust: whether Python files that the configuration names (DATASETS.IMPORT) may run.
 
     Raises:
         ModelError: a file is missing or does not fit the others.
+        ConfigError: the configuration is wrong, or names Python files and is not trusted.
     """
     missing = [name for name in (MODEL, CONFIG, CATEGORIES) if not (folder / name).is_file()]
     if missing:
@@ -144,7 +146,7 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
             "`raytune-m2f export STUDY --output DIR`."
         )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG, trust=trust)
     try:
         content = json.loads((folder / CATEGORIES).read_text(encoding="utf-8"))
     except ValueError as error:

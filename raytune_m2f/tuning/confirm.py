@@ -103,6 +103,7 @@ def confirm_study(
     address: str | None = None,
     concurrent: int | None = None,
     progress: Progress | None = None,
+    trust: bool = False,
 ) -> Confirmation:
     """Train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
 
@@ -110,13 +111,15 @@ def confirm_study(
 
     That is a study of its own: called again it goes on, or adds what a larger `top` or `seeds` asks for.
 
+    `trust` is that of `run_study`.
+
     Raises:
         StudyError: the study has not so many different trials with a score; what `run_study` raises.
         TrainingError: no training came to its end.
     """
     study = StudyDirectory.at(directory)
     leaders = _leaders(study, top)
-    plan = StudyPlan.load(study.plan_file)
+    plan = StudyPlan.load(study.plan_file, trust=trust)
     folder = study.address_of(study.root / FOLDER)
     confirming = StudyDirectory.at(folder)
     points = _points(Record(study, plan, writable=False), leaders, seeds)
@@ -135,10 +138,10 @@ def confirm_study(
         space = SearchSpace.from_dict({**plan.space.to_dict(), "SEED": SEEDS}, source=folder)
         create_study(folder, plan.config, space, settings, points=points)
     else:
-        known = StudyPlan.load(confirming.plan_file).points
+        known = StudyPlan.load(confirming.plan_file, only_shown=True).points
         new = tuple(point for point in points if point not in known)
         extension = Extension(trials=len(new), points=new) if new else None
-    run_study(folder, address=address, concurrent=concurrent, progress=progress, extension=extension)
+    run_study(folder, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust)
     return _compare(StudyDirectory.at(folder), leaders)
 
 
@@ -174,7 +177,7 @@ def _points(record: Record, leaders: list[TrialStatus], seeds: int) -> list[Poin
 
 
 def _compare(confirming: StudyDirectory, leaders: list[TrialStatus]) -> Confirmation:
-    record = Record(confirming, StudyPlan.load(confirming.plan_file), writable=False)
+    record = Record(confirming, StudyPlan.load(confirming.plan_file, only_shown=True), writable=False)
     scores: dict[str, dict[int, float]] = {}
     for trial in record.trials(TrialState.COMPLETE):
         score = record.score(trial)
