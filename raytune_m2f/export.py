@@ -33,6 +33,7 @@ from raytune_m2f.learner.build import build_network
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
+from raytune_m2f.stored import read_object
 from raytune_m2f.training import checkpoint
 
 MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"
@@ -147,10 +148,7 @@ def load_export(folder: Path, device: torch.device | None = None, *, trust: bool
         )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = load_config(folder / CONFIG, trust=trust)
-    try:
-        content = json.loads((folder / CATEGORIES).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{folder / CATEGORIES} is no JSON: {error}") from error
+    content = read_object(folder / CATEGORIES, ModelError)
     categories = Categories.from_dict(content, source=str(folder / CATEGORIES))
     theirs = isinstance(config, AnyModelConfig)
     model: nn.Module = build_any_model(config) if theirs else build_network(config, categories)
