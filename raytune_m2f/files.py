@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,6 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from raytune_m2f.errors import InputError
+
+log = logging.getLogger(__name__)
 
 COMPLETE = ".raytune_m2f.new"
 """The folder of files that are complete, and not all moved to where they belong."""
@@ -185,6 +189,11 @@ def sealed_json(content: Mapping[str, Any], *, indent: int | None = None) -> str
     return sealed(opened.encode(), f"{closed}\n".encode()).decode()
 
 
+def sealed_yaml(text: str) -> str:
+    """YAML whose last line, a comment, is the seal."""
+    return sealed(f"{text}# ".encode(), b"\n").decode()
+
+
 def checksum(content: bytes) -> str:
     """SHA-256 in 64 characters."""
     return hashlib.sha256(content).hexdigest()
@@ -199,6 +208,15 @@ def is_ours(path: Path) -> bool:
     place = content.rfind(_SEAL)
     start, end = place + len(_SEAL), place + len(_SEAL) + 64
     return place >= 0 and len(content) <= end + _AFTER_SEAL and content[start:end] == checksum(content[:place]).encode()
+
+
+def put_aside(path: Path) -> None:
+    """Give a file that is not as we wrote it another name, `<name>.1` or so, before ours takes its place."""
+    if os.path.lexists(path) and not is_ours(path):
+        names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+        free = next(name for name in names if not os.path.lexists(name))
+        log.warning("%s was changed since raytune_m2f wrote it, or is from elsewhere: it is %s now", path, free.name)
+        path.rename(free)
 
 
 def require_free(path: Path, what: str) -> None:

@@ -10,7 +10,6 @@ There is no sampler and no random state in a checkpoint: everything random is a 
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
+from raytune_m2f.files import replacing
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
 
@@ -126,16 +126,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written (a full disk, say); nothing half-written is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {error}. Free space there; the earlier checkpoints are intact "
             "and the run can be resumed."

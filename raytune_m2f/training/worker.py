@@ -16,6 +16,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
+from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
@@ -23,6 +24,7 @@ from raytune_m2f.training.distributed import all_gather, share_buffers
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.trial_dir import CONFIG
 from raytune_m2f.training.usage import Usage, usage_report
 
 log = logging.getLogger(__name__)
@@ -139,10 +141,18 @@ class Run:
             self.seconds, self.losses = state["seconds"], state["losses"]
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
-            self.context.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.context.output_dir / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            metrics.rewind(self.context.output_dir, self.report)
+            self._lay_out()
         return state is not None
+
+    def _lay_out(self) -> None:
+        """Write what the run's directory begins with."""
+        output = self.context.output_dir
+        output.mkdir(parents=True, exist_ok=True)
+        for folder in (output, output / "checkpoints"):
+            sweep(folder)
+        put_aside(output / CONFIG)
+        write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
+        metrics.rewind(output, self.report)
 
     def observe(self, losses: dict[str, float]) -> None:
         """Collect the losses for the next report, and log them now and then."""

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
+from raytune_m2f.files import write_atomically
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import BEST, link
@@ -258,16 +259,6 @@ def plan_of(directory: str | os.PathLike[str]) -> StudyPlan:
     study = StudyDirectory.at(directory)
     study.require()
     return StudyPlan.load(study.plan_file)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename, so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _versions() -> dict[str, str]:
