@@ -39,7 +39,7 @@ class TrialStatus:
         others: the other metrics at the best report.
         standard_error: of segm/AP at the best report, by image bootstrap; None where it is not known.
         feasible: whether it keeps the constraints.
-        values: the searched keys.
+        values: of the searched keys, as they are trained.
         seconds: time in which it trained.
         cause: why it failed or was stopped.
         checkpoint: the best weights, if they are there.
@@ -241,7 +241,7 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         others=[objective.value(best) for objective in record.plan.settings.objectives[1:] if best],
         standard_error=best.get("segm/AP_se"),
         feasible=not best or record.is_feasible(trial),
-        values=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
+        values=record.values(trial),
         seconds=float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0),
         cause=attributes.get("cause") or attributes.get("stopped"),
         directory=study.address_of(study.trial(trial.number)),
