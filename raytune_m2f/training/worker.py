@@ -14,7 +14,7 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
-from raytune_m2f.errors import TrainingError
+from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
@@ -145,14 +145,17 @@ class Run:
         return state is not None
 
     def _lay_out(self) -> None:
-        """Write what the run's directory begins with."""
+        """Write what the run's directory begins with. Raises CheckpointError if it cannot be written."""
         output = self.context.output_dir
-        output.mkdir(parents=True, exist_ok=True)
         for folder in (output, output / "checkpoints"):
             sweep(folder)
-        put_aside(output / CONFIG)
-        write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
-        metrics.rewind(output, self.report)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            put_aside(output / CONFIG)
+            write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
+            metrics.rewind(output, self.report)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {error.filename or output}: {error.strerror}.") from error
 
     def observe(self, losses: dict[str, float]) -> None:
         """Collect the losses for the next report, and log them now and then."""
