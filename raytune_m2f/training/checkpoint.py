@@ -21,6 +21,7 @@ from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.files import replacing
+from raytune_m2f.learner.file_kinds import in_short, not_weights
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
 
@@ -152,11 +153,13 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
         CheckpointError: it is missing, cut short, changed, or holds anything else.
     """
     try:
+        if other := not_weights(path):
+            raise OSError(f"it is {other}")
         if not mapped:
             _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # zipfile, pickle, EOF and OS errors, whatever torch meets first
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+        raise CheckpointError(f"cannot read the checkpoint {path}: {in_short(error)}") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of raytune_m2f: it has no 'model'")
     return checkpoint
