@@ -88,6 +88,11 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file or a folder is what a killed writer left."""
+    return path.name == COMPLETE or _TEMPORARY.fullmatch(path.name) is not None
+
+
 def sweep(folder: Path) -> None:
     """Delete what killed writers left in a folder. Only for who alone writes there."""
     with suppress(OSError):
@@ -117,10 +122,13 @@ def _is_text(name: str) -> bool:
 def replacing_together(folder: Path) -> Iterator[Path]:
     """A new folder whose files take their places in `folder` at the end of the block, unless the block raises.
 
+    What is in `folder` when the block begins is complete, and nothing of killed writers is left beside it.
+
     Raises:
         InputError: another process is doing the same.
         OSError: they cannot be written; the old ones are as they were.
     """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         settle(folder)
@@ -134,6 +142,8 @@ def replacing_together(folder: Path) -> Iterator[Path]:
             building.rename(folder / COMPLETE)  # from here on they count as written
         except BaseException:
             shutil.rmtree(building, ignore_errors=True)
+            if made:
+                folder.rmdir()
             raise
         settle(folder)
 
@@ -197,6 +207,15 @@ def sealed_yaml(text: str) -> str:
 def checksum(content: bytes) -> str:
     """SHA-256 in 64 characters."""
     return hashlib.sha256(content).hexdigest()
+
+
+def checksum_of(path: Path) -> str:
+    """SHA-256 of a file, which may be large."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def is_ours(path: Path) -> bool:

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "raytune_m2f.detectron2_compat",
         "raytune_m2f.export",
+        "raytune_m2f.export_files",
         "raytune_m2f.predict",
         "raytune_m2f.train",
         "raytune_m2f.console",
