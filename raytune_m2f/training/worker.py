@@ -21,6 +21,7 @@ from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
+from raytune_m2f.training.losses import LossMeans
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
@@ -105,7 +106,7 @@ class Run:
     report: Report | None = None
     best: tuple[int, float] = (0, -math.inf)
     seconds: float = 0.0
-    losses: list[dict[str, float]] = field(default_factory=list)
+    losses: LossMeans = field(default_factory=LossMeans)
 
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
@@ -138,7 +139,7 @@ class Run:
                     self.best = self._rank(best)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
-            self.seconds, self.losses = state["seconds"], state["losses"]
+            self.seconds, self.losses = state["seconds"], LossMeans.restored(state["losses"])
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
             self._lay_out()
@@ -159,11 +160,11 @@ class Run:
 
     def observe(self, losses: dict[str, float]) -> None:
         """Collect the losses for the next report, and log them now and then."""
-        self.losses.append(losses)
+        self.losses.add(losses)
         done = self.iteration + 1
         if self.context.is_main and done % 20 == 0:
-            lr = self.stepper.scheduler.get_last_lr()[-1]
-            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, self.config.SOLVER.MAX_ITER, losses["loss"], lr)
+            most, lr = self.config.SOLVER.MAX_ITER, self.stepper.lr
+            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, most, losses["loss"], lr)
 
     @torch.no_grad()
     def evaluate(self) -> Report:
@@ -196,13 +197,11 @@ class Run:
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-        means = {name: sum(x[name] for x in self.losses) / len(self.losses) for name in self.losses[0]}
-        self.losses.clear()
         report = {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
-            **means,
-            "lr": max(self.stepper.scheduler.get_last_lr()),
+            **self.losses.take(),
+            "lr": self.stepper.lr,
             "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
@@ -248,6 +247,6 @@ class Run:
                 "report": self.report,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
-                "losses": self.losses,
+                "losses": self.losses.state(),
             }
             self.writer.write(state, best=best)
