@@ -126,7 +126,11 @@ def tune(
             optuna_storage=optuna_storage,
         )
         for note in tuning.check_before_start(
-            loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
+            loaded,
+            searched,
+            workers=settings.resources.most_workers,
+            asked=settings.asked,
+            stops=settings.early_stopping.method != "none",
         ):
             err.print(note, style="yellow", soft_wrap=True)
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])

@@ -18,6 +18,7 @@ from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.training import checkpoint, metrics
+from raytune_m2f.training.check import tell_experiment
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
 from raytune_m2f.training.memory import explained
@@ -52,6 +53,7 @@ def train_trial(config: Config, context: TrialContext) -> Report:
 def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     engine = build_engine(config)
+    tell_experiment(config, engine, aloud=context.is_main)
     learner = engine.learner()
     learner.model.to(context.device)
     stepper = Stepper.build(config, learner, context)
