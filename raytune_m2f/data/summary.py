@@ -141,13 +141,14 @@ class Summary:
     def problems(self) -> Iterator[str]:
         """What cannot be meant, whatever the file is for."""
         agreement = self.agreement
-        if agreement.wrong:
-            reading = f" It seems that {agreement.reading}." if agreement.reading else " Correct the file."
-            examples = f": {'; '.join(agreement.examples)}" if agreement.examples else ""
-            yield (
-                f"{self.file}: {agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox "
-                f"[x, y, width, height] says{examples}.{reading}"
-            )
+        if not agreement.wrong:
+            return
+        what = f"{agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox"
+        if not agreement.differing:
+            what = f"the {agreement.compared} masks and their boxes do not go together"
+        examples = "".join(f"\n  {example}" for example in agreement.examples)
+        reading = f"It seems that {agreement.reading}." if agreement.reading else "Correct the file."
+        yield f"{self.file}: {what} [x, y, width, height].{examples}\n  {reading}"
 
     def require_something_to_find(self) -> None:
         """Raises DatasetError if there is no instance that a prediction could meet."""
