@@ -21,6 +21,7 @@ from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.check import tell_experiment
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
+from raytune_m2f.training.identity import require_same_training
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
@@ -136,6 +137,7 @@ class Run:
             if best is not None:
                 with contextlib.suppress(TrainingError):  # it was trained for another metric
                     self.best = self._rank(best)
+            require_same_training(state, self.config, self.engine, self.stepper.model, folder)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
             self.seconds, self.losses = state["seconds"], state["losses"]
@@ -234,6 +236,7 @@ class Run:
                 **self.stepper.state(),
                 "config": self.config.to_dict(),
                 "categories": self.engine.categories.to_dict(),
+                "data": self.engine.summary.identity,
                 "report": self.report,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
