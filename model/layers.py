@@ -83,12 +83,23 @@ def by_onednn(x: Tensor) -> bool:
     )
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's layer, also for a map of one cell, whose groups may then be a single number each.
+
+    torch's own refuses such a map of one image and takes that of a batch, whose numbers are each set to the bias. So an
+    image of 32 pixels is predicted alone as it is in a batch.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
 class ConvNorm(Conv2d):
     """A convolution with its own GroupNorm (`weight`, `norm.weight` as in detectron2), perhaps a ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, norm: bool, relu: bool = False):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
-        self.norm = nn.GroupNorm(32, out_channels) if norm else None
+        self.norm = GroupNorm(32, out_channels) if norm else None
         self.relu = relu
         xavier_fill(self)
 

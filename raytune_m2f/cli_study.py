@@ -128,7 +128,11 @@ def tune(
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
         for note in tuning.check_before_start(
-            loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
+            loaded,
+            searched,
+            workers=settings.resources.most_workers,
+            asked=settings.asked,
+            stops=settings.early_stopping.method != "none",
         ):
             err.print(note, style="yellow", soft_wrap=True)
         _drive(new, address)

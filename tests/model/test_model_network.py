@@ -31,6 +31,16 @@ def test_a_batch_gives_what_its_images_give_alone(network: MultiTaskMaskFormer, 
             torch.testing.assert_close(logits[:, i], alone.pred_sublogits[name][:, 0], atol=1e-5, rtol=1e-4)
 
 
+def test_an_image_of_32_pixels_gives_alone_what_it_gives_in_a_batch(network: MultiTaskMaskFormer) -> None:
+    """Its coarsest map has one cell, and with 32 channels each group of a norm a single number."""
+    rng = torch.Generator().manual_seed(2)
+    tiny = [torch.randint(0, 256, (3, 32, 20), generator=rng, dtype=torch.uint8) for _ in range(2)]
+    together, alone = network(tiny), network(tiny[:1])
+    torch.testing.assert_close(together.pred_logits[:, 0], alone.pred_logits[:, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.pred_masks[0], alone.pred_masks[0], atol=1e-4, rtol=1e-4)
+    assert len(network.predict(tiny[:1], [(8, 5)], max_instances=3)[0]) == 3
+
+
 def test_predictions_of_a_batch_are_those_of_its_images(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:
     sizes = [(64, 64), (128, 96)]
     together = network.predict(images, sizes, max_instances=10)
