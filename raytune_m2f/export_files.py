@@ -13,9 +13,10 @@ from torch import Tensor
 from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories
-from raytune_m2f.errors import ModelError
+from raytune_m2f.errors import CheckpointError, ModelError
 from raytune_m2f.files import checksum_of, is_ours, is_temporary, sealed
 from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.store import is_address
 from raytune_m2f.training import checkpoint
 
 MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"
@@ -59,6 +60,17 @@ def read_portable(path: Path) -> checkpoint.Checkpoint:
             f"{'is' if len(wrong) == 1 else 'are'} missing or of another type."
         )
     return state
+
+
+def is_whole(weights: str) -> bool:
+    """Whether a checkpoint can be exported; of one on a store it is not known, and taken to be so."""
+    if is_address(weights):
+        return True
+    try:
+        read_portable(Path(weights))
+    except (CheckpointError, ModelError):
+        return False
+    return True
 
 
 def are_weights(content: object) -> bool:
@@ -126,7 +138,7 @@ def _readme(source: str, output: Path, config: Config, categories: Categories, r
     if not theirs:
         rows["queries"] = str(config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
     return _TEXT.format(
-        title=output.absolute().name,
+        title=output.resolve().name,
         source=source,
         output=shlex.quote(str(output)),
         iteration=report["iteration"],
