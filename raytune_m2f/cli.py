@@ -15,7 +15,7 @@ from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
 
 # heavy modules (torch, ray) are imported where they are used, so that --help answers at once
 
@@ -148,6 +148,7 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    trust: Trust = False,
 ) -> None:
     """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
 
@@ -160,7 +161,7 @@ def evaluate(
         log_to_stderr()
         with err.status("evaluating") as line:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda *done: line.update(_counted(*done))
+                load_export(model, trust=trust), annotations, images, progress=lambda *done: line.update(_counted(*done))
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -177,6 +178,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances below this score.")] = 0.5,
+    trust: Trust = False,
 ) -> None:
     """Predict images: an overlay PNG for each, and all instances as COCO JSON.
 
@@ -189,7 +191,7 @@ def predict(
         log_to_stderr()
         with err.status("predicting") as line:
             content = predict_files(
-                load_export(model),
+                load_export(model, trust=trust),
                 images,
                 output,
                 score_threshold=score_threshold,
