@@ -11,7 +11,7 @@ extend.py     more budget, another space                   earlier.py    what an
 confirm.py    the best again, under new seeds              failures.py   why a trial failed
 status.py     how a study stands                           progress.py   the same, live
 remote.py     a study on an object store                 lock.py       the only driver
-preflight.py  data and space, before anything runs
+preflight.py  data and space, before anything runs         same_data.py  whether the data are still the study's
 """
 
 from raytune_m2f.tuning.confirm import Confirmation, confirm_study

@@ -30,6 +30,7 @@ from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, Node, allot, cluster_nodes, largest_cluster
 from raytune_m2f.tuning.room import Room
+from raytune_m2f.tuning.same_data import compare_data, data_of
 from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
 from raytune_m2f.tuning.settings import StudySettings
@@ -85,7 +86,7 @@ def create_study(
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
     study.clear()  # what a kill while it was laid out left
     study.trials.mkdir(parents=True)
-    plan = StudyPlan(config, space, settings, tuple(points))
+    plan = StudyPlan(config, space, settings, tuple(points), data=data_of(config))
     if prior or settings.optuna_storage is not None:
         open_study(study.journal, study.root.name, settings, writable=True, new=True).add_trials(prior)
         study.push(study.journal)
@@ -111,7 +112,8 @@ def run_study(
         trial_function: instead of `train_trial`; tests use this seam.
         extension: added to the plan first, for good.
     Raises:
-        StudyError: no study, another driver runs it, or a trial does not fit the cluster.
+        StudyError: no study, another driver runs it, its data have other labels now, or a trial does not fit the
+            cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
         RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
@@ -129,6 +131,8 @@ def run_study(
         if not _has_work(record, unfinished):
             study.save(record.plan)
         else:
+            for note in compare_data(record.plan.config, record.plan.data, str(study)):
+                progress.note(note)
             with ray_session(address):
                 largest = largest_cluster() if address is not None else None
                 allotment = _allotment(record.plan.settings, concurrent, largest)
