@@ -42,7 +42,11 @@ def dataset(change: Change = lambda a: a, *, count: int = 40, changed: int | Non
 
 
 def boxed(box_of: Callable[[Box], tuple[float, ...]]) -> Change:
-    return lambda a: replace(a, bbox=tuple(float(v) for v in box_of(a.bbox)))
+    def change(one: Annotation) -> Annotation:
+        x, y, w, h = map(float, box_of(one.bbox))
+        return replace(one, bbox=(x, y, w, h))
+
+    return change
 
 
 def drawn(x: float, y: float, *, exchange: bool = False) -> Change:

@@ -34,7 +34,11 @@ def changed(config: Config, folder: Path, change: Change, *splits: str) -> Confi
 
 
 def each(**fields: Any) -> Change:
-    return lambda content: [a.update(fields) for a in content["annotations"]] and None
+    def change(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation.update(fields)
+
+    return change
 
 
 def normalised(content: dict[str, Any]) -> None:
