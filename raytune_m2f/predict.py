@@ -15,7 +15,7 @@ from pycocotools import mask as mask_utils
 from model import Instances
 from raytune_m2f.data import TestSample, load_for_model, read_image
 from raytune_m2f.data.images import read_record
-from raytune_m2f.errors import DatasetError, InputError
+from raytune_m2f.errors import InputError
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.visualize import draw_instances

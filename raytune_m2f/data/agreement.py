@@ -66,7 +66,7 @@ def masks_and_boxes(dataset: CocoDataset) -> Agreement:
     boxes = np.array([a.bbox for a in annotations], np.float64)
     boxes[:, 2:] += boxes[:, :2]
     seen = (masks[:, 2:] > masks[:, :2]).any(1)
-    differs = seen & ~_agree(masks, boxes, ALIKE)
+    differs: Bools = seen & ~_agree(masks, boxes, ALIKE)
     reading, wrong = _reading(masks[seen], boxes[seen], sizes[seen], int(differs.sum()))
     return Agreement(
         compared=int(seen.sum()),
@@ -102,13 +102,11 @@ def _reading(masks: Boxes, boxes: Boxes, sizes: Boxes, differing: int) -> tuple[
 def _other_area(masks: Boxes, areas: NDArray[np.float64]) -> Bools:
     """Areas above that of the mask's bounds, or next to nothing of it; some tools give the box's, which is as COCO."""
     most = np.maximum(masks[:, 2:] - masks[:, :2], ROUNDED).prod(1)
-    other: Bools = (areas > LARGER * most) | (areas < SMALLER * most)
-    return other
+    return np.asarray((areas > LARGER * most) | (areas < SMALLER * most))
 
 
 def _inside_one_pixel(masks: Boxes, sizes: Boxes) -> Bools:
-    inside: Bools = (masks >= -ROUGHLY).all(1) & (masks <= 1 + ROUGHLY).all(1) & (sizes > 2).all(1)
-    return inside
+    return np.asarray((masks >= -ROUGHLY).all(1) & (masks <= 1 + ROUGHLY).all(1) & (sizes > 2).all(1))
 
 
 def _scaled(masks: Boxes, boxes: Boxes) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
 DEPTH = 4
+LONG = 50  # entries of a list that are looked at
 SHOWN = 4
 
 
@@ -48,7 +49,7 @@ def search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[st
         if entry.get(head) is not None:
             continue
         found.fields.update(key for key in entry if key not in COCO_FIELDS and key != head)
-        for place, value in dict(_labels(entry, head, names)).items():
+        for place, value in {f.place: f.value for f in _fields(entry) if f.may_be_label(head, names)}.items():
             found.values.setdefault(place, Counter())[repr(value)] += 1
     return found
 
@@ -81,32 +82,43 @@ def wrong_label(head: str, value: object, classes: Sequence[str]) -> str:
     return f"{allowed}; leave the field out where the class is unknown"
 
 
-def _labels(value: object, head: str, names: set[str], place: str = "", depth: int = 0) -> Iterator[tuple[str, object]]:
-    """(place, value) of everything that may be a label."""
-    if depth > DEPTH:
-        return
-    if isinstance(value, Mapping):
-        named = any(isinstance(part, str) and _plain(part) == _plain(head) for part in value.values())
-        for key, part in value.items():
-            if not isinstance(key, str) or (depth == 0 and key in COCO_FIELDS):
-                continue
-            inner = f"{place}.{key}" if place else key
-            spelled = _plain(key) == _plain(head) and inner != head
-            if part is not None and not isinstance(part, Mapping) and (spelled or (named and key in VALUE_KEYS)):
-                yield inner, part
-            elif part is True and _plain(key) in names:
-                yield inner, part
-            else:
-                yield from _labels(part, head, names, inner, depth + 1)
-    elif isinstance(value, list):
-        for part in value[:50]:
-            yield from _labels(part, head, names, f"{place}[]", depth + 1)
-    elif isinstance(value, str) and _plain(value) in names:
-        yield place, value
-
-
 VALUE_KEYS = ("value", "values", "text", "label")
-"""Where a list of {name, value} holds the value."""
+"""Where an object {name, value} holds the value."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A value somewhere in an annotation, its place and key, and the object that it stands in."""
+
+    place: str
+    key: str
+    value: object
+    siblings: Mapping[str, Any]
+
+    def may_be_label(self, head: str, names: set[str]) -> bool:
+        if self.value is None or self.place == head:
+            return False
+        called, key = _plain(head), _plain(self.key)
+        if key == called or (isinstance(self.value, str) and _plain(self.value) in names):
+            return True
+        if key in VALUE_KEYS and any(isinstance(v, str) and _plain(v) == called for v in self.siblings.values()):
+            return True
+        return self.value is True and key in names
+
+
+def _fields(inside: Mapping[str, Any], place: str = "", depth: int = 0) -> Iterator[_Field]:
+    """All values of an annotation, of nested objects and lists too."""
+    for key, value in inside.items():
+        if depth == 0 and key in COCO_FIELDS:
+            continue
+        where = f"{place}.{key}" if place else key
+        if not isinstance(value, Mapping):
+            yield _Field(where, key, value, inside)
+        for part in value[:LONG] if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping) and depth < DEPTH:
+                yield from _fields(part, where if part is value else f"{where}[]", depth + 1)
+            elif part is not value:
+                yield _Field(f"{where}[]", "", part, {})
 
 
 def _plain(name: str) -> str:

@@ -88,7 +88,8 @@ class Summary:
             f"{self.name} ({self.file}): {self.images} images, {self.instances} instances, "
             f"{self.most_instances} in an image at most" + (f"; besides {', '.join(left_out)}" if left_out else "")
         )
-        yield "instances of " + _some([f"{name} {count}" for name, (count, _) in self._by_count if count], SHOWN)
+        if self.instances:
+            yield "instances of " + _some([f"{name} {count}" for name, (count, _) in self._by_count if count], SHOWN)
         if absent := [name for name, (count, _) in self.per_category.items() if not count]:
             yield f"no instance of {len(absent)} of the {len(self.categories)} categories: {_some(absent, SHOWN)}"
         for head, (known, unknown) in self.labels.items():

@@ -107,9 +107,7 @@ def dataset_of(name: str, dicts: Sequence[Mapping[str, Any]], categories: Catego
     entries = [annotation for entry in dicts for annotation in entry.get("annotations", ())]
     unlabelled, remarks = find_labels(categories, entries, source=str(source))
     records.sort(key=lambda record: record.id)
-    return CocoDataset(
-        name, source, source, categories, tuple(records), unlabelled=unlabelled, remarks=tuple(remarks)
-    )
+    return CocoDataset(name, source, source, categories, tuple(records), unlabelled=unlabelled, remarks=tuple(remarks))
 
 
 def _annotation(entry: Mapping[str, Any], number: int, height: int, width: int, categories: Categories) -> Annotation:

@@ -87,9 +87,7 @@ def numbered(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> list[d
     """
     images, categories = (ground_truth.dataset[key] for key in ("image_numbers", "category_numbers"))
     _check(results, image_id=images, category_id=categories)
-    return [
-        {**r, "image_id": images[r["image_id"]], "category_id": categories[r["category_id"]]} for r in results
-    ]
+    return [{**r, "image_id": images[r["image_id"]], "category_id": categories[r["category_id"]]} for r in results]
 
 
 def evaluate_segm(

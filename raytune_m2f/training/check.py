@@ -15,6 +15,8 @@ from raytune_m2f.training.objective import Constraint, Objective, quoted
 BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 PERIOD = "TEST.EVAL_PERIOD"
+NORMS = {"build_resnet_backbone": "MODEL.RESNETS.NORM", "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM"}
+COARSEST = 32  # pixels a cell of the coarsest map
 USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")
 """Entries of a report beside the evaluator's that a study may maximise or bound."""
 
@@ -48,6 +50,7 @@ def check_experiment(
         _check_batch(engine, "is", config.SOLVER.IMS_PER_BATCH)
     else:
         _check_batch(engine, "can be", largest_batch)
+    _check_batch_norm(config)
     check_keys(config, engine, asked)
     return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries)]
 
@@ -62,6 +65,8 @@ def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
     if not aloud:
         return
     log.info("%s", engine.summary.text())
+    if config.TEST.EVAL_PERIOD == 0:
+        log.info("%s = 0: the training is evaluated only at its end, at iteration %d", PERIOD, config.SOLVER.MAX_ITER)
     for note in notes:
         log.warning("%s", note)
 
@@ -73,6 +78,22 @@ def _check_batch(engine: Engine, verb: str, batch: float) -> None:
             f"{BATCH} {verb} {batch:g}, but there are {images} images to train on "
             f"({', '.join(part.file for part in engine.summary.train)}): a step would see an "
             f"image more than once. Lower it to {images} at most."
+        )
+
+
+def _check_batch_norm(config: Config) -> None:
+    """Batch norm cannot learn from one image whose coarsest map has one cell."""
+    if not config.knows(QUERIES) or config.MODEL.BACKBONE.NAME not in NORMS:
+        return
+    norm = NORMS[config.MODEL.BACKBONE.NAME]
+    divisibility = config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
+    side = -(-config.INPUT.IMAGE_SIZE // divisibility) * divisibility
+    at_once = config.SOLVER.MICRO_BATCH or config.SOLVER.IMS_PER_BATCH
+    if config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
+        raise ConfigError(
+            f"{norm} = 'BN' with INPUT.IMAGE_SIZE = {config.INPUT.IMAGE_SIZE} and one image at once: batch norm needs "
+            "more than one value of each channel, and the coarsest map has one cell. Raise INPUT.IMAGE_SIZE, take more "
+            "images at once, or NORM GN or FrozenBN."
         )
 
 

@@ -20,9 +20,7 @@ log = logging.getLogger(__name__)
 MOST_KEYS = 8
 
 
-def require_same_training(
-    state: Checkpoint, config: Config, engine: Engine, network: nn.Module, folder: Path
-) -> None:
+def require_same_training(state: Checkpoint, config: Config, engine: Engine, network: nn.Module, folder: Path) -> None:
     """Refuse to go on from a checkpoint of other labels or of another network; other data are worth a warning.
 
     Args:

@@ -17,6 +17,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
 from raytune_m2f.tuning.index import is_here
 from raytune_m2f.tuning.lock import refusal
+from raytune_m2f.tuning.same_data import data_of
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
 from raytune_m2f.tuning.space_grid import grid
@@ -88,7 +89,8 @@ def new_study(
         points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    return NewStudy(study, StudyPlan(config, space, settings, tuple(points)), tuple(prior))
+    plan = StudyPlan(config, space, settings, tuple(points), data=data_of(config))
+    return NewStudy(study, plan, tuple(prior))
 
 
 def create_study(
@@ -115,7 +117,7 @@ def has_begun(study: StudyDirectory) -> bool:
 
 
 def _plan_there(study: StudyDirectory) -> StudyPlan | None:
-    return StudyPlan.load(study.plan_file) if study.is_laid_out else None
+    return StudyPlan.load(study.plan_file, only_shown=True) if study.is_laid_out else None
 
 
 def _require_room(study: StudyDirectory) -> None:

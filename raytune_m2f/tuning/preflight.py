@@ -50,9 +50,7 @@ def check_before_start(
     log.info("%s", engine.summary.text())
     smallest, largest = _values(config, space, BATCH)
     queries = _values(config, space, QUERIES)[0] if config.knows(QUERIES) else math.inf  # of our own network only
-    notes = check_experiment(
-        config, engine, asked=asked, largest_batch=largest, fewest_queries=queries
-    )
+    notes = check_experiment(config, engine, asked=asked, largest_batch=largest, fewest_queries=queries)
     if stops:
         _check_reports(config)
     if isinstance(config, AnyModelConfig):  # detectron2 looks at many of its keys only when it builds

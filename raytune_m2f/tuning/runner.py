@@ -32,6 +32,7 @@ from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, Node, allot, cluster_nodes, largest_cluster
 from raytune_m2f.tuning.room import Room
+from raytune_m2f.tuning.same_data import compare_data
 from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
 from raytune_m2f.tuning.settings import StudySettings
@@ -66,7 +67,8 @@ def run_study(
             trials; who has just given that configuration may say so.
     Raises:
         ConfigError: the configuration names Python files and is not trusted.
-        StudyError: no study, another driver runs it, its record is damaged, or a trial does not fit the cluster.
+        StudyError: no study, another driver runs it, its record is damaged, its data have other labels now, or a trial
+            does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
         RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
@@ -90,6 +92,8 @@ def run_study(
         if not has_work(record):
             study.save(record.plan)
         else:
+            for note in compare_data(record.plan.config, record.plan.data, str(study)):
+                progress.note(note)
             stack.enter_context(ray_session(address))
             _run(record, unfinished, address, concurrent, progress, trial_function)
         _require_a_score(record)

@@ -233,6 +233,7 @@ class StudyPlan:
 
     Attributes:
         points: what is tried before the sampler is asked, as (origin, values), beside the known-good points.
+        data: fingerprints of the annotation files; see `same_data.py`.
     """
 
     config: Config
@@ -240,6 +241,7 @@ class StudyPlan:
     settings: StudySettings
     points: tuple[Point, ...] = ()
     created: str = field(default_factory=lambda: _now())
+    data: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write study.yaml in one step: it is there as a whole or not at all."""
@@ -255,6 +257,7 @@ class StudyPlan:
             "space": self.space.to_dict(),
             "points": [{"origin": origin, "values": values} for origin, values in self.points],
             "config": self.config.to_dict(),
+            "data": self.data,
         }
 
     @classmethod
@@ -282,6 +285,7 @@ class StudyPlan:
                 settings=StudySettings.model_validate(data["settings"]),
                 points=tuple(map(_point, data.get("points", []))),
                 created=data["created"],
+                data=data.get("data") or {},  # not in studies of before 2026-11-26
             )
         except (ValueError, InputError) as error:  # pydantic's, and those of metrics, which do not know the file
             if isinstance(error, ConfigError | SearchSpaceError):
