@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
@@ -138,7 +139,7 @@ def evaluate(
         log_to_stderr()
         with err.status("evaluating") as line:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda name: line.update(name)
+                load_export(model), annotations, images, progress=lambda *done: line.update(_counted(*done))
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -171,10 +172,14 @@ def predict(
                 images,
                 output,
                 score_threshold=score_threshold,
-                progress=lambda name: line.update(name),
+                progress=lambda *done: line.update(_counted(*done)),
             )
         found = len(content["annotations"])
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
+
+
+def _counted(done: int, total: int, name: str) -> Text:
+    return Text(f"{done} of {total}: {name}")
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:
