@@ -10,8 +10,8 @@ runner.py     start, resume, extend: one path              trial.py      one tri
 extend.py     more budget, another space                   earlier.py    what an earlier study knows
 confirm.py    the best again, under new seeds              failures.py   why a trial failed
 status.py     how a study stands                           progress.py   the same, live
-remote.py     a study on an object store                 lock.py       the only driver
-preflight.py  data and space, before anything runs
+outlook.py    what it has still to do                      lock.py       the only driver
+remote.py     a study on an object store                   preflight.py  data and space, before anything runs
 """
 
 from raytune_m2f.tuning.confirm import Confirmation, confirm_study

@@ -26,6 +26,7 @@ from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.failures import in_words
 from raytune_m2f.tuning.index import is_here
 from raytune_m2f.tuning.leaks import WorkerGroups
+from raytune_m2f.tuning.outlook import has_work
 from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, Node, allot, cluster_nodes, largest_cluster
@@ -126,7 +127,7 @@ def run_study(
         for note in enqueue_points(record):
             progress.note(note)
         unfinished = record.reconcile()
-        if not _has_work(record, unfinished):
+        if not has_work(record):
             study.save(record.plan)
         else:
             with ray_session(address):
@@ -151,14 +152,6 @@ def enqueue_points(record: Record) -> list[str]:
     known_good, notes = known_good_points(plan)
     record.enqueue([*known_good.items(), *plan.points])
     return notes
-
-
-def _has_work(record: Record, unfinished: list[int]) -> bool:
-    budget, usage = record.plan.settings.budget, record.usage()
-    if budget.allows_new_trial(usage) or (unfinished and budget.spent(usage) is None):
-        return True
-    promoted = record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full())
-    return promoted is not None and budget.spent(usage) is None
 
 
 def _allotment(settings: StudySettings, concurrent: int | None, largest: Sequence[Node] | None) -> Allotment:

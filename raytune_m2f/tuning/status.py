@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError
+from raytune_m2f.tuning.outlook import has_work, seconds_left
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
@@ -74,6 +75,8 @@ class StudyStatus:
         best: number of the trial with the best report, among those that did not fail, keep the constraints, and whose
             weights are there. A score on all test images stands above every score on a subset.
         leaks_freed: placement groups that ended trials had left in the cluster, and that were freed.
+        resumable: nobody runs it, and `resume` would find something to train.
+        seconds_left: about how long its driver has still to work; None if nobody runs it or there is no rate yet.
     """
 
     directory: str
@@ -84,6 +87,8 @@ class StudyStatus:
     best: int | None
     trials: list[TrialStatus]
     leaks_freed: int = 0
+    resumable: bool = False
+    seconds_left: float | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -157,6 +162,8 @@ class StatusReader:
             best=_best(trials),
             trials=trials,
             leaks_freed=record.leaks_freed,
+            resumable=driver is None and has_work(record),
+            seconds_left=None if driver is None else seconds_left(record),
         )
 
     def _read_trial(self, trial: FrozenTrial, driver: str | None) -> TrialStatus:
