@@ -15,6 +15,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.progress_line import Progress, nobody
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint import newest_first
 from raytune_m2f.training.context import Report, TrialContext
@@ -32,6 +33,7 @@ def run_training(
     gpus_per_worker: float | None = None,
     address: str | None = None,
     resume: bool = False,
+    progress: Progress = nobody,
 ) -> Report:
     """Train, and return the last report.
 
@@ -41,6 +43,7 @@ def run_training(
         gpus_per_worker: None takes one each if there are as many.
         address: of a Ray cluster.
         resume: go on from the newest checkpoint in `output`, which may otherwise have none.
+        progress: told how many iterations are done, of how many.
 
     Raises:
         ModelError: MODEL.WEIGHTS names what is not there.
@@ -58,13 +61,15 @@ def run_training(
     if not resume and address is None:  # a cluster's files need not be here
         check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:
-        return _train_here(config, folder, gpus_per_worker, mirror)
-    return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror)
+        return _train_here(config, folder, gpus_per_worker, mirror, progress)
+    return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror, progress)
 
 
-def _train_here(config: Config, folder: Path, gpus_per_worker: float | None, mirror: Mirror | None) -> Report:
+def _train_here(
+    config: Config, folder: Path, gpus_per_worker: float | None, mirror: Mirror | None, progress: Progress
+) -> Report:
     device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
-    context = TrialContext(folder, device=device, metric=config.metric)
+    context = TrialContext(folder, device=device, metric=config.metric, progress=progress)
     if mirror is None:
         with _log_file(folder):
             return train_trial(config, context)
@@ -90,6 +95,7 @@ def _train_on_ray(
     gpus_per_worker: float | None,
     address: str | None,
     mirror: Mirror | None,
+    progress: Progress,
 ) -> Report:
     import ray  # only where it is asked for
 
@@ -119,6 +125,7 @@ def _train_on_ray(
             on_report=tell,
             metric=config.metric,
             mirror=mirror,
+            progress=progress,
         )
 
 
