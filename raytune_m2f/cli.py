@@ -69,11 +69,13 @@ def train(
     """
     with clear_errors():
         from raytune_m2f.config import load_config
+
+        loaded = load_config(config, require_pairs(overrides or []))  # a misspelt key need not wait for torch
         from raytune_m2f.train import run_training
 
         log_to_stderr()
         report = run_training(
-            load_config(config, require_pairs(overrides or [])),
+            loaded,
             output,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
@@ -107,7 +109,6 @@ def export(
     """
     with clear_errors():
         from raytune_m2f.errors import InputError
-        from raytune_m2f.export import export_run
         from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
@@ -117,6 +118,8 @@ def export(
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
         else:
             run = source
+        from raytune_m2f.export import export_run  # with torch: only now that there is something to export
+
         report = export_run(run, output)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
 

@@ -17,7 +17,7 @@ from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.progress_line import Progress, nobody
 from raytune_m2f.store import is_address
-from raytune_m2f.training.checkpoint import newest_first
+from raytune_m2f.training.checkpoint_files import newest_first
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.trial_dir import pull_trial, push_trial
 from raytune_m2f.training.worker import train_trial

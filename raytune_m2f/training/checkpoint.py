@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +22,29 @@ from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
 
 log = logging.getLogger(__name__)
 
+__all__ = [
+    "BEST",
+    "PORTABLE",
+    "Checkpoint",
+    "CheckpointWriter",
+    "best_report",
+    "iteration_file",
+    "keep_newest",
+    "link",
+    "load",
+    "load_newest",
+    "newest_first",
+    "rung_file",
+    "save",
+    "save_iteration",
+    "snapshot",
+]
+
 Checkpoint = dict[str, Any]
-KEPT = 2
-BEST = "best.pth"
 PORTABLE = ("model", "config", "categories", "report")
 """What the model needs to be used elsewhere: all that is in best.pth."""
 
@@ -130,43 +146,6 @@ def save_iteration(checkpoint: Checkpoint, folder: Path, keep: frozenset[int] = 
     """Write `iter_<iteration>.pth`; see `keep_newest`."""
     save(checkpoint, iteration_file(folder, checkpoint["iteration"]))
     keep_newest(folder, keep)
-
-
-def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
-    """Of a run's checkpoints keep the newest two; those of the iterations `keep` stay as `rung_<iteration>.pth`."""
-    checkpoints = newest_first(folder)
-    if checkpoints and (iteration := int(checkpoints[0].stem.removeprefix("iter_"))) in keep:
-        link(checkpoints[0], rung_file(folder, iteration))
-    for old in checkpoints[KEPT:]:
-        old.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name; its file is never changed, only replaced."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not every shared storage has links
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-
-
-def rung_file(folder: Path, iteration: int) -> Path:
-    """The checkpoint of an iteration that another trial may go on from."""
-    return folder / f"rung_{iteration:07d}.pth"
-
-
-def iteration_file(folder: Path, iteration: int) -> Path:
-    """Where the checkpoint of an iteration lies."""
-    return folder / f"iter_{iteration:07d}.pth"
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a run, by iteration."""
-    return sorted(folder.glob("iter_*.pth"), reverse=True)
 
 
 def load(path: Path, *, mapped: bool = False) -> Checkpoint:

@@ -12,19 +12,27 @@ confirm.py    the best again, under new seeds              failures.py   why a t
 status.py     how a study stands                           progress.py   the same, live
 outlook.py    what it has still to do                      lock.py       the only driver
 remote.py     a study on an object store                   preflight.py  data and space, before anything runs
+
+A name below is imported when it is first used: who reads a study must not wait for torch and Ray, which run one.
 """
 
-from raytune_m2f.tuning.confirm import Confirmation, confirm_study
-from raytune_m2f.tuning.earlier import knowledge_of
-from raytune_m2f.tuning.extend import Extension
-from raytune_m2f.tuning.preflight import check_before_start
-from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, rows_that_fit, status_table, verdict
-from raytune_m2f.tuning.runner import create_study, run_study
-from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
-from raytune_m2f.tuning.space import SearchSpace, load_space
-from raytune_m2f.tuning.space_grid import grid
-from raytune_m2f.tuning.status import StudyStatus, TrialStatus, study_status, trial_to_export
-from raytune_m2f.tuning.study import StudyDirectory, StudyPlan, plan_of
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raytune_m2f.tuning.confirm import Confirmation, confirm_study
+    from raytune_m2f.tuning.earlier import knowledge_of
+    from raytune_m2f.tuning.extend import Extension
+    from raytune_m2f.tuning.preflight import check_before_start
+    from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, rows_that_fit, status_table, verdict
+    from raytune_m2f.tuning.runner import create_study, run_study
+    from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
+    from raytune_m2f.tuning.space import SearchSpace, load_space
+    from raytune_m2f.tuning.space_grid import grid
+    from raytune_m2f.tuning.status import StudyStatus, TrialStatus, study_status, trial_to_export
+    from raytune_m2f.tuning.study import StudyDirectory, StudyPlan, plan_of
 
 __all__ = [
     "Budget",
@@ -54,3 +62,27 @@ __all__ = [
     "trial_to_export",
     "verdict",
 ]
+
+_HOMES = {
+    "confirm": ("Confirmation", "confirm_study"),
+    "earlier": ("knowledge_of",),
+    "extend": ("Extension",),
+    "preflight": ("check_before_start",),
+    "progress": ("StudyProgress", "confirmation_table", "rows_that_fit", "status_table", "verdict"),
+    "runner": ("create_study", "run_study"),
+    "settings": ("Budget", "EarlyStopping", "Resources", "StudySettings"),
+    "space": ("SearchSpace", "load_space"),
+    "space_grid": ("grid",),
+    "status": ("StudyStatus", "TrialStatus", "study_status", "trial_to_export"),
+    "study": ("StudyDirectory", "StudyPlan", "plan_of"),
+}
+"""The module of each name."""
+
+
+if not TYPE_CHECKING:  # else every name, also one that is not there, would be known to a type checker
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(f"{__name__}.{home}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

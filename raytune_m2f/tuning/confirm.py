@@ -13,7 +13,7 @@ from os import PathLike
 from typing import Any
 
 from optuna.trial import TrialState
-from scipy.stats import t as student
+from scipy.special import stdtrit  # scipy.stats has the same, and takes a second to import
 
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.tuning.extend import Extension
@@ -46,7 +46,7 @@ class Mean:
         if len(values) < 2:
             return cls(mean, None)
         error = statistics.stdev(values) / sqrt(len(values))
-        return cls(mean, float(student.ppf(0.975, len(values) - 1)) * error)
+        return cls(mean, float(stdtrit(len(values) - 1, 0.975)) * error)
 
     def __str__(self) -> str:
         return f"{self.value:.2f}" + ("" if self.half_width is None else f" ± {self.half_width:.2f}")

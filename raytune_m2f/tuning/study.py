@@ -31,7 +31,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
-from raytune_m2f.training.checkpoint import BEST, link
+from raytune_m2f.training.checkpoint_files import BEST, link
 from raytune_m2f.tuning.lock import FileLock
 from raytune_m2f.tuning.remote import Lease, RemoteStudy
 from raytune_m2f.tuning.settings import StudySettings
