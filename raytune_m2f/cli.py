@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
-from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.console import clear_errors, log_to_stderr, out, print_table, require_pairs, show_progress
+from raytune_m2f.introduce import announce_training
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, application
 
 # heavy modules (torch, ray) are imported where they are used, so that --help answers at once
 
 app = typer.Typer(
+    cls=Group,
+    callback=application,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -70,18 +72,21 @@ def train(
     with clear_errors():
         from raytune_m2f.config import load_config
 
-        loaded = load_config(config, require_pairs(overrides or []))  # a misspelt key need not wait for torch
-        from raytune_m2f.train import run_training
-
         log_to_stderr()
-        report = run_training(
-            loaded,
-            output,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            address=address,
-            resume=resume,
-        )
+        loaded = load_config(config, require_pairs(overrides or []))
+        announce_training(loaded, output)
+        from raytune_m2f.train import run_training  # imports torch, which takes seconds
+
+        with show_progress("training") as progress:
+            report = run_training(
+                loaded,
+                output,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                address=address,
+                resume=resume,
+                progress=progress,
+            )
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
@@ -140,9 +145,10 @@ def evaluate(
         from raytune_m2f.predict import evaluate_export
 
         log_to_stderr()
-        with err.status("evaluating") as line:
+        exported = load_export(model)
+        with show_progress("evaluating", "image") as progress:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda *done: line.update(_counted(*done))
+                exported, annotations, images, progress=lambda done, total, name: progress(done, total)
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -169,20 +175,17 @@ def predict(
         from raytune_m2f.predict import predict_files
 
         log_to_stderr()
-        with err.status("predicting") as line:
+        exported = load_export(model)
+        with show_progress("predicting", "image") as progress:
             content = predict_files(
-                load_export(model),
+                exported,
                 images,
                 output,
                 score_threshold=score_threshold,
-                progress=lambda *done: line.update(_counted(*done)),
+                progress=lambda done, total, name: progress(done, total),
             )
         found = len(content["annotations"])
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
-
-
-def _counted(done: int, total: int, name: str) -> Text:
-    return Text(f"{done} of {total}: {name}")
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:
@@ -191,8 +194,8 @@ def _print_metrics(report: dict[str, float], title: str) -> None:
     for name, value in report.items():
         if "/" in name:
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
-    out.print(title, soft_wrap=True)
-    out.print(table)
+    out.print(title, soft_wrap=True, markup=False, highlight=False)
+    print_table(table)
 
 
 def main() -> None:

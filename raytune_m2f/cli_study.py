@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from shlex import quote
 from time import sleep
@@ -12,12 +14,24 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.live import Live
 
-from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_duration, require_pairs
+from raytune_m2f.console import (
+    clear_errors,
+    err,
+    is_quiet,
+    log_to_stderr,
+    out,
+    parse_duration,
+    print_table,
+    require_pairs,
+)
+from raytune_m2f.introduce import announce_study
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
 
 if TYPE_CHECKING:
     from raytune_m2f.tuning import Extension, StudyStatus
+    from raytune_m2f.tuning.progress import Progress
 
+log = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
@@ -108,6 +122,7 @@ def tune(
         searched = tuning.load_space(space, loaded)
         if sampler == "grid":
             trials = min(trials or sys.maxsize, len(tuning.grid(searched)))
+        announce_study(loaded, study, trials)
         settings = tuning.StudySettings(
             budget=tuning.Budget(trials=trials, seconds=seconds, iterations=iterations, gpu_hours=gpu_hours),
             metrics=tuple(metric or ["segm/AP"]),
@@ -128,7 +143,7 @@ def tune(
         for note in tuning.check_before_start(
             loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
         ):
-            err.print(note, style="yellow", soft_wrap=True)
+            log.warning(note)
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         tuning.create_study(study, loaded, searched, settings, points=points, prior=prior)
         _drive(study, address)
@@ -191,11 +206,11 @@ def confirm(
         from raytune_m2f import tuning
 
         log_to_stderr()
-        with tuning.StudyProgress(err) as progress:
+        with _progress() as progress:
             found = tuning.confirm_study(
                 study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress
             )
-        out.print(tuning.confirmation_table(found))
+        print_table(tuning.confirmation_table(found))
         out.print(tuning.verdict(found), soft_wrap=True)
 
 
@@ -226,7 +241,7 @@ def status(
                     state = read()
                     live.update(tuning.status_table(state, tuning.rows_that_fit(out)), refresh=True)
         else:
-            out.print(tuning.status_table(state))
+            print_table(tuning.status_table(state, folded=out.is_terminal))
 
 
 def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
@@ -240,12 +255,19 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     return partial(Jobs(address).study_status, study)
 
 
+def _progress() -> AbstractContextManager[Progress]:
+    """Who follows a study on stderr; with -q nobody."""
+    from raytune_m2f.tuning.progress import Silent, StudyProgress
+
+    return nullcontext(Silent()) if is_quiet() else StudyProgress(err)
+
+
 def _drive(study: str, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 
-    with tuning.StudyProgress(err) as progress:
+    with _progress() as progress:
         status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress, extension=extension)
-    out.print(tuning.status_table(status))
+    print_table(tuning.status_table(status, folded=out.is_terminal))
     if status.best is not None:
         out.print(f"export the best trial: raytune-m2f export {quote(study)} --output DIR", soft_wrap=True)

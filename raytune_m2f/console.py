@@ -45,6 +45,7 @@ def clear_errors() -> Iterator[None]:
 
 def _show(message: str) -> None:
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    logging.getLogger(LOG).debug("where it arose:", exc_info=True)
 
 
 def set_verbosity(level: int = logging.INFO) -> None:

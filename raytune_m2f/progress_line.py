@@ -144,8 +144,10 @@ def following(console: Console, what: str, unit: str = "it") -> Iterator[Progres
     if not console.is_terminal:
         yield Lines(what, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), unit)
         return
-    columns = [TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[count]", "fields[more]")]
-    with RichProgress(columns[0], BarColumn(), *columns[1:], console=console, transient=True) as shown:
+    name, count, more = (
+        TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[count]", "fields[more]")
+    )
+    with RichProgress(name, BarColumn(), count, more, console=console, transient=True) as shown:
         yield Bar(shown, what, unit)
 
 
@@ -200,9 +202,8 @@ class Heartbeat:
         beat: called with the seconds since the start.
     """
 
-    def __init__(self, beat: Callable[[float], None], *, interval: float = INTERVAL_S, first: float | None = None) -> None:
+    def __init__(self, beat: Callable[[float], None], *, interval: float = INTERVAL_S) -> None:
         self._beat, self._interval = beat, interval
-        self._first = interval if first is None else first
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
 
@@ -216,10 +217,8 @@ class Heartbeat:
         self._thread.join()
 
     def _run(self) -> None:
-        wait = self._first
-        while not self._stop.wait(wait):
+        while not self._stop.wait(self._interval):
             self._beat(time.monotonic() - self._start)
-            wait = self._interval
 
 
 @contextmanager

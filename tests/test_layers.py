@@ -16,7 +16,8 @@ ROOTS = ("model", "raytune_m2f", "search_spaces", "configs")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("raytune_m2f", "raytune_m2f.errors", "raytune_m2f.progress_line", "raytune_m2f.config", "search_spaces", "configs"),
+    ("raytune_m2f", "raytune_m2f.errors", "raytune_m2f.config", "search_spaces", "configs"),
+    ("raytune_m2f.progress_line",),
     ("raytune_m2f.store", "raytune_m2f.mirror"),
     ("raytune_m2f.data",),
     ("raytune_m2f.evaluation", "raytune_m2f.visualize"),
@@ -33,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("raytune_m2f.tuning",),
     ("raytune_m2f.cluster",),
     (
+        "raytune_m2f.introduce",
         "raytune_m2f.options",
         "raytune_m2f.demo",
         "raytune_m2f.cli_cluster",
