@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,12 @@ import typer
 from rich.table import Table
 
 from raytune_m2f import cli_cluster, cli_study
-from raytune_m2f.console import clear_errors, log_to_stderr, out, print_table, require_pairs, show_progress
-from raytune_m2f.introduce import announce_training
+from raytune_m2f.console import clear_errors, out, require_pairs
+from raytune_m2f.introduce import announce_training, require_empty
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, application
+from raytune_m2f.screen import log_to_stderr, print_table, show_progress
+
+log = logging.getLogger(__name__)
 
 # heavy modules (torch, ray) are imported where they are used, so that --help answers at once
 
@@ -35,16 +39,21 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
     trials: Annotated[int, typer.Option(min=2, help="Trials of the study.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of the search.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train five times as long: better masks, a longer wait.")
+    ] = False,
 ) -> None:
-    """Do it all once on synthetic shapes: generate, tune, export, predict. On two CPU cores, in minutes.
+    """Do it all once on synthetic shapes: generate, tune, export, evaluate, predict. On two CPU cores, in minutes.
 
     Example: raytune-m2f demo --output demo
     """
     with clear_errors():
-        from raytune_m2f.demo import run_demo
-
         log_to_stderr()
-        run_demo(output, trials=trials, seed=seed)
+        require_empty(output)
+        log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
+        from raytune_m2f.demo import run_demo  # imports torch, which takes seconds
+
+        run_demo(output, trials=trials, seed=seed, full=full)
 
 
 @app.command()

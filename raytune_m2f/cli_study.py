@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from shlex import quote
 from time import sleep
@@ -14,22 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.live import Live
 
-from raytune_m2f.console import (
-    clear_errors,
-    err,
-    is_quiet,
-    log_to_stderr,
-    out,
-    parse_duration,
-    print_table,
-    require_pairs,
-)
+from raytune_m2f.console import clear_errors, out, parse_duration, require_pairs
 from raytune_m2f.introduce import announce_study
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.screen import log_to_stderr, print_table
 
 if TYPE_CHECKING:
     from raytune_m2f.tuning import Extension, StudyStatus
-    from raytune_m2f.tuning.progress import Progress
 
 log = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0
@@ -206,7 +196,7 @@ def confirm(
         from raytune_m2f import tuning
 
         log_to_stderr()
-        with _progress() as progress:
+        with tuning.shown_progress() as progress:
             found = tuning.confirm_study(
                 study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress
             )
@@ -255,18 +245,11 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     return partial(Jobs(address).study_status, study)
 
 
-def _progress() -> AbstractContextManager[Progress]:
-    """Who follows a study on stderr; with -q nobody."""
-    from raytune_m2f.tuning.progress import Silent, StudyProgress
-
-    return nullcontext(Silent()) if is_quiet() else StudyProgress(err)
-
-
 def _drive(study: str, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 
-    with _progress() as progress:
+    with tuning.shown_progress() as progress:
         status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress, extension=extension)
     print_table(tuning.status_table(status, folded=out.is_terminal))
     if status.best is not None:

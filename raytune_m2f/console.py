@@ -1,8 +1,7 @@
-"""What all commands share: one clear error instead of a traceback, logs and progress on stderr, tables, durations."""
+"""What all commands share: one clear error instead of a traceback, logs on stderr, devices and durations."""
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Iterator
@@ -10,20 +9,15 @@ from contextlib import contextmanager
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.table import Table
 from rich.text import Text
 
 from raytune_m2f.errors import InputError, RaytuneM2FError
-from raytune_m2f.progress_line import PROGRESS, Progress, following, nobody
 
 out = Console()
 """Results."""
 err = Console(stderr=True)
 """Logs, progress and errors."""
 
-LOG = "raytune_m2f"
-PLAIN_WIDTH = 100_000  # of a table in a log: no line is ever folded
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -45,58 +39,7 @@ def clear_errors() -> Iterator[None]:
 
 def _show(message: str) -> None:
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
-    logging.getLogger(LOG).debug("where it arose:", exc_info=True)
-
-
-def set_verbosity(level: int = logging.INFO) -> None:
-    """What a command says beside its results: logging.ERROR errors alone (-q), logging.DEBUG everything (-v)."""
-    logging.getLogger(LOG).setLevel(level)
-
-
-def is_quiet() -> bool:
-    return logging.getLogger(LOG).level >= logging.ERROR
-
-
-def log_to_stderr() -> None:
-    """Show the package's log on stderr: with colours in a terminal, as plain lines of any length elsewhere."""
-    log = logging.getLogger(LOG)
-    if log.level == logging.NOTSET:
-        set_verbosity()
-    handler: logging.Handler = _PlainHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
-    if err.is_terminal:
-        handler = RichHandler(console=err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    handler.addFilter(lambda record: not hasattr(record, PROGRESS))  # `show_progress` shows it
-    log.handlers = [handler]
-
-
-class _PlainHandler(logging.Handler):
-    """A line a record on the console of the errors, neither wrapped nor padded."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        err.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def show_progress(what: str, unit: str = "it") -> Iterator[Progress]:
-    """Show on stderr how far the work within is; not with -q."""
-    if is_quiet():
-        yield nobody
-        return
-    with following(err, what, unit) as progress:
-        yield progress
-
-
-def print_table(table: Table) -> None:
-    """A result: a table as wide as the terminal, or as wide as it needs to be, without blanks behind its lines."""
-    if out.is_terminal:
-        out.print(table)
-        return
-    table.box = None
-    file = io.StringIO()
-    Console(file=file, width=PLAIN_WIDTH).print(table)
-    out.print(*(line.rstrip() for line in file.getvalue().splitlines()), sep="\n", markup=False, highlight=False,
-              soft_wrap=True)  # fmt: skip
+    logging.getLogger("raytune_m2f").debug("where it arose:", exc_info=True)
 
 
 def parse_duration(text: str | None) -> float | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from raytune_m2f.config import Config
+from raytune_m2f.errors import InputError
 
 log = logging.getLogger(__name__)
 
@@ -26,3 +28,9 @@ def in_words(config: Config) -> str:
     if not config.knows("DATASETS.SUBCATEGORIES"):
         return text
     return f"{text}; heads: {', '.join(config.value('DATASETS.SUBCATEGORIES')) or 'none'}"
+
+
+def require_empty(output: Path) -> None:
+    """Raises InputError if there is something in `--output`."""
+    if output.exists() and any(output.iterdir()):
+        raise InputError(f"--output {output} is not empty: give a new directory, or remove it.")

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raytune_m2f.console import set_verbosity
+from raytune_m2f.screen import set_verbosity
 
 ConfigFile = Annotated[
     str,

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 INTERVAL_S = 30.0
 """Between two lines of a log."""
@@ -142,7 +143,7 @@ class Bar:
 def following(console: Console, what: str, unit: str = "it") -> Iterator[Progress]:
     """Show on a console, which should be stderr, how far the work within is."""
     if not console.is_terminal:
-        yield Lines(what, lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True), unit)
+        yield Lines(what, lambda line: console.print(Text(line), soft_wrap=True), unit)
         return
     name, count, more = (
         TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[count]", "fields[more]")

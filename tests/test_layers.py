@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "raytune_m2f.predict",
         "raytune_m2f.train",
         "raytune_m2f.console",
+        "raytune_m2f.screen",
     ),
     ("raytune_m2f.tuning",),
     ("raytune_m2f.cluster",),

@@ -155,7 +155,12 @@ def test_a_heartbeat_beats_while_the_work_is_under_way_and_not_after_it() -> Non
 def test_what_takes_long_says_so(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("raytune_m2f.test_progress_line")
     said = threading.Event()
-    log.addFilter(lambda record: said.set() or True)
+
+    def note(record: logging.LogRecord) -> bool:
+        said.set()
+        return True
+
+    log.addFilter(note)
     with caplog.at_level(logging.INFO, logger=log.name), still(log, "downloading weights", interval=0.001):
         assert said.wait(60)
     assert "still downloading weights, for 0:00" in caplog.text

@@ -11,6 +11,7 @@ from raytune_m2f.config.keys import known_keys
 from raytune_m2f.config.nested import flatten, nest
 from raytune_m2f.config.paths import absolute
 from raytune_m2f.config.schema import Config
+from raytune_m2f.config.shipped import advice, find_config, shipped_config
 from raytune_m2f.config.yaml_file import parse_value, read_yaml
 from raytune_m2f.errors import ConfigError
 
@@ -22,14 +23,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a YAML file.
 
     Args:
-        path: the file; its `_BASE_`, a path relative to it, is read first, and so on.
+        path: the file, or the name of one that comes with the package (see `shipped.py`); its `_BASE_`, a path
+            relative to it or such a name, is read first, and so on.
         overrides: `KEY=VALUE`, the value in YAML; they win over the files. Relative paths in them start at
             the working directory, those of a file at the file's folder.
 
     Raises:
         ConfigError: naming the file and every unknown key, wrong value and clash.
     """
-    return build(Config, [*file_layers(Path(path), ()), *override_layers(overrides)])
+    return build(Config, [*file_layers(find_config(path), ()), *override_layers(overrides)])
 
 
 def config_of(cfg: Mapping[str, Any]) -> Config:
@@ -66,9 +68,10 @@ def _base_path(base: object, path: Path) -> Path:
         base_path = Path(absolute(base, path.parent))
     except ValueError as problem:
         raise ConfigError(f"{path}: {BASE_KEY}: {problem}") from None
-    if not base_path.is_file():
-        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}")
-    return base_path
+    found = base_path if base_path.is_file() else shipped_config(base)
+    if found is None:
+        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}. {advice(base)}")
+    return found
 
 
 def override_layers(overrides: Sequence[str]) -> list[Layer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from shlex import quote
@@ -17,7 +18,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raytune_m2f.console import err
 from raytune_m2f.progress_line import INTERVAL_S, Heartbeat, duration, read_progress
+from raytune_m2f.screen import is_quiet
 from raytune_m2f.tuning.status import StudyStatus, TrialStatus, relative
 
 if TYPE_CHECKING:
@@ -147,6 +150,11 @@ class StudyProgress:
 
     def _say(self, line: str) -> None:
         self._console.print(Text(line), soft_wrap=True)
+
+
+def shown_progress() -> AbstractContextManager[Progress]:
+    """Who follows a study of the command line: stderr, or with -q nobody."""
+    return nullcontext(Silent()) if is_quiet() else StudyProgress(err)
 
 
 def how_far(status: StudyStatus, seconds: float, left: float | None) -> list[str]:
