@@ -2,6 +2,7 @@
 
 study.py      the directory, its lock and its plan         settings.py   budget, early stopping, resources
 space.py      what may vary                                search.py     samplers and known-good points
+layout.py     a new study, or a refusal                    journal.py    optuna.journal, and what can be wrong with it
 storage.py    where Optuna keeps the study                 record.py     reports and ends, in Optuna
 index.py      the record's sums, kept up to date           rungs.py      who is stopped early, or goes on
 population.py who takes a stopped trial's place            tidy.py       which checkpoints are of no more use
@@ -10,7 +11,8 @@ runner.py     start, resume, extend: one path              trial.py      one tri
 extend.py     more budget, another space                   earlier.py    what an earlier study knows
 confirm.py    the best again, under new seeds              failures.py   why a trial failed
 status.py     how a study stands                           progress.py   the same, live
-outlook.py    what it has still to do                      lock.py       the only driver
+outlook.py    what it has still to do                      closing.py    what is said at its end
+lock.py       the only driver
 remote.py     a study on an object store                   preflight.py  data and space, before anything runs
 
 A name below is imported when it is first used: who reads a study must not wait for torch and Ray, which run one.
@@ -22,9 +24,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raytune_m2f.tuning.closing import closing_words
     from raytune_m2f.tuning.confirm import Confirmation, confirm_study
     from raytune_m2f.tuning.earlier import knowledge_of
     from raytune_m2f.tuning.extend import Extension
+    from raytune_m2f.tuning.layout import NewStudy, create_study, new_study
     from raytune_m2f.tuning.preflight import check_before_start
     from raytune_m2f.tuning.progress import (
         StudyProgress,
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
         status_table,
         verdict,
     )
-    from raytune_m2f.tuning.runner import create_study, run_study
+    from raytune_m2f.tuning.runner import run_study
     from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
     from raytune_m2f.tuning.space import SearchSpace, load_space
     from raytune_m2f.tuning.space_grid import grid
@@ -46,6 +50,7 @@ __all__ = [
     "Confirmation",
     "EarlyStopping",
     "Extension",
+    "NewStudy",
     "Resources",
     "SearchSpace",
     "StudyDirectory",
@@ -55,12 +60,14 @@ __all__ = [
     "StudyStatus",
     "TrialStatus",
     "check_before_start",
+    "closing_words",
     "confirm_study",
     "confirmation_table",
     "create_study",
     "grid",
     "knowledge_of",
     "load_space",
+    "new_study",
     "plan_of",
     "rows_that_fit",
     "run_study",
@@ -72,12 +79,14 @@ __all__ = [
 ]
 
 _HOMES = {
+    "closing": ("closing_words",),
     "confirm": ("Confirmation", "confirm_study"),
     "earlier": ("knowledge_of",),
     "extend": ("Extension",),
+    "layout": ("NewStudy", "create_study", "new_study"),
     "preflight": ("check_before_start",),
     "progress": ("StudyProgress", "confirmation_table", "rows_that_fit", "shown_progress", "status_table", "verdict"),
-    "runner": ("create_study", "run_study"),
+    "runner": ("run_study",),
     "settings": ("Budget", "EarlyStopping", "Resources", "StudySettings"),
     "space": ("SearchSpace", "load_space"),
     "space_grid": ("grid",),

@@ -57,4 +57,5 @@ def _iterations_left(record: Record, new_trials: int) -> float:
 
 def _length(trial: FrozenTrial) -> int:
     """The iterations that a trial has trained itself."""
-    return max(0, (trial.last_step or 0) - trial.user_attrs.get("start", 0))
+    start: int = trial.user_attrs.get("start", 0)
+    return max(0, (trial.last_step or 0) - start)

@@ -52,7 +52,7 @@ class Record:
     def __init__(self, directory: StudyDirectory, plan: StudyPlan, *, writable: bool = True) -> None:
         self.directory = directory
         self.plan = plan
-        self._study = open_study(directory.journal, directory.root.name, plan.settings, writable=writable)
+        self._study = open_study(directory, plan.settings, writable=writable)
         self._storage = self._study._storage
         self._objectives = plan.settings.objectives
         self._bounds = plan.settings.bounds

@@ -49,6 +49,7 @@ class Lease:
     def held(self, holder: str) -> Iterator[None]:
         """Be the only driver; raises StudyError that names the other one."""
         self._take(json.dumps({"holder": holder, "token": self._token}))
+        self._over.clear()
         thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         thread.start()
         try:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import BEST, link
 from raytune_m2f.tuning.lock import FileLock
-from raytune_m2f.tuning.remote import Lease, RemoteStudy
+from raytune_m2f.tuning.remote import CLOCK, Lease, RemoteStudy
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
 
@@ -55,12 +54,14 @@ class StudyDirectory:
     remote: RemoteStudy | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> StudyDirectory:
-        """A directory, or the address of a folder on a store, of which a working copy is made.
+    def at(cls, path: str | os.PathLike[str] | StudyDirectory) -> StudyDirectory:
+        """A directory, or the address of a folder on a store, of which a working copy is made; one that is at hand.
 
         Raises:
             InputError: the address is wrong, or the store does not answer.
         """
+        if isinstance(path, StudyDirectory):
+            return path
         if not is_address(path):
             return cls(Path(path).expanduser().absolute())
         study = cls.of(Mirror.at(os.fspath(path)))
@@ -104,11 +105,15 @@ class StudyDirectory:
         """Whether it is a study."""
         return self.plan_file.is_file()
 
-    def is_begun(self, path: Path) -> bool:
-        """Whether something in a directory without study.yaml is of a study that was killed while it was laid out."""
-        if path == self.trials:
-            return not any(path.iterdir())
-        return path.name.startswith((f".{self.plan_file.name}.", self.journal.name))
+    @property
+    def has_trials(self) -> bool:
+        """Whether something of a trial is there."""
+        return self.trials.is_dir() and any(self.trials.iterdir())
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether something in the directory is what a study has before its first trial, or a kill left of it."""
+        names = (PLAN, JOURNAL, f"{JOURNAL}.lock", LOCK, CLOCK, TRIALS, self.ray.name)
+        return path.name in names or path.name.startswith(f".{PLAN}.")
 
     def require(self) -> None:
         """Raises StudyError unless this is a study directory."""
@@ -171,10 +176,10 @@ class StudyDirectory:
         link(source, target)
 
     def clear(self) -> None:
-        """Delete the little that is there before a study is laid out."""
-        if self.remote is not None:
-            self.remote.mirror.delete(*(path.name for path in self.root.iterdir() if path.is_file()))
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Delete the plan and the record of a study that has no trial, and what a kill left of one; no other file."""
+        for path in [path for path in self.root.iterdir() if self.is_ours(path) and path.is_file()]:
+            if path.name != LOCK:  # its holder is who asks
+                self.unlink(path)
 
     def save(self, plan: StudyPlan) -> None:
         plan.save(self.plan_file)

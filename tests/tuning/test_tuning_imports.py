@@ -59,7 +59,10 @@ CONFIG = "SOLVER: {MAX_ITER: 20, STEPS: []}\n"
         (["train", "--config", "c.yaml", "--output", "o", "SOLVER.MAX_ITRE=3"], "SOLVER.MAX_ITRE"),
         (["tune", "--config", "c.yaml", "--space", "default", "--study", "s", "SOLVER.MAX_ITRE=3"], "SOLVER.MAX_ITRE"),
         (["tune", "--config", "c.yaml", "--space", "nosuch", "--study", "s"], "no such search space"),
-        (["tune", "--config", "c.yaml", "--space", "default", "--study", "s", "--metric", "a b"], "metric 'a b'"),
+        (
+            ["tune", "--config", "c.yaml", "--space", "default", "--study", "s", "--constraint", "low"],
+            "constraint 'low'",
+        ),
         (["tune", "--config", "c.yaml", "--space", "default", "--study", "study"], "is a study already"),
         (["tune", "--config", "c.yaml", "--space", "default", "--study", "s", "--grace", "50"], "--grace 50"),
         (["tune", "--config", "c.yaml", "--space", "default", "--study", "s", "--from", "nowhere"], "is no study"),
