@@ -150,6 +150,7 @@ def resume(
     """
     with clear_errors():
         log_to_stderr()
+        log.info("study %s: going on with it", study)
         _drive(study, address, concurrent)
 
 
@@ -171,6 +172,7 @@ def extend(
         from raytune_m2f import tuning
 
         log_to_stderr()
+        log.info("study %s: reading it, to go on with more", study)
         more = tuning.Extension(
             trials=trials,
             iterations=iterations,
@@ -196,6 +198,7 @@ def confirm(
         from raytune_m2f import tuning
 
         log_to_stderr()
+        log.info("study %s: its best %d again under %d new seeds, in %s/confirm", study, top, seeds, study.rstrip("/"))
         with tuning.shown_progress() as progress:
             found = tuning.confirm_study(
                 study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress

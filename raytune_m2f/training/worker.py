@@ -153,7 +153,7 @@ class Run:
             heads = [f"{name} ({len(classes)})" for name, classes in self.engine.categories.subcategories.items()]
             weights = sum(weight.numel() for weight in self.stepper.learner.model.parameters())
             log.info(
-                "training on %s, %d workers of %d threads: %.1f million weights, %d categories, heads: %s",
+                "training on %s, workers: %d, threads of each: %d; %.1f million weights, categories: %d, heads: %s",
                 device_name(self.context.device),
                 self.context.world_size,
                 torch.get_num_threads(),
