@@ -6,6 +6,7 @@ no block is passed over. What needs no cluster, no GPU and no download is run to
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +23,7 @@ from raytune_m2f.tuning.space import packaged_spaces
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 LANGUAGES = "bash|python|yaml|json|text"
-OWN_FILES = re.compile(
-    r"my\.yaml|my_\w+(\.py|/)|demo/.*|demo(_full)?\.yaml|data/.*|photo\.jpg|/shared/.*|/mnt/shared/.*"
-)
+OWN_FILES = re.compile(r"my\.yaml|my_\w+(\.py|/)|demo/.*|demo(_full)?\.yaml|data/.*|/shared/.*|/mnt/shared/.*")
 """What is the reader's, or was made by a command before."""
 GROUP: Any = typer.main.get_command(app)
 
@@ -57,7 +56,7 @@ def pip(words: list[str]) -> None:
 
 def pytest_(words: list[str]) -> None:
     markers = re.findall(r'^    "(\w+): ', pyproject(), flags=re.MULTILINE)
-    for option, value in zip(words, words[1:], strict=False):
+    for option, value in itertools.pairwise(words):
         assert option != "-m" or value in markers, f"the markers are {markers}"
     files_exist(words)
 
