@@ -14,6 +14,7 @@ from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, out, require_pairs
 from raytune_m2f.introduce import announce_training, require_empty
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, application
+from raytune_m2f.progress_line import still
 from raytune_m2f.screen import log_to_stderr, print_table, show_progress
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,9 @@ def export(
             run = source
         from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
-        report = export_run(run, output)
+        log.info("exporting %s to %s", run, output)
+        with still(log, "exporting"):
+            report = export_run(run, output)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
 
 
@@ -150,11 +153,13 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
+        log_to_stderr()
+        log.info("evaluating %s on %s", model, annotations)
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import evaluate_export
 
-        log_to_stderr()
         exported = load_export(model)
+        log.info("on %s", exported.device)
         with show_progress("evaluating", "image") as progress:
             evaluator = evaluate_export(
                 exported, annotations, images, progress=lambda done, total, name: progress(done, total)
@@ -180,11 +185,13 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
+        log_to_stderr()
+        log.info("predicting with %s; pictures and instances.json: %s", model, output)
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import predict_files
 
-        log_to_stderr()
         exported = load_export(model)
+        log.info("on %s", exported.device)
         with show_progress("predicting", "image") as progress:
             content = predict_files(
                 exported,

@@ -16,6 +16,7 @@ from rich.text import Text
 from raytune_m2f.console import clear_errors, out, parse_duration, require_pairs
 from raytune_m2f.introduce import announce_study
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.progress_line import still
 from raytune_m2f.screen import log_to_stderr, print_table
 
 if TYPE_CHECKING:
@@ -132,10 +133,12 @@ def tune(
         )
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
-        for note in tuning.check_before_start(
-            loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
-        ):
-            log.warning(note)
+        with still(log, "reading the data"):
+            notes = tuning.check_before_start(
+                loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
+            )
+        for note in notes:
+            log.warning("%s", note)
         _drive(new, address)
 
 

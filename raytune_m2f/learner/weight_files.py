@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum, get_weight
 
 from raytune_m2f.errors import ModelError
+from raytune_m2f.progress_line import still
 
 log = logging.getLogger(__name__)
 logging.getLogger("iopath").setLevel(logging.CRITICAL)  # what it logs of a failure, our error says
@@ -137,7 +138,8 @@ def _impatient() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
     try:
-        yield
+        with still(log, "downloading"):
+            yield
     finally:
         socket.setdefaulttimeout(before)
 

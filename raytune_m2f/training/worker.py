@@ -17,7 +17,7 @@ from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.learner.optimizer import effective_lr
-from raytune_m2f.progress_line import Several, logged
+from raytune_m2f.progress_line import Several, logged, still
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
@@ -52,7 +52,8 @@ def train_trial(config: Config, context: TrialContext) -> Report:
 
 def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
-    engine = build_engine(config)
+    with still(log, "reading the data"):
+        engine = build_engine(config)
     learner = engine.learner()
     learner.model.to(context.device)
     stepper = Stepper.build(config, learner, context)
