@@ -44,21 +44,28 @@ def nobody(done: int, total: int, /, **facts: Any) -> None:
 
 
 class Pace:
-    """The rate since the first call, and the time left at that rate [s]."""
+    """The rate since the first call, and the time left at that rate [s].
+
+    Both are those of the moment at which something was done last: in a pause, an evaluation between two steps, the rate
+    does not fall.
+    """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._start: tuple[float, int] | None = None
+        self._last: tuple[float, int] = 0.0, 0
 
     def at(self, done: int, total: int) -> tuple[float | None, float | None]:
         """Rate [1/s] and seconds left; None while there is none."""
         now = self._clock()
-        if self._start is None or done < self._start[1]:
-            self._start = now, done
-        seconds, steps = now - self._start[0], done - self._start[1]
+        if self._start is None or done < self._last[1]:
+            self._start = self._last = now, done
+        if done > self._last[1]:
+            self._last = now, done
+        seconds, steps = self._last[0] - self._start[0], self._last[1] - self._start[1]
         if seconds <= 0 or steps <= 0:
             return None, None
-        return steps / seconds, max(0, total - done) * seconds / steps
+        return steps / seconds, max(0.0, (total - done) * seconds / steps - (now - self._last[0]))
 
 
 def described(facts: Mapping[str, Any], rate: float | None, left: float | None, unit: str) -> str:

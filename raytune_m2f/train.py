@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,7 +15,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.mirror import Mirror
-from raytune_m2f.progress_line import Progress, nobody
+from raytune_m2f.progress_line import Progress, nobody, still
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import newest_first
 from raytune_m2f.training.context import Report, TrialContext
@@ -106,7 +106,9 @@ def _train_on_ray(
         log.info("iteration %d: %s %.2f", report["iteration"], config.metric, report[config.metric])
         return False
 
-    with ray_session(address):
+    with ExitStack() as stack:
+        with still(log, "starting Ray"):
+            stack.enter_context(ray_session(address))
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if gpus >= workers else 0.0

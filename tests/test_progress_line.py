@@ -58,6 +58,16 @@ def test_work_that_starts_again_is_measured_anew(clock: Clock) -> None:
     assert pace.at(30, 100) == (1.0, 70.0)
 
 
+def test_the_rate_does_not_fall_in_a_pause_which_counts_afterwards(clock: Clock) -> None:
+    pace = Pace(clock)
+    pace.at(0, 100)
+    clock.now += 10
+    assert pace.at(20, 100) == (2.0, 40.0)
+    clock.now += 30
+    assert pace.at(20, 100) == (2.0, 10.0)
+    assert pace.at(40, 100) == (1.0, 60.0)
+
+
 def test_a_line_soon_then_every_half_minute_and_at_the_end(clock: Clock) -> None:
     said: list[str] = []
     lines = Lines("iteration", said.append, clock=clock)
