@@ -71,11 +71,13 @@ def _version(wanted: bool) -> None:
 
 def application(
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Say errors and results alone.", callback=_quiet, expose_value=False)
+        bool, typer.Option("--quiet", "-q", help="Print errors and results only.", callback=_quiet, expose_value=False)
     ] = False,
     verbose: Annotated[
         bool,
-        typer.Option("--verbose", "-v", help="Say more: steps, causes.", callback=_verbose, expose_value=False),
+        typer.Option(
+            "--verbose", "-v", help="Print more: steps, where an error arose.", callback=_verbose, expose_value=False
+        ),
     ] = False,
     version: Annotated[
         bool,
