@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -117,6 +120,9 @@ def export(
     ],
     output: Annotated[Path, typer.Option(help="Directory to make.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Trial to export; by default the best.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=1, help="Export the checkpoint of this iteration; by default the best.")
+    ] = None,
 ) -> None:
     """Export the best checkpoint as a directory that is enough to evaluate and predict.
 
@@ -127,7 +133,8 @@ def export(
         from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
-        if StudyDirectory.at(source).is_laid_out:
+        is_study = StudyDirectory.at(source).is_laid_out
+        if is_study:
             run = trial_to_export(source, trial).directory
         elif trial is not None:
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
@@ -136,9 +143,20 @@ def export(
         from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
         log.info("exporting %s to %s", run, output)
+        others = partial(_next_best, source, run) if is_study else None
         with still(log, "exporting"):
-            report = export_run(run, output)
+            report = export_run(run, output, iteration=iteration, others=others)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
+
+
+def _next_best(study: str, run: str) -> Iterator[str]:
+    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
+    from raytune_m2f.export_files import is_whole
+    from raytune_m2f.tuning.status import ranked_trials
+
+    others = [trial for trial in ranked_trials(study) if trial.directory != run and trial.checkpoint is not None]
+    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
+        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
 
 
 @app.command()

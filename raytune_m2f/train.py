@@ -19,7 +19,7 @@ from raytune_m2f.progress_line import Progress, nobody, still
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import newest_first
 from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.trial_dir import pull_trial, push_trial
+from raytune_m2f.training.trial_dir import pull_trial, push_trial, require_own
 from raytune_m2f.training.worker import train_trial
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,11 @@ def run_training(
 
     Raises:
         ModelError: MODEL.WEIGHTS names what is not there.
-        InputError: `output` has checkpoints and `resume` is False, or the other way round.
+        InputError: `output` has checkpoints and `resume` is False, or the other way round; or it holds a file of the
+            user's that would be written over.
     """
+    if not str(output).strip():
+        raise InputError("--output is empty: give a directory.")
     mirror = Mirror.at(str(output)) if is_address(output) else None
     folder = mirror.folder if mirror else Path(output)
     started = bool(newest_first(folder / "checkpoints"))
@@ -58,6 +61,8 @@ def run_training(
         raise InputError(f"--output {output} holds a training run: go on with it by --resume, or give a new directory.")
     if resume and not started:
         raise InputError(f"--resume: {output} has no checkpoint to go on from.")
+    if not resume:
+        require_own(folder, "--output")
     if not resume and address is None:  # a cluster's files need not be here
         check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:

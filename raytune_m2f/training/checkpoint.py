@@ -10,7 +10,6 @@ There is no sampler and no random state in a checkpoint: everything random is a 
 from __future__ import annotations
 
 import logging
-import os
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,8 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
+from raytune_m2f.files import replacing
+from raytune_m2f.learner.file_kinds import in_short, not_weights
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
 
@@ -126,16 +127,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written (a full disk, say); nothing half-written is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {error}. Free space there; the earlier checkpoints are intact "
             "and the run can be resumed."
@@ -157,11 +153,13 @@ def load(path: Path, *, mapped: bool = False) -> Checkpoint:
         CheckpointError: it is missing, cut short, changed, or holds anything else.
     """
     try:
+        if other := not_weights(path):
+            raise OSError(f"it is {other}")
         if not mapped:
             _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # zipfile, pickle, EOF and OS errors, whatever torch meets first
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
+        raise CheckpointError(f"cannot read the checkpoint {path}: {in_short(error)}") from error
     if not isinstance(checkpoint, dict) or "model" not in checkpoint:
         raise CheckpointError(f"{path} is no checkpoint of raytune_m2f: it has no 'model'")
     return checkpoint

@@ -10,11 +10,15 @@ What is in them is the business of `checkpoint.py`; who only looks after the fil
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
+from raytune_m2f.files import replacing
+
 KEPT = 2
 BEST = "best.pth"
+_OURS = re.compile(r"iter_\d{7,}\.pth")
 
 
 def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
@@ -34,9 +38,8 @@ def link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # not every shared storage has links
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        with source.open("rb") as old, replacing(target) as new:
+            shutil.copyfileobj(old, new)
 
 
 def rung_file(folder: Path, iteration: int) -> Path:
@@ -50,5 +53,5 @@ def iteration_file(folder: Path, iteration: int) -> Path:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a run, by iteration."""
-    return sorted(folder.glob("iter_*.pth"), reverse=True)
+    """The checkpoints of a run, by iteration; other tools' files (iter_2000.pth) are none of ours."""
+    return sorted((path for path in folder.glob("iter_*.pth") if _OURS.fullmatch(path.name)), reverse=True)

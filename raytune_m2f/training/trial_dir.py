@@ -1,10 +1,11 @@
 """What a process owns in a trial's directory while it trains there: the lock, the log, the reports, the failure.
 
+config.yaml     what is trained
 .lock           one training at a time: a worker that outlives its killed driver is waited for
 log.txt         rank 0's log and all that it prints (log_1.txt, ... the others')
 metrics.jsonl   one JSON object a report, written by `train_trial`
 failure.json    why the trial ended without a result
-.progress.json  how far it is, for who follows it (`raytune_m2f.progress_line`)
+.raytune_m2f.progress.json  how far it is, for who follows it (`raytune_m2f.progress_line`)
 stop            somebody asks the trial to end at its next report; a person may create it
 """
 
@@ -23,10 +24,26 @@ from pathlib import Path
 from typing import IO, Any
 
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.files import is_ours, require_free, write_atomically
 from raytune_m2f.mirror import Mirror
 
+CONFIG = "config.yaml"
 FAILURE = "failure.json"
 STOP = "stop"
+
+
+def require_own(output_dir: Path, what: str) -> None:
+    """Refuse a directory for a new run in which files of a run's names are somebody else's.
+
+    Args:
+        what: the option that names it.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    if not is_ours(output_dir / CONFIG):
+        for name in (CONFIG, "metrics.jsonl", FAILURE, "checkpoints/best.pth", ".ray"):
+            require_free(output_dir / name, what)
 
 
 def write_failure(output_dir: Path, error: BaseException) -> None:
@@ -35,9 +52,7 @@ def write_failure(output_dir: Path, error: BaseException) -> None:
     ours = isinstance(error, RaytuneM2FError)
     trace = "" if ours else "".join(traceback.format_exception(error)).rstrip()
     record = {"error_type": type(error).__name__, "cause": str(error) or repr(error), "traceback": trace}
-    temporary = output_dir / f".{FAILURE}.tmp"
-    temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    temporary.replace(output_dir / FAILURE)
+    write_atomically(output_dir / FAILURE, json.dumps(record, indent=2))
 
 
 def read_failure(output_dir: Path) -> dict[str, Any] | None:

@@ -14,8 +14,9 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
-from raytune_m2f.errors import TrainingError
+from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
+from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.progress_line import Several, logged, still
 from raytune_m2f.training import checkpoint, metrics
@@ -24,6 +25,7 @@ from raytune_m2f.training.distributed import all_gather, share_buffers
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.trial_dir import CONFIG
 from raytune_m2f.training.usage import Usage, device_name, usage_report
 
 log = logging.getLogger(__name__)
@@ -143,10 +145,21 @@ class Run:
             self.seconds, self.losses = state["seconds"], state["losses"]
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
-            self.context.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.context.output_dir / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            metrics.rewind(self.context.output_dir, self.report)
+            self._lay_out()
         return state is not None
+
+    def _lay_out(self) -> None:
+        """Write what the run's directory begins with. Raises CheckpointError if it cannot be written."""
+        output = self.context.output_dir
+        for folder in (output, output / "checkpoints"):
+            sweep(folder)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            put_aside(output / CONFIG)
+            write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
+            metrics.rewind(output, self.report)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {error.filename or output}: {error.strerror}.") from error
 
     def introduce(self) -> None:
         """Say on what is trained, before the first step, which may take long."""

@@ -13,7 +13,7 @@ from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import SearchSpaceError, StudyError
 from raytune_m2f.learner.weight_files import check_source
-from raytune_m2f.training.objective import Constraint, Objective
+from raytune_m2f.training.objective import Constraint, Objective, quoted
 from raytune_m2f.tuning.space import SearchSpace
 
 BATCH = "SOLVER.IMS_PER_BATCH"
@@ -76,8 +76,8 @@ def _check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Cons
     known = [*USAGE, *engine.evaluator().evaluate()]
     for key in sorted(wanted - set(known)):
         close = difflib.get_close_matches(key, known, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise StudyError(f"no report will have {key!r}.{hint} Allowed: {', '.join(known)}")
+        hint = f" Did you mean {quoted(close[0])}?" if close else ""
+        raise StudyError(f"no report will have {key!r}.{hint} Allowed: {', '.join(map(quoted, known))}")
 
 
 def _smallest(config: Config, space: SearchSpace, key: str) -> float:

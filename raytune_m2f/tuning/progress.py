@@ -90,7 +90,7 @@ class StudyProgress:
     """
 
     def __init__(self, console: Console | None = None, *, interval: float | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(markup=False, emoji=False, stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._told: set[int] = set()
         self._status: StudyStatus | None = None

@@ -149,6 +149,12 @@ class RemoteStudy:
         if contents:
             self.mirror.pull(*(name for name in names if not name.endswith(".pth")))
 
+    def move(self, folder: str, target: str) -> None:
+        """Give all files of a folder on the store another place."""
+        for name in self.mirror.names(folder, recursive=True):
+            self.mirror.copy(name, target + name.removeprefix(folder))
+            self.mirror.delete(name)
+
     def commit(self, *, soon: bool) -> None:
         """Push the record; `soon` waits until it is due, so that a large one does not take all the time."""
         now = time.monotonic()

@@ -4,6 +4,7 @@ study.yaml        plan: settings, space, config, versions; written atomically, a
 study.lock        held by the driver's process, dies with it; its text says who that is
 optuna.journal    the record of truth (record.py)
 trials/0007/      output_dir of Optuna's trial number 7
+set_aside/        directories of trials that a damaged record does not know; see leftovers.py
 .ray/             Ray's own files; never read back
 
 A study on an object store (s3://, gs://) is the same there; all that is said of a directory holds for a working copy of
@@ -28,6 +29,7 @@ from pydantic import ValidationError
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
+from raytune_m2f.files import write_atomically
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import BEST, link
@@ -36,7 +38,7 @@ from raytune_m2f.tuning.remote import CLOCK, Lease, RemoteStudy
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
 
-PLAN, JOURNAL, LOCK, TRIALS = "study.yaml", "optuna.journal", "study.lock", "trials"
+PLAN, JOURNAL, LOCK, TRIALS, ASIDE = "study.yaml", "optuna.journal", "study.lock", "trials", "set_aside"
 Point = tuple[str, dict[str, Any]]
 """Why a point is tried, and its values."""
 
@@ -169,6 +171,17 @@ class StudyDirectory:
         if self.remote is not None:
             self.remote.mirror.delete(self._name(path))
 
+    def set_aside(self, number: int) -> str:
+        """Move the directory of a trial out of the way; returns where to."""
+        folder, copy = self.trial(number), 1
+        while (aside := self.root / ASIDE / f"{folder.name}-{copy}").exists():
+            copy += 1
+        if self.remote is not None:
+            self.remote.move(self._name(folder), self._name(aside))
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        return self.address_of(aside)
+
     def link(self, source: Path, target: Path) -> None:
         """Give a checkpoint a second name."""
         if self.remote is not None and not target.exists():
@@ -263,16 +276,6 @@ def plan_of(directory: str | os.PathLike[str]) -> StudyPlan:
     study = StudyDirectory.at(directory)
     study.require()
     return StudyPlan.load(study.plan_file)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename, so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _versions() -> dict[str, str]:
