@@ -19,7 +19,7 @@ from raytune_m2f.progress_line import Progress, nobody, still
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import newest_first
 from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.trial_dir import pull_trial, push_trial, require_own
+from raytune_m2f.training.trial_dir import only_process, pull_trial, push_trial, refuse_second, require_own
 from raytune_m2f.training.worker import train_trial
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ def run_training(
 
     Raises:
         ModelError: MODEL.WEIGHTS names what is not there.
-        InputError: `output` has checkpoints and `resume` is False, or the other way round; or it holds a file of the
-            user's that would be written over.
+        InputError: `output` has checkpoints and `resume` is False, or the other way round; it holds a file of the
+            user's that would be written over; or another process trains there.
     """
     if not str(output).strip():
         raise InputError("--output is empty: give a directory.")
@@ -67,6 +67,8 @@ def run_training(
         check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:
         return _train_here(config, folder, gpus_per_worker, mirror, progress)
+    if mirror is None:
+        refuse_second(folder)  # before Ray is started; its workers then take the lock
     return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror, progress)
 
 
@@ -76,7 +78,7 @@ def _train_here(
     device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
     context = TrialContext(folder, device=device, metric=config.metric, progress=progress)
     if mirror is None:
-        with _log_file(folder):
+        with only_process(folder, patient=False), _log_file(folder):
             return train_trial(config, context)
     store = mirror
 

@@ -22,6 +22,7 @@ from raytune_m2f.progress_line import Several, logged, still
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
+from raytune_m2f.training.losses import LossMeans
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
@@ -108,7 +109,7 @@ class Run:
     report: Report | None = None
     best: tuple[int, float] = (0, -math.inf)
     seconds: float = 0.0
-    losses: list[dict[str, float]] = field(default_factory=list)
+    losses: LossMeans = field(default_factory=LossMeans)
 
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
@@ -142,7 +143,7 @@ class Run:
                     self.best = self._rank(best)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
-            self.seconds, self.losses = state["seconds"], state["losses"]
+            self.seconds, self.losses = state["seconds"], LossMeans.restored(state["losses"])
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
             self._lay_out()
@@ -179,15 +180,13 @@ class Run:
 
     def observe(self, losses: dict[str, float]) -> None:
         """Collect the losses for the next report, and tell how far it is."""
-        self.losses.append(losses)
-        log.debug("iteration %d: %s", self.iteration + 1, losses)
-        self.tell(self.iteration + 1)
+        self.losses.add(losses)
+        log.debug("iteration %d, lr %.2e: %s", self.iteration + 1, self.stepper.lr, losses)
+        self.tell(self.iteration + 1, loss=losses["loss"])
 
     def tell(self, done: int | None = None, **facts: Any) -> None:
-        """Tell whoever follows how many iterations are done, with the loss and the last score."""
+        """Tell whoever follows how many iterations are done, with the last score."""
         if self.context.is_main:
-            if self.losses:
-                facts["loss"] = self.losses[-1]["loss"]
             if self.report is not None:
                 with contextlib.suppress(TrainingError):  # it was trained for another metric
                     facts[self.context.metric] = self._score(self.report)
@@ -225,13 +224,11 @@ class Run:
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-        means = {name: sum(x[name] for x in self.losses) / len(self.losses) for name in self.losses[0]}
-        self.losses.clear()
         report = {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
-            **means,
-            "lr": max(self.stepper.scheduler.get_last_lr()),
+            **self.losses.take(),
+            "lr": self.stepper.lr,
             "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
@@ -277,6 +274,6 @@ class Run:
                 "report": self.report,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
-                "losses": self.losses,
+                "losses": self.losses.state(),
             }
             self.writer.write(state, best=best)
