@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
@@ -68,11 +69,13 @@ def train(
     """
     with clear_errors():
         from raytune_m2f.config import load_config
+
+        loaded = load_config(config, require_pairs(overrides or []))  # a misspelt key need not wait for torch
         from raytune_m2f.train import run_training
 
         log_to_stderr()
         report = run_training(
-            load_config(config, require_pairs(overrides or [])),
+            loaded,
             output,
             workers=workers,
             gpus_per_worker=gpus_per_worker,
@@ -106,7 +109,6 @@ def export(
     """
     with clear_errors():
         from raytune_m2f.errors import InputError
-        from raytune_m2f.export import export_run
         from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
@@ -116,6 +118,8 @@ def export(
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
         else:
             run = source
+        from raytune_m2f.export import export_run  # with torch: only now that there is something to export
+
         report = export_run(run, output)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
 
@@ -138,7 +142,7 @@ def evaluate(
         log_to_stderr()
         with err.status("evaluating") as line:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda name: line.update(name)
+                load_export(model), annotations, images, progress=lambda *done: line.update(_counted(*done))
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -171,10 +175,14 @@ def predict(
                 images,
                 output,
                 score_threshold=score_threshold,
-                progress=lambda name: line.update(name),
+                progress=lambda *done: line.update(_counted(*done)),
             )
         found = len(content["annotations"])
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
+
+
+def _counted(done: int, total: int, name: str) -> Text:
+    return Text(f"{done} of {total}: {name}")
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from shlex import quote
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.live import Live
+from rich.text import Text
 
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_duration, require_pairs
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
 
 if TYPE_CHECKING:
-    from raytune_m2f.tuning import Extension, StudyStatus
+    from raytune_m2f.tuning import Extension, NewStudy, StudyStatus
 
 WATCH_SECONDS = 2.0
 
@@ -125,6 +125,8 @@ def tune(
             keep_checkpoints=keep_checkpoints,
             optuna_storage=optuna_storage,
         )
+        points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
+        new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
         for note in tuning.check_before_start(
             loaded,
             searched,
@@ -133,9 +135,7 @@ def tune(
             stops=settings.early_stopping.method != "none",
         ):
             err.print(note, style="yellow", soft_wrap=True)
-        points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
-        tuning.create_study(study, loaded, searched, settings, points=points, prior=prior)
-        _drive(study, address)
+        _drive(new, address)
 
 
 def resume(
@@ -244,12 +244,17 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     return partial(Jobs(address).study_status, study)
 
 
-def _drive(study: str, address: str | None, concurrent: int | None = None, extension: Extension | None = None) -> None:
+def _drive(
+    study: str | NewStudy, address: str | None, concurrent: int | None = None, extension: Extension | None = None
+) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
 
+    found = tuning.StudyDirectory.at(study) if isinstance(study, str) else study
+    if isinstance(found, tuning.StudyDirectory):
+        found.require()  # before what runs one is imported
     with tuning.StudyProgress(err) as progress:
-        status = tuning.run_study(study, address=address, concurrent=concurrent, progress=progress, extension=extension)
+        status = tuning.run_study(found, address=address, concurrent=concurrent, progress=progress, extension=extension)
     out.print(tuning.status_table(status))
-    if status.best is not None:
-        out.print(f"export the best trial: raytune-m2f export {quote(study)} --output DIR", soft_wrap=True)
+    if (words := tuning.closing_words(status)) is not None:
+        out.print(Text(words), soft_wrap=True)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
+import os
 import re
+import select
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 import typer
 from rich.console import Console
@@ -14,28 +20,84 @@ from rich.text import Text
 
 from raytune_m2f.errors import InputError, RaytuneM2FError
 
-out = Console()
+# Names and paths of the user's are printed as they are: to rich `[x]` would be a style, and `:cat:` a picture.
+out = Console(markup=False, emoji=False)
 """Results."""
-err = Console(stderr=True)
+err = Console(markup=False, emoji=False, stderr=True)
 """Logs, progress and errors."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_S = 100 * 365 * _UNITS["d"]
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FAILED = {*NO_ROOM, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
+"""What the machine could not do; every other error of a path is of the path."""
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn our errors, and paths that cannot be used, into a message and an exit code; Ctrl-C into 130."""
+    for stream in (sys.stdout, sys.stderr):
+        _print_anything(stream)
     try:
         yield
+        sys.stdout.flush()  # here, where somebody can still say that it cannot be written
     except RaytuneM2FError as error:
         _show(str(error))
         raise SystemExit(error.exit_code) from None
-    except (FileExistsError, FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
-        _show(f"{error.filename}: {error.strerror}. Give a path that can be used.")
+    except OSError as error:
+        if not (isinstance(error, BrokenPipeError) and _reader_has_gone()):
+            _show(_of_the_system(error))
+            raise SystemExit(_exit_code(error)) from None
+        raise SystemExit(RaytuneM2FError.exit_code) from None
+    except ValueError as error:
+        if "embedded null" not in str(error):  # Python's words for a path with a NUL
+            raise
+        _show(f"a path holds a NUL character ({error}). Give a path that can be used.")
         raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
-        err.print("[bold]interrupted[/]; what was finished is kept")
+        err.print(Text.assemble(("interrupted", "bold"), "; what was finished is kept"))
         raise SystemExit(130) from None
+
+
+def _exit_code(error: OSError) -> int:
+    """Of a path that cannot be used, or of a machine that could not do it."""
+    machine = error.errno in FAILED or error.filename is None
+    return RaytuneM2FError.exit_code if machine else InputError.exit_code
+
+
+def _of_the_system(error: OSError) -> str:
+    path = error.filename2 or error.filename  # the second is what a file was to be called
+    where = f"{_in_short(os.fsdecode(path))}: " if isinstance(path, str | bytes) else ""
+    if _exit_code(error) == InputError.exit_code:
+        cure = "Give a path that can be used."
+    else:
+        cure = f"{'Free space there' if error.errno in NO_ROOM else 'Mend that'}; what was finished is kept."
+    return f"{where}{error.strerror or error}. {cure}"
+
+
+def _reader_has_gone() -> bool:
+    """Whether stdout is a pipe whose end has read enough, as `| head` has; nothing more is written to it then."""
+    try:
+        stdout = sys.stdout.fileno()
+    except io.UnsupportedOperation:
+        return False
+    pipe = select.poll()
+    pipe.register(stdout, select.POLLOUT)
+    gone = any(event & select.POLLERR for _, event in pipe.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
+    return gone
+
+
+def _in_short(path: str) -> str:
+    """A path that may be too long for a line."""
+    return path if len(path) <= 200 else f"{path[:120]}...{path[-60:]} ({len(path)} characters)"
+
+
+def _print_anything(stream: TextIO) -> None:
+    """What the terminal's encoding lacks is escaped: a name of a file is no reason to fail."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _show(message: str) -> None:
@@ -59,9 +121,13 @@ def parse_duration(text: str | None) -> float | None:
     if text is None:
         return None
     parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise typer.BadParameter(f"got {text!r}, allowed: a duration such as 90s, 45m, 2h, 1d or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LONGEST_S:
+        shown = text if len(text) <= 40 else f"{text[:37]}..."
+        raise typer.BadParameter(
+            f"got {shown!r}, allowed: a duration above 0 and up to 100 years, such as 90s, 45m, 2h, 1d or 1h30m"
+        )
+    return seconds
 
 
 def require_pairs(overrides: list[str]) -> list[str]:

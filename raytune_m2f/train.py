@@ -16,9 +16,9 @@ from raytune_m2f.errors import InputError
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
-from raytune_m2f.training.checkpoint import newest_first
+from raytune_m2f.training.checkpoint_files import newest_first
 from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.trial_dir import pull_trial, push_trial
+from raytune_m2f.training.trial_dir import only_process, pull_trial, push_trial, refuse_second, require_own
 from raytune_m2f.training.worker import train_trial
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,11 @@ def run_training(
 
     Raises:
         ModelError: MODEL.WEIGHTS names what is not there.
-        InputError: `output` has checkpoints and `resume` is False, or the other way round.
+        InputError: `output` has checkpoints and `resume` is False, or the other way round; it holds a file of the
+            user's that would be written over; or another process trains there.
     """
+    if not str(output).strip():
+        raise InputError("--output is empty: give a directory.")
     mirror = Mirror.at(str(output)) if is_address(output) else None
     folder = mirror.folder if mirror else Path(output)
     started = bool(newest_first(folder / "checkpoints"))
@@ -55,10 +58,14 @@ def run_training(
         raise InputError(f"--output {output} holds a training run: go on with it by --resume, or give a new directory.")
     if resume and not started:
         raise InputError(f"--resume: {output} has no checkpoint to go on from.")
+    if not resume:
+        require_own(folder, "--output")
     if not resume and address is None:  # a cluster's files need not be here
         check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:
         return _train_here(config, folder, gpus_per_worker, mirror)
+    if mirror is None:
+        refuse_second(folder)  # before Ray is started; its workers then take the lock
     return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror)
 
 
@@ -66,7 +73,7 @@ def _train_here(config: Config, folder: Path, gpus_per_worker: float | None, mir
     device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
     context = TrialContext(folder, device=device, metric=config.metric)
     if mirror is None:
-        with _log_file(folder):
+        with only_process(folder, patient=False), _log_file(folder):
             return train_trial(config, context)
     store = mirror
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner, Result
 
 from raytune_m2f.cli import app
 from raytune_m2f.config import Config
-from raytune_m2f.console import parse_duration
 
 Run = Callable[..., Result]
 
@@ -151,9 +150,3 @@ def test_every_command_explains_itself_with_an_example(run: Run, command: str) -
     result = run(command, "--help")
     assert result.exit_code == 0
     assert f"Example: raytune-m2f {command}" in result.stdout
-
-
-def test_durations() -> None:
-    assert [parse_duration(text) for text in ("90s", "45m", "2h", "1d", "1h30m", None)] == [
-        90, 2700, 7200, 86400, 5400, None,
-    ]  # fmt: skip

@@ -16,8 +16,16 @@ ROOTS = ("model", "raytune_m2f", "search_spaces", "configs")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("raytune_m2f", "raytune_m2f.errors", "raytune_m2f.config", "search_spaces", "configs"),
-    ("raytune_m2f.store", "raytune_m2f.mirror"),
+    (
+        "raytune_m2f",
+        "raytune_m2f.errors",
+        "raytune_m2f.stored",
+        "raytune_m2f.sockets",
+        "raytune_m2f.config",
+        "search_spaces",
+        "configs",
+    ),
+    ("raytune_m2f.files", "raytune_m2f.store", "raytune_m2f.mirror"),
     ("raytune_m2f.data",),
     ("raytune_m2f.evaluation", "raytune_m2f.visualize"),
     ("raytune_m2f.learner",),
@@ -26,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "raytune_m2f.detectron2_compat",
         "raytune_m2f.export",
+        "raytune_m2f.export_files",
         "raytune_m2f.predict",
         "raytune_m2f.train",
         "raytune_m2f.console",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config.build import Layer, build, in_one_message
-from raytune_m2f.config.keys import known_keys
+from raytune_m2f.config.keys import known_keys, shown
 from raytune_m2f.config.nested import flatten, nest
 from raytune_m2f.config.paths import absolute
 from raytune_m2f.config.schema import Config
@@ -16,6 +16,10 @@ from raytune_m2f.errors import ConfigError
 
 BASE_KEY = "_BASE_"
 """detectron2's key for the file that a file builds on."""
+LONGEST_CHAIN = 20
+"""Files that build on each other; Mask2Former's longest chain has 4."""
+MOST_PARTS = 16
+"""Of a dotted key; no key has more than 6."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -46,10 +50,12 @@ def config_of(cfg: Mapping[str, Any]) -> Config:
 
 def file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     """The layers of a file, its base's first."""
+    values = read_yaml(path, ConfigError)
     chain = (*above, path.resolve())
     if path.resolve() in above:
         raise ConfigError(f"{above[-1]}: {BASE_KEY}: a circle: {' -> '.join(map(str, chain))}")
-    values = read_yaml(path, ConfigError)
+    if len(chain) > LONGEST_CHAIN:
+        raise ConfigError(f"{chain[0]}: {BASE_KEY}: got more than {LONGEST_CHAIN} files that build on each other")
     base = values.pop(BASE_KEY, None)
     own = Layer(str(path), values, path.parent)
     if base is None:
@@ -79,9 +85,11 @@ def override_layers(overrides: Sequence[str]) -> list[Layer]:
         try:
             if not (separator and key.strip()):
                 raise ValueError("allowed: KEY=VALUE, for example SOLVER.BASE_LR=0.0002")
+            if key.count(".") >= MOST_PARTS:
+                raise ValueError(f"a key of {key.count('.') + 1} parts; no key has so many")
             layers.append(Layer("command line", nest(key.strip(), parse_value(text)), Path.cwd()))
         except ValueError as problem:
-            problems.append(f"command line: got {override!r}; {problem}")
+            problems.append(f"command line: got {shown(override)}; {problem}")
     if problems:
         raise ConfigError(in_one_message(problems))
     return layers

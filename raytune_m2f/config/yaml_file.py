@@ -1,8 +1,9 @@
-"""YAML in: safe (nothing is executed), and a key written twice is an error instead of a value lost."""
+"""YAML in: safe (nothing is executed, nothing hangs), and a key written twice is an error, not a value lost."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -10,47 +11,112 @@ from typing import Any
 import yaml
 
 from raytune_m2f.errors import InputError
+from raytune_m2f.stored import no_text, read_text
+
+MOST_BYTES = 2**20
+"""Of a configuration or a search space; they have some thousand."""
+DEEPEST = 64
+"""Levels of a file; a configuration has 6."""
+MOST_REPEATED = 10_000
+"""Values that aliases may repeat; a few lines of them can stand for more than any memory holds."""
+MOST_BITS = 64
+"""Of a whole number."""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal keys; so a second `SOLVER:` would silently drop the first."""
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but for what it takes in silence or for ever.
+
+    It keeps the last of two equal keys, so that a second `SOLVER:` would silently drop the first.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = 0
+        self._repeated = 0
+        self._open: set[str] = set()  # anchors whose node is not complete
+        self._sizes: dict[str, int] = {}
+        self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As the parent's, with a bound on levels and on what aliases repeat."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent):
+            self._count_repeated(event)
+            return super().compose_node(parent, index)
+        if self._depth == DEEPEST:
+            raise _problem(f"nested deeper than {DEEPEST} levels", event.start_mark)
+        self._depth += 1
+        if anchor is not None:
+            self._open.add(anchor)
+        before = self._nodes + self._repeated
+        node = super().compose_node(parent, index)
+        self._nodes += 1
+        if anchor is not None:
+            self._open.discard(anchor)
+            self._sizes[anchor] = self._nodes + self._repeated - before
+        self._depth -= 1
+        return node
+
+    def _count_repeated(self, event: Any) -> None:
+        if event.anchor in self._open:
+            raise _problem(f"*{event.anchor} stands within &{event.anchor} itself, without end", event.start_mark)
+        self._repeated += self._sizes.get(event.anchor, 0)
+        if self._repeated > MOST_REPEATED:
+            raise _problem(f"aliases such as *{event.anchor} repeat more than {MOST_REPEATED} values", event.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"{key.value!r} is given twice; join the two", problem_mark=key.start_mark
-                    )
+                    raise _problem(f"{key.value!r} is given twice; join the two", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As the parent's; what a tag makes of a value that does not fit it is an error of many kinds there."""
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):
+            shown = f" {str(node.value)[:40]!r}" if isinstance(node, yaml.ScalarNode) else ""
+            raise _problem(f"the value{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from None
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise _problem(f"a number of more than {MOST_BITS} bits", node.start_mark)
+        if isinstance(value, str) and (problem := no_text(value)):
+            raise _problem(problem, node.start_mark)
+        return value
 
-def _refuse_python(loader: _UniqueKeyLoader, tag: str, node: yaml.Node) -> None:
-    raise yaml.constructor.ConstructorError(
-        problem=f"!!python/{tag} would run Python, and nothing in a file is executed here; write the value itself, in "
-        "a copy of the file if it is not yours",
-        problem_mark=node.start_mark,
+
+def _problem(text: str, mark: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(problem=text, problem_mark=mark)
+
+
+def _refuse_python(loader: _Loader, tag: str, node: yaml.Node) -> None:
+    raise _problem(
+        f"!!python/{tag} would run Python, and nothing in a file is executed here; write the value itself, in a copy "
+        "of the file if it is not yours",
+        node.start_mark,
     )
 
 
-_UniqueKeyLoader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_python)
+_Loader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_python)
 
 
-def read_yaml(path: Path, error: type[InputError]) -> dict[Any, Any]:
+def read_yaml(path: Path, error: type[InputError], *, most: int = MOST_BYTES) -> dict[Any, Any]:
     """The mapping in a YAML file; an empty file is an empty mapping.
+
+    Args:
+        most: size of the file at most [bytes].
 
     Raises:
         error: if the file is missing, unreadable, no YAML, or no mapping at its top.
     """
+    if not os.path.lexists(path):
+        raise error(f"{path}: no such file{_similar_file(path)}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except FileNotFoundError:
-        raise error(f"{path}: no such file{_similar_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as cause:
-        raise error(f"{path}: cannot be read as text: {cause}") from None
-    except (yaml.YAMLError, ValueError) as cause:
+        content = yaml.load(read_text(path, error, most=most), Loader=_Loader)
+    except yaml.YAMLError as cause:
         raise error(f"{path}: not valid YAML: {_one_line(cause)}") from None
     if content is None:
         return {}
@@ -66,7 +132,7 @@ def parse_value(text: str) -> Any:
         ValueError: if it is no YAML.
     """
     try:
-        return yaml.load(text, Loader=_UniqueKeyLoader) if text.strip() else ""
+        return yaml.load(text, Loader=_Loader) if text.strip() else ""
     except yaml.YAMLError as cause:
         raise ValueError(_one_line(cause)) from None
 
@@ -74,7 +140,7 @@ def parse_value(text: str) -> Any:
 def _one_line(cause: Exception) -> str:
     mark = getattr(cause, "problem_mark", None)
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-    return where + str(getattr(cause, "problem", None) or cause)
+    return where + " ".join(str(getattr(cause, "problem", None) or cause).split())
 
 
 def _similar_file(path: Path) -> str:

@@ -14,6 +14,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import CocoDataset, DataSummary, check_same_labels, load_coco, summarize_all
 from raytune_m2f.data.sampler import Ticket, generator
 from raytune_m2f.errors import ConfigError
+from raytune_m2f.sockets import keep_multiprocessing_short
 
 T = TypeVar("T")
 
@@ -128,6 +129,8 @@ def batch_loader(
 ) -> DataLoader[T]:
     """Batches as lists of samples, made in DATALOADER.NUM_WORKERS processes, or in this one."""
     workers = config.DATALOADER.NUM_WORKERS
+    if workers:
+        keep_multiprocessing_short()
     return DataLoader(
         dataset,
         batch_size=1 if batch_sampler is not None else batch_size,

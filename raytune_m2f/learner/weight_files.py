@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.models import WeightsEnum, get_weight
 
 from raytune_m2f.errors import ModelError
+from raytune_m2f.learner.file_kinds import STATE_DICT, in_short, not_weights
 
 log = logging.getLogger(__name__)
 logging.getLogger("iopath").setLevel(logging.CRITICAL)  # what it logs of a failure, our error says
@@ -36,12 +37,12 @@ def check_source(source: str) -> None:
     """Refuse what cannot be there, before anything is started. Nothing is downloaded.
 
     Raises:
-        ModelError: no such file, or no such weights of torchvision.
+        ModelError: no such file, one that holds no weights, or no such weights of torchvision.
     """
     if source.startswith(TORCHVISION):
         _torchvision_weights(source)
     elif source and "://" not in source:
-        _local_file(source)
+        _refuse_other_files(source, _local_file(source))
 
 
 def read_state_dict(source: str) -> dict[str, Tensor]:
@@ -57,8 +58,11 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
     if source.startswith(TORCHVISION):
         return _read_torchvision(source)
     path = _download(source) if "://" in source else _local_file(source)
+    _refuse_other_files(source, path)
     try:
         content = _load_torch(path) if zipfile.is_zipfile(path) else _load_other(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, allowed: a dictionary of tensors. {STATE_DICT}")
         state = content["model"] if isinstance(content.get("model"), dict) else content
         tensors = {
             name: torch.as_tensor(value)
@@ -66,11 +70,25 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
             if isinstance(name, str) and isinstance(value, np.ndarray | Tensor)
         }
     except Exception as error:  # pickle and torch raise many kinds
-        advice = f"; delete {path} to download it again" if "://" in source else ""
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error}{advice}") from error
+        raise ModelError(
+            f"MODEL.WEIGHTS = {source!r} cannot be read: {in_short(error)}{_once_more(source, path)}"
+        ) from error
     if not tensors:
         raise ModelError(f"MODEL.WEIGHTS = {source!r} holds no weights under 'model'.")
     return tensors
+
+
+def _refuse_other_files(source: str, path: Path) -> None:
+    try:
+        other = not_weights(path)
+    except OSError as error:
+        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error.strerror}") from None
+    if other:
+        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: it is {other}{_once_more(source, path)}")
+
+
+def _once_more(source: str, path: Path) -> str:
+    return f"; delete {path} to download it again" if "://" in source else ""
 
 
 def _local_file(source: str) -> Path:
@@ -109,7 +127,9 @@ def _read_torchvision(source: str) -> dict[str, Tensor]:
     except Exception as error:  # the network's, and torch's many kinds
         cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
         if cached.exists():
-            raise ModelError(f"MODEL.WEIGHTS = {source!r}: {cached} cannot be read ({error}); delete it.") from None
+            raise ModelError(
+                f"MODEL.WEIGHTS = {source!r}: {cached} cannot be read ({in_short(error)}); delete it."
+            ) from None
         raise ModelError(_not_downloaded(source, weights.url, error)) from None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, StudyError
-from raytune_m2f.training.objective import Constraint, Objective
+from raytune_m2f.training.objective import Constraint, Objective, quoted
 
 BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
@@ -133,5 +133,5 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
                     "it measures"
                 )
             close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise StudyError(f"no report will have {key!r}{part}.{hint} Allowed: {', '.join(known)}")
+            hint = f" Did you mean {quoted(close[0])}?" if close else ""
+            raise StudyError(f"no report will have {key!r}{part}.{hint} Allowed: {', '.join(map(quoted, known))}")

@@ -14,17 +14,20 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
-from raytune_m2f.errors import TrainingError
+from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
+from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.check import tell_experiment
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
 from raytune_m2f.training.identity import require_same_training
+from raytune_m2f.training.losses import LossMeans
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.trial_dir import CONFIG
 from raytune_m2f.training.usage import Usage, usage_report
 
 log = logging.getLogger(__name__)
@@ -106,7 +109,7 @@ class Run:
     report: Report | None = None
     best: tuple[int, float] = (0, -math.inf)
     seconds: float = 0.0
-    losses: list[dict[str, float]] = field(default_factory=list)
+    losses: LossMeans = field(default_factory=LossMeans)
 
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
@@ -140,21 +143,32 @@ class Run:
             require_same_training(state, self.config, self.engine, self.stepper.model, folder)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
-            self.seconds, self.losses = state["seconds"], state["losses"]
+            self.seconds, self.losses = state["seconds"], LossMeans.restored(state["losses"])
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
-            self.context.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.context.output_dir / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            metrics.rewind(self.context.output_dir, self.report)
+            self._lay_out()
         return state is not None
+
+    def _lay_out(self) -> None:
+        """Write what the run's directory begins with. Raises CheckpointError if it cannot be written."""
+        output = self.context.output_dir
+        for folder in (output, output / "checkpoints"):
+            sweep(folder)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            put_aside(output / CONFIG)
+            write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
+            metrics.rewind(output, self.report)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {error.filename or output}: {error.strerror}.") from error
 
     def observe(self, losses: dict[str, float]) -> None:
         """Collect the losses for the next report, and log them now and then."""
-        self.losses.append(losses)
+        self.losses.add(losses)
         done = self.iteration + 1
         if self.context.is_main and done % 20 == 0:
-            lr = self.stepper.scheduler.get_last_lr()[-1]
-            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, self.config.SOLVER.MAX_ITER, losses["loss"], lr)
+            most, lr = self.config.SOLVER.MAX_ITER, self.stepper.lr
+            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, most, losses["loss"], lr)
 
     @torch.no_grad()
     def evaluate(self) -> Report:
@@ -187,13 +201,11 @@ class Run:
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-        means = {name: sum(x[name] for x in self.losses) / len(self.losses) for name in self.losses[0]}
-        self.losses.clear()
         report = {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
-            **means,
-            "lr": max(self.stepper.scheduler.get_last_lr()),
+            **self.losses.take(),
+            "lr": self.stepper.lr,
             "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
@@ -240,6 +252,6 @@ class Run:
                 "report": self.report,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
-                "losses": self.losses,
+                "losses": self.losses.state(),
             }
             self.writer.write(state, best=best)

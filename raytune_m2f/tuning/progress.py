@@ -77,7 +77,7 @@ class StudyProgress:
     """Shows a study on a console, which should be stderr: `with StudyProgress() as progress: run_study(...)`."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(markup=False, emoji=False, stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._told: set[int] = set()
 

@@ -171,7 +171,7 @@ def test_weights_that_cannot_be_there_are_refused_at_once(tiny_config: Config, s
 
 
 def test_an_address_and_no_weights_pass_the_first_check(tmp_path: Path) -> None:
-    (tmp_path / "a.pth").touch()
+    torch.save({}, tmp_path / "a.pth")
     for source in ("", "detectron2://x.pkl", "https://example.com/x.pth", "torchvision://Swin_T_Weights.DEFAULT"):
         check_source(source)
     check_source(str(tmp_path / "a.pth"))

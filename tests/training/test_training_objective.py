@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raytune_m2f.errors import InputError, NonFiniteLossError, TrainingError
-from raytune_m2f.training.objective import Constraint, Objective, finite_entry
+from raytune_m2f.training.objective import Constraint, Objective, finite_entry, quoted
 
 REPORT = {"iteration": 10, "segm/AP": 40.0, "ripeness/accuracy": 0.8, "latency_ms": 30.0, "loss": 2, "host": "node-1"}
 
@@ -32,7 +32,25 @@ def test_a_weighted_sum_of_entries(text: str, value: float) -> None:
     assert objective.value(REPORT) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("text", ["", "segm/AP +", "0.5*", "a*b", "segm/AP <= 3", "segm/AP loss", "2**loss"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "segm/AP +",
+        "0.5*",
+        "a*b",
+        "segm/AP <= 3",
+        "2**loss",
+        "segm/AP  loss",
+        "'segm/AP",
+        "'a'b",
+        "1e999*loss",
+        "a\tb",
+        "+",
+        "segm/AP + + loss",
+        "'a\\'",
+    ],
+)  # fmt: skip)
 def test_what_is_no_metric_is_named(text: str) -> None:
     with pytest.raises(InputError, match=r"metric .*allowed: a key of the reports"):
         Objective.parse(text)
@@ -69,3 +87,40 @@ def test_what_is_not_finite_is_no_score(value: float) -> None:
 def test_what_is_no_number_is_no_score(value: Any) -> None:
     with pytest.raises(TrainingError, match="which is no number"):
         finite_entry({"iteration": 10, "host": value}, "host")
+
+
+NAMES = ["traffic light", "a + b", "a - b", "2*x", "a<=b", "a  b", "a\tb", "it's", '"q"', "'q'", "\\", "[r/g] :x:",
+         "红绿灯 é",
+         " a", "a ", "-a", "+", "- a", "a =b", "a'", "1", "a\nb"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("prefix", ["segm/AP-", ""])
+def test_every_name_of_a_category_can_be_searched_for_and_bounded(prefix: str, name: str) -> None:
+    key = f"{prefix}{name}"
+    report = {"iteration": 1, key: 3.0, "loss": 1.0}
+    text = quoted(key)
+    assert Objective.parse(text).terms == ((1.0, key),)
+    assert Objective.parse(f"-2*{text} + loss - {text}").value(report) == -8.0
+    assert Constraint.parse(f"{text}<=5").violation(report) == -2.0
+    assert Constraint.parse(f"{text} >= 5").key == key
+
+
+def test_a_name_of_several_words_needs_no_quotes() -> None:
+    terms = Objective.parse("segm/AP-traffic light + 0.5*segm/AP-driver's seat - segm/AP-stop-sign").terms
+    assert terms == ((1.0, "segm/AP-traffic light"), (0.5, "segm/AP-driver's seat"), (-1.0, "segm/AP-stop-sign"))
+    assert quoted("segm/AP-traffic light") == "segm/AP-traffic light"
+    assert quoted("segm/AP-a + b") == "'segm/AP-a + b'"
+    assert Constraint.parse("segm/AP-traffic light>=30").key == "segm/AP-traffic light"
+
+
+@pytest.mark.parametrize("value", ["node-1", None, [1], {}])
+def test_what_is_no_number_never_becomes_a_score(value: Any) -> None:
+    with pytest.raises(TrainingError, match="no number"):
+        Objective.parse("host").value({"host": value})
+
+
+@pytest.mark.parametrize("value", [10**400, 1e308])
+def test_a_sum_beyond_all_numbers_is_no_score(value: Any) -> None:
+    with pytest.raises(NonFiniteLossError):
+        Objective.parse("loss + loss").value({"loss": value})
