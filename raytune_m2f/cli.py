@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +15,7 @@ from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
 
 # heavy modules (torch, ray) are imported where they are used, so that --help answers at once
 
@@ -102,6 +105,9 @@ def export(
     ],
     output: Annotated[Path, typer.Option(help="Directory to make.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Trial to export; by default the best.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=1, help="Export the checkpoint of this iteration; by default the best.")
+    ] = None,
 ) -> None:
     """Export the best checkpoint as a directory that is enough to evaluate and predict.
 
@@ -112,7 +118,8 @@ def export(
         from raytune_m2f.tuning import StudyDirectory, trial_to_export
 
         log_to_stderr()
-        if StudyDirectory.at(source).is_laid_out:
+        is_study = StudyDirectory.at(source).is_laid_out
+        if is_study:
             run = trial_to_export(source, trial).directory
         elif trial is not None:
             raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
@@ -120,8 +127,19 @@ def export(
             run = source
         from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
-        report = export_run(run, output)
+        others = partial(_next_best, source, run) if is_study else None
+        report = export_run(run, output, iteration=iteration, others=others)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
+
+
+def _next_best(study: str, run: str) -> Iterator[str]:
+    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
+    from raytune_m2f.export_files import is_whole
+    from raytune_m2f.tuning.status import ranked_trials
+
+    others = [trial for trial in ranked_trials(study) if trial.directory != run and trial.checkpoint is not None]
+    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
+        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
 
 
 @app.command()
@@ -130,6 +148,7 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    trust: Trust = False,
 ) -> None:
     """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
 
@@ -142,7 +161,7 @@ def evaluate(
         log_to_stderr()
         with err.status("evaluating") as line:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda *done: line.update(_counted(*done))
+                load_export(model, trust=trust), annotations, images, progress=lambda *done: line.update(_counted(*done))
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -159,6 +178,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances below this score.")] = 0.5,
+    trust: Trust = False,
 ) -> None:
     """Predict images: an overlay PNG for each, and all instances as COCO JSON.
 
@@ -171,7 +191,7 @@ def predict(
         log_to_stderr()
         with err.status("predicting") as line:
             content = predict_files(
-                load_export(model),
+                load_export(model, trust=trust),
                 images,
                 output,
                 score_threshold=score_threshold,

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_duration, require_pairs
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
 
 if TYPE_CHECKING:
     from raytune_m2f.tuning import Extension, NewStudy, StudyStatus
@@ -135,13 +135,14 @@ def tune(
             stops=settings.early_stopping.method != "none",
         ):
             err.print(note, style="yellow", soft_wrap=True)
-        _drive(new, address)
+        _drive(new, address, trust=True)  # the user has just given the configuration
 
 
 def resume(
     study: StudyDir,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Go on with a study whose driver ended or was killed; unfinished trials continue from their checkpoints.
 
@@ -149,7 +150,7 @@ def resume(
     """
     with clear_errors():
         log_to_stderr()
-        _drive(study, address, concurrent)
+        _drive(study, address, concurrent, trust=trust)
 
 
 def extend(
@@ -161,6 +162,7 @@ def extend(
     space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Raise a study's budget, or change its search space, and go on with it.
 
@@ -175,9 +177,9 @@ def extend(
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=tuning.load_space(space, tuning.plan_of(study).config) if space else None,
+            space=tuning.load_space(space, tuning.plan_of(study, trust=trust).config) if space else None,
         )
-        _drive(study, address, concurrent, more)
+        _drive(study, address, concurrent, more, trust=trust)
 
 
 def confirm(
@@ -186,6 +188,7 @@ def confirm(
     seeds: Annotated[int, typer.Option(min=1, help="New seeds for each.")] = 3,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Train the best trials again under new seeds, and name the winner with its interval.
 
@@ -197,7 +200,13 @@ def confirm(
         log_to_stderr()
         with tuning.StudyProgress(err) as progress:
             found = tuning.confirm_study(
-                study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress
+                study,
+                top=top,
+                seeds=seeds,
+                address=address,
+                concurrent=concurrent,
+                progress=progress,
+                trust=trust,
             )
         out.print(tuning.confirmation_table(found))
         out.print(tuning.verdict(found), soft_wrap=True)
@@ -245,7 +254,12 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
 
 
 def _drive(
-    study: str | NewStudy, address: str | None, concurrent: int | None = None, extension: Extension | None = None
+    study: str | NewStudy,
+    address: str | None,
+    concurrent: int | None = None,
+    extension: Extension | None = None,
+    *,
+    trust: bool,
 ) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
@@ -254,7 +268,9 @@ def _drive(
     if isinstance(found, tuning.StudyDirectory):
         found.require()  # before what runs one is imported
     with tuning.StudyProgress(err) as progress:
-        status = tuning.run_study(found, address=address, concurrent=concurrent, progress=progress, extension=extension)
+        status = tuning.run_study(
+            found, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust
+        )
     out.print(tuning.status_table(status))
     if (words := tuning.closing_words(status)) is not None:
         out.print(Text(words), soft_wrap=True)

@@ -9,8 +9,7 @@ README.md         what it is, and the commands to use it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -27,7 +26,16 @@ from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
-from raytune_m2f.export_files import CATEGORIES, CONFIG, MODEL, are_weights, read_portable, require_export, write_export
+from raytune_m2f.export_files import (
+    CATEGORIES,
+    CONFIG,
+    MODEL,
+    are_weights,
+    is_whole,
+    read_portable,
+    require_export,
+    write_export,
+)
 from raytune_m2f.files import newest, replacing_together
 from raytune_m2f.learner.build import build_network
 from raytune_m2f.mirror import Mirror
@@ -73,13 +81,20 @@ class ExportedModel:
         )
 
 
-def export_run(run: str | PathLike[str], output: Path, *, iteration: int | None = None) -> dict[str, Any]:
+def export_run(
+    run: str | PathLike[str],
+    output: Path,
+    *,
+    iteration: int | None = None,
+    others: Callable[[], Iterable[str]] | None = None,
+) -> dict[str, Any]:
     """Export the best checkpoint of a trial or a training run, or another one.
 
     Args:
         run: its directory, with checkpoints/best.pth, or its address on a store.
         output: the directory to write; an export that is there already is replaced, other files beside it stay.
         iteration: export checkpoints/iter_<iteration>.pth instead.
+        others: what can be exported in place of a damaged checkpoint, beside the run's own.
 
     Returns:
         the report of the exported checkpoint.
@@ -96,7 +111,7 @@ def export_run(run: str | PathLike[str], output: Path, *, iteration: int | None 
     try:
         state = read_portable(folder / name)
     except (CheckpointError, ModelError) as error:
-        raise type(error)("\n  ".join([str(error), *_others(folder, name)])) from error
+        raise type(error)("\n  ".join([str(error), *_others(folder, name), *(others() if others else ())])) from error
     with replacing_together(output) as new:
         require_export(output)
         write_export(new, state, source=str(run), output=output)
@@ -107,19 +122,20 @@ def export_run(run: str | PathLike[str], output: Path, *, iteration: int | None 
 def _others(folder: Path, damaged: str) -> Iterator[str]:
     """Which other checkpoints of a run can be exported; those that are on a store alone are not looked at."""
     for path in checkpoint.newest_first(folder):
-        with suppress(CheckpointError, ModelError):
-            if path.name != damaged:
-                yield f"{path.name} beside it is whole: export it by `--iteration {read_portable(path)['iteration']}`."
+        if path.name != damaged and is_whole(str(path)):
+            yield f"{path.name} beside it is whole: export it by `--iteration {int(path.stem.removeprefix('iter_'))}`."
 
 
-def load_export(folder: Path, device: torch.device | None = None) -> ExportedModel:
+def load_export(folder: Path, device: torch.device | None = None, *, trust: bool = False) -> ExportedModel:
     """Load an exported model from its directory alone.
 
     Args:
         device: by default the GPU if there is one.
+        trust: whether Python files that the configuration names (DATASETS.IMPORT) may run.
 
     Raises:
         ModelError: a file is missing or does not fit the others.
+        ConfigError: the configuration is wrong, or names Python files and is not trusted.
     """
     files = {name: newest(folder, name) for name in (MODEL, CONFIG, CATEGORIES)}
     missing = [name for name, file in files.items() if not file.is_file()]
@@ -129,7 +145,7 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
             "`raytune-m2f export STUDY --output DIR`."
         )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = load_config(files[CONFIG])
+    config = load_config(files[CONFIG], trust=trust)
     content = read_object(files[CATEGORIES], ModelError)
     categories = Categories.from_dict(content, source=str(folder / CATEGORIES))
     theirs = isinstance(config, AnyModelConfig)

@@ -13,9 +13,10 @@ from torch import Tensor
 from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories
-from raytune_m2f.errors import ModelError
+from raytune_m2f.errors import CheckpointError, ModelError
 from raytune_m2f.files import checksum_of, is_ours, is_temporary, sealed
 from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.store import is_address
 from raytune_m2f.training import checkpoint
 
 MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"
@@ -61,6 +62,17 @@ def read_portable(path: Path) -> checkpoint.Checkpoint:
     return state
 
 
+def is_whole(weights: str) -> bool:
+    """Whether a checkpoint can be exported; of one on a store it is not known, and taken to be so."""
+    if is_address(weights):
+        return True
+    try:
+        read_portable(Path(weights))
+    except (CheckpointError, ModelError):
+        return False
+    return True
+
+
 def are_weights(content: object) -> bool:
     """Whether it is a state dict."""
     return isinstance(content, dict) and all(
@@ -79,7 +91,7 @@ def write_export(folder: Path, state: checkpoint.Checkpoint, *, source: str, out
     Raises:
         ConfigError, DatasetError: the checkpoint's configuration or categories cannot be used.
     """
-    config = Config.from_dict(state["config"], source=source)
+    config = Config.from_dict(state["config"], source=source, only_shown=True)
     categories = Categories.from_dict(state["categories"], source=source)
     checkpoint.save({"model": _versioned(state["model"])}, folder / MODEL)
     (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
@@ -126,7 +138,7 @@ def _readme(source: str, output: Path, config: Config, categories: Categories, r
     if not theirs:
         rows["queries"] = str(config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
     return _TEXT.format(
-        title=output.absolute().name,
+        title=output.resolve().name,
         source=source,
         output=shlex.quote(str(output)),
         iteration=report["iteration"],

@@ -34,7 +34,8 @@ COMPLETE = ".raytune_m2f.new"
 LONGEST_NAME = 255
 """Bytes of a file's name, on most systems."""
 _SEAL = b"raytune_m2f:"
-_AFTER_SEAL = 64  # bytes at most: the end of a JSON object, of a comment, of a PNG
+_END = re.compile(rb'"\s*}\n| -->\n|\n|.{4}\0{4}IEND\xaeB`\x82', re.DOTALL)
+"""What stands after a seal: the end of a JSON object, of a comment of HTML or YAML, of a PNG."""
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.raytune_m2f\.tmp", re.DOTALL)
 
 
@@ -128,6 +129,7 @@ def replacing_together(folder: Path) -> Iterator[Path]:
         InputError: another process is doing the same.
         OSError: they cannot be written; the old ones are as they were.
     """
+    folder = Path(os.path.realpath(folder))
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
@@ -186,9 +188,9 @@ def _sync(file: Path) -> None:
 # Whose it is
 
 
-def sealed(content: bytes, end: bytes = b"") -> bytes:
+def sealed(content: bytes, end: bytes) -> bytes:
     """The content with its seal, and `end` after it: what closes the comment, or whatever the seal stands in."""
-    assert len(end) <= _AFTER_SEAL
+    assert _END.fullmatch(end)
     return content + _SEAL + checksum(content).encode() + end
 
 
@@ -226,7 +228,8 @@ def is_ours(path: Path) -> bool:
         return False
     place = content.rfind(_SEAL)
     start, end = place + len(_SEAL), place + len(_SEAL) + 64
-    return place >= 0 and len(content) <= end + _AFTER_SEAL and content[start:end] == checksum(content[:place]).encode()
+    whole = place >= 0 and _END.fullmatch(content, end) is not None
+    return whole and content[start:end] == checksum(content[:place]).encode()
 
 
 def put_aside(path: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_seal_tells_ours_from_what_was_changed_or_is_the_users(tmp_path: Path)
         assert not files.is_ours(file)
         file.write_text(json.dumps(json.loads(text), indent=4))  # read and written again, by an editor say
         assert not files.is_ours(file)
-    file.write_text(text + "\nmy notes on all this, which are longer than what may stand after a seal")
+    file.write_text(text + "\nmy notes")
     assert not files.is_ours(file)
 
 
@@ -189,7 +189,7 @@ def test_only_what_is_ours_or_not_there_is_free(tmp_path: Path) -> None:
     files.require_free(file, "--output")
     with pytest.raises(InputError, match=r"--output: .*link would be written over"):
         files.require_free(link, "--output")  # dangling: it is the user's
-    file.write_bytes(files.sealed(b"ours", b"-->"))
+    file.write_bytes(files.sealed(b"ours", b" -->\n"))
     files.require_free(file, "--output")
     files.require_free(link, "--output")
     for content in (b"", b"theirs", b"raytune_m2f:", b"raytune_m2f:" + b"0" * 64):

@@ -52,6 +52,7 @@ def run_study(
     progress: Progress | None = None,
     trial_function: str | TrialFunction = TRAIN_TRIAL,
     extension: Extension | None = None,
+    trust: bool = False,
 ) -> StudyStatus:
     """Run a study, new or begun, until its budget is used up.
 
@@ -62,7 +63,10 @@ def run_study(
         progress: told at each change.
         trial_function: instead of `train_trial`; tests use this seam.
         extension: added to the plan first, for good.
+        trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run, here and in its
+            trials; who has just given that configuration may say so.
     Raises:
+        ConfigError: the configuration names Python files and is not trusted.
         StudyError: no study, another driver runs it, its record is damaged, its data have other labels than when it
             began, or a trial does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
@@ -79,7 +83,7 @@ def run_study(
             study = StudyDirectory.at(directory)
             study.require()
             stack.enter_context(study.locked())
-        record = Record(study, StudyPlan.load(study.plan_file))
+        record = Record(study, StudyPlan.load(study.plan_file, trust=trust))
         if extension is not None:
             record = Record(study, extension.of(record.plan, record.usage(), record.trials()))
         for note in enqueue_points(record):

@@ -138,7 +138,7 @@ def study_status(directory: str | PathLike[str]) -> StudyStatus:
     """
     study = StudyDirectory.at(directory)
     study.require()
-    record = Record(study, StudyPlan.load(study.plan_file), writable=False)
+    record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
     return StatusReader(record).read(study.driver())
 
 
@@ -214,13 +214,19 @@ def trial_to_export(directory: str | PathLike[str], number: int | None = None) -
     return trial
 
 
+def ranked_trials(directory: str | PathLike[str]) -> list[TrialStatus]:
+    """The trials whose weights are there and that did not fail and keep the constraints, the best first."""
+    return _ranked(study_status(directory).trials)
+
+
+def _ranked(trials: list[TrialStatus]) -> list[TrialStatus]:
+    usable = (t for t in trials if t.checkpoint is not None and t.state != "failed" and t.feasible)
+    scored = [(trial.images, trial.best, -trial.number, trial) for trial in usable if trial.best is not None]
+    return [trial for *_, trial in sorted(scored, reverse=True)]
+
+
 def _best(trials: list[TrialStatus]) -> int | None:
-    scored = [
-        (trial.images, trial.best, -trial.number)
-        for trial in trials
-        if trial.best is not None and trial.checkpoint is not None and trial.state != "failed" and trial.feasible
-    ]
-    return -max(scored)[2] if scored else None
+    return next((trial.number for trial in _ranked(trials)), None)
 
 
 def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fake_processes import FakeProcesses, curve, drive
 from fake_store import ADDRESS, FakeStore, RemoteProcesses, live_on_store
-from fake_study import MAX_ITER, PERIOD, config, open_record, settings, space
+from fake_study import MAX_ITER, PERIOD, config, laid_out, open_record, settings, space
 from optuna.trial import TrialState
 from patience import wait_until
 
@@ -20,6 +20,7 @@ from raytune_m2f.errors import CheckpointError, InputError, StudyError
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.tuning import confirm, remote
 from raytune_m2f.tuning.earlier import knowledge_of
+from raytune_m2f.tuning.layout import NewStudy
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.remote import LEASE, Lease
 from raytune_m2f.tuning.runner import create_study
@@ -121,7 +122,9 @@ def test_addresses_are_shown_and_a_copy_is_not(store: FakeStore) -> None:
 
 
 def test_a_second_study_at_an_address_is_refused(store: FakeStore) -> None:
-    new_study()
+    study = new_study()
+    with study.locked():
+        open_record(study).ask()
     with pytest.raises(StudyError, match=f"{ADDRESS} is a study already.*resume {ADDRESS}"):
         new_study()
 
@@ -191,9 +194,9 @@ def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypa
     RemoteProcesses(driver, random.Random(0)).run()
     driver.record.directory.commit()
 
-    def run(folder: str, **_: object) -> None:
-        again = drive(StudyDirectory.at(folder))
-        RemoteProcesses(again, random.Random(0), address=folder).run()
+    def run(target: StudyDirectory | NewStudy, **_: object) -> None:
+        again = drive(laid_out(target))
+        RemoteProcesses(again, random.Random(0), address=str(again.record.directory)).run()
         again.record.directory.commit()
 
     monkeypatch.setattr(confirm, "run_study", run)

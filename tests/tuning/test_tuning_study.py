@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_study import config, new_study, settings, space
+from fake_study import config, new_study, open_record, settings, space
 from pydantic import ValidationError
 
 from raytune_m2f.errors import StudyError
@@ -33,6 +33,7 @@ def test_the_plan_survives_the_file(tmp_path: Path) -> None:
 
 def test_a_second_study_in_the_directory_is_refused(tmp_path: Path) -> None:
     study = new_study(tmp_path)
+    open_record(study).ask()
     with pytest.raises(StudyError, match="is a study already"):
         create_study(study.root, config(), space(), settings())
 
