@@ -16,7 +16,7 @@ from rich.table import Table
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, out, require_pairs
 from raytune_m2f.introduce import announce_training, require_empty
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, application
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, Trust, application
 from raytune_m2f.progress_line import still
 from raytune_m2f.screen import log_to_stderr, print_table, show_progress
 
@@ -165,6 +165,7 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    trust: Trust = False,
 ) -> None:
     """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
 
@@ -176,7 +177,7 @@ def evaluate(
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import evaluate_export
 
-        exported = load_export(model)
+        exported = load_export(model, trust=trust)
         log.info("on %s", exported.device)
         with show_progress("evaluating", "image") as progress:
             evaluator = evaluate_export(
@@ -197,6 +198,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances below this score.")] = 0.5,
+    trust: Trust = False,
 ) -> None:
     """Predict images: an overlay PNG for each, and all instances as COCO JSON.
 
@@ -208,7 +210,7 @@ def predict(
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import predict_files
 
-        exported = load_export(model)
+        exported = load_export(model, trust=trust)
         log.info("on %s", exported.device)
         with show_progress("predicting", "image") as progress:
             content = predict_files(

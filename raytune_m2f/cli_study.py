@@ -15,7 +15,7 @@ from rich.text import Text
 
 from raytune_m2f.console import clear_errors, out, parse_duration, require_pairs
 from raytune_m2f.introduce import announce_study
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
 from raytune_m2f.progress_line import still
 from raytune_m2f.screen import log_to_stderr, print_table
 
@@ -135,17 +135,22 @@ def tune(
         new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
         with still(log, "reading the data"):
             notes = tuning.check_before_start(
-                loaded, searched, workers=settings.resources.most_workers, asked=settings.asked
+                loaded,
+                searched,
+                workers=settings.resources.most_workers,
+                asked=settings.asked,
+                stops=settings.early_stopping.method != "none",
             )
         for note in notes:
             log.warning("%s", note)
-        _drive(new, address)
+        _drive(new, address, trust=True)  # the user has just given the configuration
 
 
 def resume(
     study: StudyDir,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Go on with a study whose driver ended or was killed; unfinished trials continue from their checkpoints.
 
@@ -154,7 +159,7 @@ def resume(
     with clear_errors():
         log_to_stderr()
         log.info("study %s: going on with it", study)
-        _drive(study, address, concurrent)
+        _drive(study, address, concurrent, trust=trust)
 
 
 def extend(
@@ -166,6 +171,7 @@ def extend(
     space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Raise a study's budget, or change its search space, and go on with it.
 
@@ -181,9 +187,9 @@ def extend(
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=tuning.load_space(space, tuning.plan_of(study).config) if space else None,
+            space=tuning.load_space(space, tuning.plan_of(study, trust=trust).config) if space else None,
         )
-        _drive(study, address, concurrent, more)
+        _drive(study, address, concurrent, more, trust=trust)
 
 
 def confirm(
@@ -192,6 +198,7 @@ def confirm(
     seeds: Annotated[int, typer.Option(min=1, help="New seeds for each.")] = 3,
     concurrent: Concurrent = None,
     address: Address = None,
+    trust: Trust = False,
 ) -> None:
     """Train the best trials again under new seeds, and name the winner with its interval.
 
@@ -204,7 +211,13 @@ def confirm(
         log.info("study %s: its best %d again under %d new seeds, in %s/confirm", study, top, seeds, study.rstrip("/"))
         with tuning.shown_progress() as progress:
             found = tuning.confirm_study(
-                study, top=top, seeds=seeds, address=address, concurrent=concurrent, progress=progress
+                study,
+                top=top,
+                seeds=seeds,
+                address=address,
+                concurrent=concurrent,
+                progress=progress,
+                trust=trust,
             )
         print_table(tuning.confirmation_table(found))
         out.print(tuning.verdict(found), soft_wrap=True)
@@ -252,7 +265,12 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
 
 
 def _drive(
-    study: str | NewStudy, address: str | None, concurrent: int | None = None, extension: Extension | None = None
+    study: str | NewStudy,
+    address: str | None,
+    concurrent: int | None = None,
+    extension: Extension | None = None,
+    *,
+    trust: bool,
 ) -> None:
     """Run a study to the end of its budget, and say what came of it."""
     from raytune_m2f import tuning
@@ -261,7 +279,9 @@ def _drive(
     if isinstance(found, tuning.StudyDirectory):
         found.require()  # before what runs one is imported
     with tuning.shown_progress() as progress:
-        status = tuning.run_study(found, address=address, concurrent=concurrent, progress=progress, extension=extension)
+        status = tuning.run_study(
+            found, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust
+        )
     print_table(tuning.status_table(status, folded=out.is_terminal))
     if (words := tuning.closing_words(status)) is not None:
         out.print(Text(words), soft_wrap=True)

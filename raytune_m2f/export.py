@@ -126,14 +126,16 @@ def _others(folder: Path, damaged: str) -> Iterator[str]:
             yield f"{path.name} beside it is whole: export it by `--iteration {int(path.stem.removeprefix('iter_'))}`."
 
 
-def load_export(folder: Path, device: torch.device | None = None) -> ExportedModel:
+def load_export(folder: Path, device: torch.device | None = None, *, trust: bool = False) -> ExportedModel:
     """Load an exported model from its directory alone.
 
     Args:
         device: by default the GPU if there is one.
+        trust: whether Python files that the configuration names (DATASETS.IMPORT) may run.
 
     Raises:
         ModelError: a file is missing or does not fit the others.
+        ConfigError: the configuration is wrong, or names Python files and is not trusted.
     """
     files = {name: newest(folder, name) for name in (MODEL, CONFIG, CATEGORIES)}
     missing = [name for name, file in files.items() if not file.is_file()]
@@ -143,7 +145,7 @@ def load_export(folder: Path, device: torch.device | None = None) -> ExportedMod
             "`raytune-m2f export STUDY --output DIR`."
         )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = load_config(files[CONFIG])
+    config = load_config(files[CONFIG], trust=trust)
     content = read_object(files[CATEGORIES], ModelError)
     categories = Categories.from_dict(content, source=str(folder / CATEGORIES))
     theirs = isinstance(config, AnyModelConfig)

@@ -91,7 +91,7 @@ def write_export(folder: Path, state: checkpoint.Checkpoint, *, source: str, out
     Raises:
         ConfigError, DatasetError: the checkpoint's configuration or categories cannot be used.
     """
-    config = Config.from_dict(state["config"], source=source)
+    config = Config.from_dict(state["config"], source=source, only_shown=True)
     categories = Categories.from_dict(state["categories"], source=source)
     checkpoint.save({"model": _versioned(state["model"])}, folder / MODEL)
     (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")

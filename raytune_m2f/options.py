@@ -32,6 +32,12 @@ Dashboard = Annotated[
         help="Dashboard of the Ray cluster, e.g. http://head:8265; by default what this variable says.",
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the Python files that the stored configuration names (DATASETS.IMPORT). Read them first."
+    ),
+]
 GpusPerWorker = Annotated[
     float | None, typer.Option(min=0, help="GPUs of a worker, a fraction shares one; by default 1 if there is any.")
 ]

@@ -13,9 +13,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from model import Instances
-from raytune_m2f.data import TestSample, load_coco, read_image
+from raytune_m2f.data import TestSample, load_for_model, read_image
 from raytune_m2f.data.images import read_record
-from raytune_m2f.errors import DatasetError, InputError
+from raytune_m2f.errors import InputError
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.visualize import draw_instances
@@ -81,19 +81,13 @@ def predict_files(
 def evaluate_export(
     exported: ExportedModel, annotations: Path, images: Path, *, progress: Progress = lambda done, total, name: None
 ) -> CocoEvaluator:
-    """Score an exported model on a dataset; `evaluate()` of the result gives the metrics.
+    """Score an exported model on a dataset; `evaluate()` of the result gives the metrics. See `load_for_model`.
 
     Raises:
-        DatasetError: the annotations are wrong, or have other categories than the model.
+        DatasetError: the annotations are wrong, have other categories than the model, or nothing to find.
     """
     config = exported.config
-    heads = tuple(exported.categories.subcategories)
-    dataset = load_coco(annotations.stem, annotations, images, heads)
-    if dataset.categories != exported.categories:
-        raise DatasetError(
-            f"{annotations} has other labels than the model. The model knows {exported.categories.to_dict()}, the file "
-            f"has {dataset.categories.to_dict()}. Evaluate on annotations with the labels the model was trained on."
-        )
+    dataset = load_for_model(exported.categories, annotations, images)
     evaluator = CocoEvaluator(dataset, max_detections=config.TEST.DETECTIONS_PER_IMAGE)
     for number, record in enumerate(dataset.records, start=1):
         image, size = exported.resized(read_record(record)), (record.height, record.width)

@@ -51,15 +51,16 @@ def ray_cluster() -> Iterator[None]:
     """One small Ray session for all tests that need one; whatever they leave running ends with it."""
     import ray
 
+    from raytune_m2f.training.local_ray import this_machine_alone
     from raytune_m2f.training.ray_session import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Ray about itself
-        ray.init(address="local", num_cpus=2, object_store_memory=100 * 2**20, include_dashboard=False,
-                 configure_logging=False, log_to_driver=False)  # fmt: skip
-    yield
-    ray.shutdown()
+    with this_machine_alone() as own:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Ray about itself
+            ray.init(address="local", num_cpus=2, configure_logging=False, log_to_driver=False, **own)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,15 @@ ROOTS = ("model", "raytune_m2f", "search_spaces", "configs")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("raytune_m2f", "raytune_m2f.errors", "raytune_m2f.stored", "raytune_m2f.config", "search_spaces", "configs"),
+    (
+        "raytune_m2f",
+        "raytune_m2f.errors",
+        "raytune_m2f.stored",
+        "raytune_m2f.sockets",
+        "raytune_m2f.config",
+        "search_spaces",
+        "configs",
+    ),
     ("raytune_m2f.files", "raytune_m2f.store", "raytune_m2f.mirror", "raytune_m2f.progress_line"),
     ("raytune_m2f.data",),
     ("raytune_m2f.evaluation", "raytune_m2f.visualize"),

@@ -35,13 +35,16 @@ class Layer:
     folder: Path
 
 
-def build(root: type[S], layers: Sequence[Layer]) -> S:
+def build(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> S:
     """The layers, the last one on top, as a checked section.
+
+    Args:
+        complete: ask others than this package, detectron2 and the user's modules, for what they know of the keys.
 
     Raises:
         ConfigError: with a line for every problem, each naming where the value comes from.
     """
-    section, lines = check(root, layers)
+    section, lines = check(root, layers, complete=complete)
     if section is None or lines:
         raise ConfigError(in_one_message(lines))
     return section
@@ -51,7 +54,7 @@ def in_one_message(lines: Sequence[str]) -> str:
     return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
 
 
-def check(root: type[S], layers: Sequence[Layer]) -> tuple[S | None, list[str]]:
+def check(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> tuple[S | None, list[str]]:
     """The section, if every value has its type and bounds, and a line for each problem."""
     merged: dict[Any, Any] = {}
     lines: list[str] = []
@@ -60,7 +63,7 @@ def check(root: type[S], layers: Sequence[Layer]) -> tuple[S | None, list[str]]:
         merged = merge(merged, values)
         lines += [f"{layer.origin}: {key}: {text}" for key, text in found]
     kind = root.variant(merged)
-    merged, found = kind.complete(merged)
+    merged, found = kind.complete(merged) if complete else (merged, [])
     lines += [f"{_origin((key,), layers)}: {key}: {text}" for key, text in found]
     clashes: list[Problem] = []
     section, problems = None, []

@@ -1,16 +1,40 @@
-"""`DATASETS.IMPORT`: the user's own modules, which register data sets and models with detectron2."""
+"""`DATASETS.IMPORT`: the user's own modules, which register data sets and models with detectron2.
+
+They run because the user gives the configuration that names them. One that lies in a study or a model may be anybody's.
+"""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from raytune_m2f.errors import ConfigError
 
 KEY = "DATASETS.IMPORT"
+
+
+def refuse_untrusted(values: Mapping[Any, Any], source: str) -> None:
+    """Refuse a stored configuration that would run Python files.
+
+    Args:
+        values: nested dictionaries, of any type as they come from a file.
+        source: where they are from.
+
+    Raises:
+        ConfigError: naming what would run, and how it is allowed.
+    """
+    datasets = values.get("DATASETS")
+    named = datasets.get("IMPORT") if isinstance(datasets, Mapping) else None
+    if named:
+        names = ", ".join(map(str, named)) if isinstance(named, list | tuple) else str(named)
+        raise ConfigError(
+            f"{source}: {KEY} would run Python files with your rights, and they may be anybody's: {names}. Nothing was "
+            "run. Read them; if you trust them, give --trust (trust=True in Python)."
+        )
 
 
 def import_modules(names: Sequence[str]) -> list[ModuleType]:

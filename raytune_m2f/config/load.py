@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config.build import Layer, build, in_one_message
+from raytune_m2f.config.imports import refuse_untrusted
 from raytune_m2f.config.keys import known_keys, shown
 from raytune_m2f.config.nested import flatten, nest
-from raytune_m2f.config.paths import absolute
+from raytune_m2f.config.paths import absolute, resolve_paths
 from raytune_m2f.config.schema import Config
 from raytune_m2f.config.shipped import advice, find_config, shipped_config
 from raytune_m2f.config.yaml_file import parse_value, read_yaml
@@ -23,7 +24,7 @@ MOST_PARTS = 16
 """Of a dotted key; no key has more than 6."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust: bool = True) -> Config:
     """The configuration of a YAML file.
 
     Args:
@@ -31,11 +32,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             relative to it or such a name, is read first, and so on.
         overrides: `KEY=VALUE`, the value in YAML; they win over the files. Relative paths in them start at
             the working directory, those of a file at the file's folder.
+        trust: whether the Python files of DATASETS.IMPORT may run; of a file that is not the user's they may not.
 
     Raises:
         ConfigError: naming the file and every unknown key, wrong value and clash.
     """
-    return build(Config, [*file_layers(find_config(path), ()), *override_layers(overrides)])
+    layers = [*file_layers(find_config(path), ()), *override_layers(overrides)]
+    for layer in layers if not trust else ():
+        refuse_untrusted(resolve_paths(layer.values, layer.folder)[0], layer.origin)
+    return build(Config, layers)
 
 
 def config_of(cfg: Mapping[str, Any]) -> Config:

@@ -67,17 +67,19 @@ class Config(Section):
             )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], source: str = "configuration") -> Config:
+    def from_dict(cls, values: Mapping[str, Any], source: str = "configuration", *, only_shown: bool = False) -> Config:
         """A configuration from nested dictionaries; keys that are left out have their defaults.
 
         Args:
             values: what `to_dict` gives, or a part of it. Relative paths start at the working directory.
             source: what an error message calls the values.
+            only_shown: of what `to_dict` gave, to be looked at and stored but not used: detectron2 is not asked for
+                its keys, and no module of DATASETS.IMPORT runs.
 
         Raises:
             ConfigError: naming every unknown key, wrong value and clash.
         """
-        return build(cls, [Layer(source, values, Path.cwd())])
+        return build(cls, [Layer(source, values, Path.cwd())], complete=not only_shown)
 
     def with_values(self, values: Mapping[str, Any], source: str = "new values") -> Config:
         """A copy with some dotted keys replaced, checked as a whole.

@@ -9,16 +9,17 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+from typing import Any
 
 import ray
 
 from raytune_m2f.errors import InputError, RaytuneM2FError
+from raytune_m2f.training.local_ray import this_machine_alone
 
 LISTENER_S = 8.0  # a head that cannot be reached within it is not there
 WEB_S = 2.0  # a web server answers sooner; Ray's own server hangs up, or waits for more
-OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
 
 # Defaults that a user's own environment overrides.
 ENVIRONMENT = {
@@ -42,8 +43,8 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
     Args:
         address: of a running cluster (`auto`, `HOST:PORT`, `ray://...`), or None for a session of our own on this
-            machine, which dies with this process. Authentication is Ray's own business, by its environment
-            variables (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); its defaults are left alone.
+            machine, which dies with this process and listens to it alone. Authentication is Ray's own business, by its
+            environment variables (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); its defaults are left alone.
     SIGTERM ends what runs within as Ctrl-C does; Ray would end the process on the spot.
 
     Raises:
@@ -57,12 +58,14 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         return
     if address is not None:
         _require_listener(address)
-    _connect(address)
-    try:
-        with _sigterm_as_ctrl_c():
-            yield
-    finally:
-        ray.shutdown()
+    session: AbstractContextManager[dict[str, Any]] = this_machine_alone() if address is None else nullcontext({})
+    with session as own:
+        _connect(address, own)
+        try:
+            with _sigterm_as_ctrl_c():
+                yield
+        finally:
+            ray.shutdown()
 
 
 def _require_listener(address: str) -> None:
@@ -110,10 +113,9 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _connect(address: str | None) -> None:
+def _connect(address: str | None, own: dict[str, Any]) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its own files are of no use to us, nor their errors
-    own = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False} if address is None else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Ray about itself
         try:

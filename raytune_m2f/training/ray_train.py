@@ -33,9 +33,11 @@ from raytune_m2f.mirror import Mirror
 from raytune_m2f.progress_line import Progress, nobody, read_progress
 from raytune_m2f.training.bridge import Bridge, TellFailures
 from raytune_m2f.training.context import Report, TrialContext, never_stop
+from raytune_m2f.training.local_ray import is_alone
 from raytune_m2f.training.preemption import own_node
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.ray_worker import run_worker
+from raytune_m2f.training.rendezvous import FileTorchConfig
 from raytune_m2f.training.trial_dir import log_tail
 from raytune_m2f.training.worker_group import GROUP, release_workers
 
@@ -120,11 +122,12 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 def _trainer(loop: dict[str, Any], workers: int | tuple[int, int], bridge: Any) -> TorchTrainer:
-    gpus = loop["gpus"]
+    gpus, own = loop["gpus"], str(Path(loop["output_dir"]) / ".ray")
+    backend = "nccl" if gpus >= 1 else "gloo"  # NCCL wants a GPU for each worker
     return _Trainer(
         run_worker,
         train_loop_config=loop,
-        torch_config=TorchConfig(backend="nccl" if gpus >= 1 else "gloo"),  # NCCL wants a GPU for each worker
+        torch_config=FileTorchConfig(backend=backend, folder=own) if is_alone() else TorchConfig(backend=backend),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             elastic_resize_monitor_interval_s=RESIZE_S,
@@ -133,7 +136,7 @@ def _trainer(loop: dict[str, Any], workers: int | tuple[int, int], bridge: Any) 
         ),
         run_config=ray.train.RunConfig(
             name="train",
-            storage_path=str(Path(loop["output_dir"]) / ".ray"),
+            storage_path=own,
             failure_config=ray.train.FailureConfig(max_failures=MOST_STARTS),
             callbacks=[TellFailures(bridge)],
         ),

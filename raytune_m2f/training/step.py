@@ -205,7 +205,8 @@ class Stepper:
         depend on the values), and of its schedule the position.
         """
         self.model.load_state_dict(state["model"])
-        theirs = self.learner.optimizer(Config.from_dict(state["config"], source="checkpoint"))
+        own = {**state["config"], "DATASETS": self.config.to_dict()["DATASETS"]}  # its modules are not asked
+        theirs = self.learner.optimizer(Config.from_dict(own, source="checkpoint"))
         theirs.load_state_dict(state["optimizer"])
         self.optimizer.state.update(theirs.state)
         self._move_schedule(state["scheduler"])

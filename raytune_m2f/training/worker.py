@@ -20,8 +20,10 @@ from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.progress_line import Several, logged, still
 from raytune_m2f.training import checkpoint, metrics
+from raytune_m2f.training.check import tell_experiment
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
+from raytune_m2f.training.identity import require_same_training
 from raytune_m2f.training.losses import LossMeans
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
@@ -57,6 +59,7 @@ def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     with still(log, "reading the data"):
         engine = build_engine(config)
+    tell_experiment(config, engine, aloud=context.is_main)
     learner = engine.learner()
     learner.model.to(context.device)
     stepper = Stepper.build(config, learner, context)
@@ -141,6 +144,7 @@ class Run:
             if best is not None:
                 with contextlib.suppress(TrainingError):  # it was trained for another metric
                     self.best = self._rank(best)
+            require_same_training(state, self.config, self.engine, self.stepper.model, folder)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
             self.seconds, self.losses = state["seconds"], LossMeans.restored(state["losses"])
@@ -271,6 +275,7 @@ class Run:
                 **self.stepper.state(),
                 "config": self.config.to_dict(),
                 "categories": self.engine.categories.to_dict(),
+                "data": self.engine.summary.identity,
                 "report": self.report,
                 "iteration": self.iteration,
                 "seconds": self.seconds,

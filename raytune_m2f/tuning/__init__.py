@@ -12,7 +12,7 @@ extend.py     more budget, another space                   earlier.py    what an
 confirm.py    the best again, under new seeds              failures.py   why a trial failed
 status.py     how a study stands                           progress.py   the same, live
 outlook.py    what it has still to do                      closing.py    what is said at its end
-lock.py       the only driver
+lock.py       the only driver                              same_data.py  whether the data are still the study's
 remote.py     a study on an object store                   preflight.py  data and space, before anything runs
 
 A name below is imported when it is first used: who reads a study must not wait for torch and Ray, which run one.

@@ -105,6 +105,7 @@ def confirm_study(
     address: str | None = None,
     concurrent: int | None = None,
     progress: Progress | None = None,
+    trust: bool = False,
 ) -> Confirmation:
     """Train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
 
@@ -112,24 +113,26 @@ def confirm_study(
 
     That is a study of its own: called again it goes on, or adds what a larger `top` or `seeds` asks for.
 
+    `trust` is that of `run_study`.
+
     Raises:
         StudyError: the study has not so many different trials with a score; what `run_study` raises.
         TrainingError: no training came to its end.
     """
     study = StudyDirectory.at(directory)
     leaders = _leaders(study, top)
-    record = Record(study, StudyPlan.load(study.plan_file), writable=False)
+    record = Record(study, StudyPlan.load(study.plan_file, trust=trust), writable=False)
     confirming = StudyDirectory.at(study.address_of(study.root / FOLDER))
     points = _points(record, leaders, seeds)
     extension = None
     target: StudyDirectory | NewStudy = confirming
     if confirming.is_laid_out and has_begun(confirming):
-        known = StudyPlan.load(confirming.plan_file).points
+        known = StudyPlan.load(confirming.plan_file, only_shown=True).points
         missing = tuple(point for point in points if point not in known)
         extension = Extension(trials=len(missing), points=missing) if missing else None
     else:
         target = _new(confirming, record.plan, points)
-    run_study(target, address=address, concurrent=concurrent, progress=progress, extension=extension)
+    run_study(target, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust)
     return _compare(StudyDirectory.at(str(confirming)), leaders)
 
 
@@ -181,7 +184,7 @@ def _points(record: Record, leaders: list[TrialStatus], seeds: int) -> list[Poin
 
 
 def _compare(confirming: StudyDirectory, leaders: list[TrialStatus]) -> Confirmation:
-    record = Record(confirming, StudyPlan.load(confirming.plan_file), writable=False)
+    record = Record(confirming, StudyPlan.load(confirming.plan_file, only_shown=True), writable=False)
     scores: dict[str, dict[int, float]] = {}
     for trial in record.trials(TrialState.COMPLETE):
         score = record.score(trial)

@@ -37,7 +37,7 @@ def knowledge_of(
     """
     study = StudyDirectory.at(directory)
     study.require()
-    record = Record(study, StudyPlan.load(study.plan_file), writable=False)
+    record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
     known = []
     ended = record.trials(TrialState.COMPLETE, TrialState.PRUNED)
     for trial in ended:

@@ -33,6 +33,7 @@ from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, Node, allot, cluster_nodes, largest_cluster
 from raytune_m2f.tuning.room import Room
+from raytune_m2f.tuning.same_data import compare_data
 from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
 from raytune_m2f.tuning.settings import StudySettings
@@ -54,6 +55,7 @@ def run_study(
     progress: Progress | None = None,
     trial_function: str | TrialFunction = TRAIN_TRIAL,
     extension: Extension | None = None,
+    trust: bool = False,
 ) -> StudyStatus:
     """Run a study, new or begun, until its budget is used up.
 
@@ -64,8 +66,12 @@ def run_study(
         progress: told at each change.
         trial_function: instead of `train_trial`; tests use this seam.
         extension: added to the plan first, for good.
+        trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run, here and in its
+            trials; who has just given that configuration may say so.
     Raises:
-        StudyError: no study, another driver runs it, its record is damaged, or a trial does not fit the cluster.
+        ConfigError: the configuration names Python files and is not trusted.
+        StudyError: no study, another driver runs it, its record is damaged, its data have other labels than when it
+            began, or a trial does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
         RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
@@ -80,7 +86,7 @@ def run_study(
             study = StudyDirectory.at(directory)
             study.require()
             stack.enter_context(study.locked())
-        record = Record(study, StudyPlan.load(study.plan_file))
+        record = Record(study, StudyPlan.load(study.plan_file, trust=trust))
         if extension is not None:
             record = Record(study, extension.of(record.plan, record.usage(), record.trials()))
         for note in enqueue_points(record):
@@ -89,6 +95,8 @@ def run_study(
         if not has_work(record):
             study.save(record.plan)
         else:
+            for note in compare_data(record.plan.config, record.plan.data, str(study)):
+                progress.note(note)
             stack.enter_context(ray_session(address))
             _run(record, unfinished, address, concurrent, progress, trial_function)
         _require_a_score(record)

@@ -14,7 +14,7 @@ from optuna.distributions import (
 )
 
 from raytune_m2f.config import Config
-from raytune_m2f.errors import ConfigError
+from raytune_m2f.errors import ConfigError, SearchSpaceError
 from raytune_m2f.tuning.space_entry import Entry
 from raytune_m2f.tuning.space_share import resolve
 from raytune_m2f.tuning.space_when import active, that_meet
@@ -59,6 +59,21 @@ def find_problems(entries: Mapping[str, Entry], config: Config, source: str) -> 
     return [*refused.values(), *first.values()]
 
 
+def refuse_fixed(values: Mapping[str, Any], source: str) -> None:
+    """Refuse values that no search space may have; a stored study's are not checked again by anything else.
+
+    Raises:
+        SearchSpaceError: naming the first.
+    """
+    for key in values:
+        if why := _why_fixed(key):
+            raise SearchSpaceError(f"{source}: {key}: cannot be tuned: {why}")
+
+
+def _why_fixed(key: str) -> str:
+    return next((why for prefix, why in NOT_TUNABLE.items() if f"{key}.".startswith(f"{prefix}.")), "")
+
+
 def _trials(entries: Mapping[str, Entry]) -> Iterator[dict[str, Any]]:
     """Values as a trial can have them: each point of each key, then each pair of ends, which may clash where neither
     does alone. What a conditional key needs is set for it."""
@@ -81,9 +96,8 @@ def _key_problem(key: str, entry: Entry, config: Config) -> str:
         value = config.value(key)
     except ConfigError as problem:
         return str(problem).removeprefix(f"{key}: ")
-    for prefix, why in NOT_TUNABLE.items():
-        if f"{key}.".startswith(f"{prefix}."):
-            return f"cannot be tuned: {why}"
+    if why := _why_fixed(key):
+        return f"cannot be tuned: {why}"
     if not isinstance(value, bool | int | float | str):
         return "cannot be tuned: its value is a list, and Optuna draws numbers, text, true or false"
     if entry.share and (isinstance(value, bool | str) or value <= 0):

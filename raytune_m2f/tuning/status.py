@@ -138,7 +138,7 @@ def study_status(directory: str | PathLike[str]) -> StudyStatus:
     """
     study = StudyDirectory.at(directory)
     study.require()
-    record = Record(study, StudyPlan.load(study.plan_file), writable=False)
+    record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
     return StatusReader(record).read(study.driver())
 
 

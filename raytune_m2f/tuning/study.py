@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from raytune_m2f.config import Config
-from raytune_m2f.errors import StudyError
+from raytune_m2f.config.imports import refuse_untrusted
+from raytune_m2f.config.yaml_file import read_yaml
+from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError, StudyError
 from raytune_m2f.files import write_atomically
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
+from raytune_m2f.stored import LARGEST
 from raytune_m2f.training.checkpoint_files import BEST, link
 from raytune_m2f.tuning.lock import FileLock
 from raytune_m2f.tuning.remote import CLOCK, Lease, RemoteStudy
@@ -231,6 +233,7 @@ class StudyPlan:
 
     Attributes:
         points: what is tried before the sampler is asked, as (origin, values), beside the known-good points.
+        data: fingerprints of the annotation files; see `same_data.py`.
     """
 
     config: Config
@@ -238,6 +241,7 @@ class StudyPlan:
     settings: StudySettings
     points: tuple[Point, ...] = ()
     created: str = field(default_factory=lambda: _now())
+    data: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write study.yaml in one step: it is there as a whole or not at all."""
@@ -253,29 +257,54 @@ class StudyPlan:
             "space": self.space.to_dict(),
             "points": [{"origin": origin, "values": values} for origin, values in self.points],
             "config": self.config.to_dict(),
+            "data": self.data,
         }
 
     @classmethod
-    def load(cls, path: Path) -> StudyPlan:
-        """Raises StudyError if the file is not what `save` wrote."""
+    def load(cls, path: Path, *, trust: bool = False, only_shown: bool = False) -> StudyPlan:
+        """What `save` wrote.
+
+        Args:
+            trust: whether Python files that the configuration names (DATASETS.IMPORT) may run.
+            only_shown: the configuration is looked at and not used, so none would; see `Config.from_dict`.
+
+        Raises:
+            StudyError: the file is not what `save` wrote.
+            ConfigError: its configuration is wrong, or names Python files and is not trusted.
+        """
+        data = read_yaml(path, StudyError, most=LARGEST)
+        for key, kind in {"config": dict, "space": dict, "settings": dict, "points": list, "created": str}.items():
+            if not isinstance(data.get(key, [] if key == "points" else None), kind):
+                raise StudyError(f"{path} cannot be read as a study's plan: {key} is no {kind.__name__}")
+        if not (trust or only_shown):
+            refuse_untrusted(data["config"], str(path))
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
             return cls(
-                config=Config.from_dict(data["config"], source=str(path)),
-                space=SearchSpace.from_dict(data["space"]),
+                config=Config.from_dict(data["config"], source=str(path), only_shown=only_shown),
+                space=SearchSpace.from_dict(data["space"], source=str(path)),
                 settings=StudySettings.model_validate(data["settings"]),
-                points=tuple((point["origin"], point["values"]) for point in data.get("points", [])),
+                points=tuple(map(_point, data.get("points", []))),
                 created=data["created"],
+                data=data.get("data") or {},  # not in studies of before 2026-11-26
             )
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, InputError) as error:  # pydantic's, and those of metrics, which do not know the file
+            if isinstance(error, ConfigError | SearchSpaceError):
+                raise
             raise StudyError(f"{path} cannot be read as a study's plan: {error}") from error
 
 
-def plan_of(directory: str | os.PathLike[str]) -> StudyPlan:
-    """The plan of a study. Raises StudyError if there is none."""
+def _point(line: Any) -> Point:
+    match line:
+        case {"origin": str(origin), "values": dict(values)} if all(isinstance(key, str) for key in values):
+            return origin, values
+    raise ValueError(f"{line!r} is no point with origin and values")
+
+
+def plan_of(directory: str | os.PathLike[str], *, trust: bool = False) -> StudyPlan:
+    """The plan of a study. Raises StudyError if there is none; `trust` is that of `StudyPlan.load`."""
     study = StudyDirectory.at(directory)
     study.require()
-    return StudyPlan.load(study.plan_file)
+    return StudyPlan.load(study.plan_file, trust=trust)
 
 
 def _versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from raytune_m2f.training.preemption import NODE, Announcement, note_node, own_n
 from raytune_m2f.training.ray_train import train_on_ray
 from raytune_m2f.training.trial_dir import STOP, occupied, pull_trial, push_trial, write_failure
 from raytune_m2f.training.usage import share_gpu, start_fresh
+from raytune_m2f.tuning.space_check import refuse_fixed
 
 TrialFunction = Callable[[Config, TrialContext], Any]
 log = logging.getLogger(__name__)
@@ -83,7 +84,9 @@ def run_trial(job: TrialJob, output_dir: Path, number: int, values: dict[str, An
 def _run(job: TrialJob, output_dir: Path, number: int, values: dict[str, Any], mirror: Mirror | None = None) -> None:
     try:
         config = Config.from_dict(job.config, source="study.yaml")
-        config = config.with_values(values, source=f"search space, trial {number}")
+        source = f"search space, trial {number}"
+        refuse_fixed(values, source)
+        config = config.with_values(values, source=source)
         _train(job, config, output_dir, mirror)
     except ray.exceptions.RayError:
         raise

@@ -72,12 +72,13 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path: Path) -
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     script = (
-        "import sys, time\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
-        "with StudyDirectory.at(sys.argv[1]).locked():\n    print('locked', flush=True)\n    time.sleep(60)\n"
+        "import sys\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
+        "with StudyDirectory.at(sys.argv[1]).locked():\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", script, str(study.root)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", script, str(study.root)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
-    with holder.stdout:
+    with holder:
         assert holder.stdout.readline() == "locked\n"
         assert f"process {holder.pid} on" in (study.driver() or "")
         holder.send_signal(signal.SIGKILL)
