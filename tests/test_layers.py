@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "raytune_m2f.errors",
         "raytune_m2f.stored",
         "raytune_m2f.sockets",
+        "raytune_m2f.credentials",
         "raytune_m2f.config",
         "search_spaces",
         "configs",
