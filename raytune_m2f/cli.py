@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, out, require_pairs
@@ -143,8 +142,8 @@ def export(
             run = source
         from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
-        others = partial(_next_best, source, run) if is_study else None
         log.info("exporting %s to %s", run, output)
+        others = partial(_next_best, source, run) if is_study else None
         with still(log, "exporting"):
             report = export_run(run, output, iteration=iteration, others=others)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
@@ -223,10 +222,6 @@ def predict(
             )
         found = len(content["annotations"])
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
-
-
-def _counted(done: int, total: int, name: str) -> Text:
-    return Text(f"{done} of {total}: {name}")
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:

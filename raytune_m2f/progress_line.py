@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ FIRST_S = 5.0
 FILE_S = 2.0
 PROGRESS = "progress"
 """The attribute of a log's record that is a line of `Lines`: log files keep it, a terminal shows a bar instead."""
-FILE = ".progress.json"
+FILE = ".raytune_m2f.progress.json"
 Clock = Callable[[], float]
 
 
@@ -182,16 +183,17 @@ class ProgressFile:
     def __init__(self, folder: Path, *, interval: float = FILE_S, clock: Clock = time.monotonic) -> None:
         self._folder, self._interval, self._clock = folder, interval, clock
         self._due = clock()
+        # no rename is waited for on the disk, as `files.py` would; a kill leaves what `files.sweep` clears
+        self._temporary = folder / f".progress.{uuid.uuid4().hex[:12]}.raytune_m2f.tmp"
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
         if self._clock() < self._due and done < total:
             return
         self._due = self._clock() + self._interval
         content = json.dumps({"done": done, "total": total, "facts": facts, "at": time.time()})
-        temporary = self._folder / f"{FILE}.tmp"
         with suppress(OSError):
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(self._folder / FILE)
+            self._temporary.write_text(content, encoding="utf-8")
+            self._temporary.replace(self._folder / FILE)
 
 
 def read_progress(folder: Path) -> Told | None:

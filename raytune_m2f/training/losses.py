@@ -24,10 +24,6 @@ class LossMeans:
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def mean(self, name: str) -> float | None:
-        """Of the steps so far; None before the first."""
-        return self.sums[name] / self.steps if self.steps else None
-
     def take(self) -> dict[str, float]:
         """The means, with which the next sums begin."""
         means = {name: value / self.steps for name, value in self.sums.items()}

@@ -185,14 +185,12 @@ class Run:
     def observe(self, losses: dict[str, float]) -> None:
         """Collect the losses for the next report, and tell how far it is."""
         self.losses.add(losses)
-        log.debug("iteration %d: %s", self.iteration + 1, losses)
-        self.tell(self.iteration + 1)
+        log.debug("iteration %d, lr %.2e: %s", self.iteration + 1, self.stepper.lr, losses)
+        self.tell(self.iteration + 1, loss=losses["loss"])
 
     def tell(self, done: int | None = None, **facts: Any) -> None:
-        """Tell whoever follows how many iterations are done, with the mean loss since the last report, and its score."""
+        """Tell whoever follows how many iterations are done, with the last score."""
         if self.context.is_main:
-            if (loss := self.losses.mean("loss")) is not None:
-                facts["loss"] = loss
             if self.report is not None:
                 with contextlib.suppress(TrainingError):  # it was trained for another metric
                     facts[self.context.metric] = self._score(self.report)

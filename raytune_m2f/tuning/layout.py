@@ -89,8 +89,7 @@ def new_study(
         points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    plan = StudyPlan(config, space, settings, tuple(points), data=data_of(config))
-    return NewStudy(study, plan, tuple(prior))
+    return NewStudy(study, StudyPlan(config, space, settings, tuple(points), data=data_of(config)), tuple(prior))
 
 
 def create_study(
@@ -117,7 +116,7 @@ def has_begun(study: StudyDirectory) -> bool:
 
 
 def _plan_there(study: StudyDirectory) -> StudyPlan | None:
-    return StudyPlan.load(study.plan_file, only_shown=True) if study.is_laid_out else None
+    return StudyPlan.load(study.plan_file) if study.is_laid_out else None
 
 
 def _require_room(study: StudyDirectory) -> None:

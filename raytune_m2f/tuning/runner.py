@@ -70,8 +70,8 @@ def run_study(
             trials; who has just given that configuration may say so.
     Raises:
         ConfigError: the configuration names Python files and is not trusted.
-        StudyError: no study, another driver runs it, its record is damaged, its data have other labels now, or a trial
-            does not fit the cluster.
+        StudyError: no study, another driver runs it, its record is damaged, its data have other labels than when it
+            began, or a trial does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
         RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
