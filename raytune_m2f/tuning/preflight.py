@@ -70,11 +70,13 @@ def check_before_start(
 
 
 def _check_reports(config: Config) -> list[str]:
-    """What early stopping would wait for in vain: refused, unless the evaluation at the very end is what was asked for."""
+    """Reports that early stopping would wait for in vain: refused, or told where one at the very end was asked for."""
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if 0 < period < end:
         return []
-    what = f"{PERIOD} = {period} with SOLVER.MAX_ITER = {end}: trials report at their end only, so none can be stopped early"
+    what = (
+        f"{PERIOD} = {period} with SOLVER.MAX_ITER = {end}: trials report at their end only, none can be stopped early"
+    )
     cure = f"{PERIOD}={max(1, end // 10)}, say, or --early-stopping none"
     if period == end:
         return [f"{what} ({cure})"]
