@@ -83,12 +83,24 @@ def by_onednn(x: Tensor) -> bool:
     )
 
 
+class GroupNorm(nn.GroupNorm):
+    """torch's layer, also for a map of one cell, whose groups may then be a single number each.
+
+    torch refuses such a map of one image; of several it amplifies rounding errors. A single number is its own mean.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x[0].numel() > self.num_groups:
+            return super().forward(x)
+        return (x - x) * self.weight[:, None, None] + self.bias[:, None, None]
+
+
 class ConvNorm(Conv2d):
     """A convolution with its own GroupNorm (`weight`, `norm.weight` as in detectron2), perhaps a ReLU."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, norm: bool, relu: bool = False):
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
-        self.norm = nn.GroupNorm(32, out_channels) if norm else None
+        self.norm = GroupNorm(32, out_channels) if norm else None
         self.relu = relu
         xavier_fill(self)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.deformable_attention import MSDeformAttn, cell_places
 from model.deformable_sampling import Shapes
-from model.layers import Conv2d, ConvNorm, Linear, xavier_fill, xavier_uniform_matrices
+from model.layers import Conv2d, ConvNorm, GroupNorm, Linear, xavier_fill, xavier_uniform_matrices
 from model.position_encoding import sine_position_encoding
 
 ENCODER_LEVELS = ("res5", "res4", "res3")
@@ -126,4 +126,4 @@ def _projection(in_channels: int, out_channels: int) -> nn.Sequential:
     nn.init.xavier_uniform_(conv.weight)
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    return nn.Sequential(conv, nn.GroupNorm(32, out_channels))
+    return nn.Sequential(conv, GroupNorm(32, out_channels))

@@ -37,8 +37,8 @@ class Outputs:
 
     @property
     def pred_masks(self) -> Tensor:
-        """(B, Q, H/4, W/4): the mask logits of the last output."""
-        return torch.einsum("bqd,bdhw->bqhw", self.mask_embed[-1], self.mask_features)
+        """(B, Q, H/4, W/4): the mask logits of the last output; after autocast the two may differ in their types."""
+        return torch.einsum("bqd,bdhw->bqhw", self.mask_embed[-1].float(), self.mask_features.float())
 
 
 class Attention(nn.MultiheadAttention):

@@ -9,10 +9,7 @@ README.md         what it is, and the commands to use it
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -29,29 +26,22 @@ from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
+from raytune_m2f.export_files import (
+    CATEGORIES,
+    CONFIG,
+    MODEL,
+    are_weights,
+    is_whole,
+    read_portable,
+    require_export,
+    write_export,
+)
+from raytune_m2f.files import newest, replacing_together
 from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
 from raytune_m2f.stored import read_object
 from raytune_m2f.training import checkpoint
-
-MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"
-
-README = """# {title}
-
-A {kind}, exported by raytune_m2f from `{source}` at iteration {iteration}.
-
-| | |
-|---|---|
-{rows}
-| learning rate (effective), batch | {lr:.3g}, {batch} |
-
-    raytune-m2f predict --model {output} --output predictions IMAGE...
-    raytune-m2f evaluate --model {output} --annotations FILE --images DIR
-
-`model.pth` holds the weights in {names}'s names, `config.yaml` the whole configuration, `metrics.json` all metrics.
-"""
 
 
 @dataclass(frozen=True)
@@ -91,42 +81,49 @@ class ExportedModel:
         )
 
 
-def export_run(run: str | PathLike[str], output: Path) -> dict[str, Any]:
-    """Export the best checkpoint of a trial or a training run.
+def export_run(
+    run: str | PathLike[str],
+    output: Path,
+    *,
+    iteration: int | None = None,
+    others: Callable[[], Iterable[str]] | None = None,
+) -> dict[str, Any]:
+    """Export the best checkpoint of a trial or a training run, or another one.
 
     Args:
         run: its directory, with checkpoints/best.pth, or its address on a store.
-        output: the directory to write; an export that is there already is replaced as a whole.
+        output: the directory to write; an export that is there already is replaced, other files beside it stay.
+        iteration: export checkpoints/iter_<iteration>.pth instead.
+        others: what can be exported in place of a damaged checkpoint, beside the run's own.
 
     Returns:
         the report of the exported checkpoint.
 
     Raises:
-        ModelError: there is no best checkpoint yet, or `output` is something else than an export.
+        CheckpointError: the checkpoint is damaged; the message offers others.
+        ModelError: there is no such checkpoint, or `output` holds what is no export, or was changed since.
     """
-    weights = f"checkpoints/{checkpoint.BEST}"
+    name = checkpoint.BEST if iteration is None else checkpoint.iteration_file(Path(), iteration).name
     mirror = Mirror.at(str(run)) if is_address(run) else None
     if mirror is not None:
-        mirror.pull(weights)
-    best = (Path(run) if mirror is None else mirror.folder) / weights
-    if not best.is_file():
-        raise ModelError(f"{run} has no {weights}: nothing was evaluated there yet, so nothing is best.")
-    if output.exists() and any(output.iterdir()) and not (output / MODEL).is_file():
-        raise ModelError(f"--output {output} exists and is no export: give a new or an empty directory.")
-    state = checkpoint.load(best)
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    checkpoint.save({"model": _versioned(state["model"])}, temporary / MODEL)
-    config = Config.from_dict(state["config"], source=str(best), only_shown=True)
-    (temporary / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
-    (temporary / CATEGORIES).write_text(json.dumps(state["categories"], indent=2) + "\n", encoding="utf-8")
-    (temporary / METRICS).write_text(json.dumps(state["report"], indent=2) + "\n", encoding="utf-8")
-    (temporary / "README.md").write_text(_readme(run, output, config, state), encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    temporary.replace(output)
+        mirror.pull(f"checkpoints/{name}")
+    folder = (Path(run) if mirror is None else mirror.folder) / "checkpoints"
+    try:
+        state = read_portable(folder / name)
+    except (CheckpointError, ModelError) as error:
+        raise type(error)("\n  ".join([str(error), *_others(folder, name), *(others() if others else ())])) from error
+    with replacing_together(output) as new:
+        require_export(output)
+        write_export(new, state, source=str(run), output=output)
     report: dict[str, Any] = state["report"]
     return report
+
+
+def _others(folder: Path, damaged: str) -> Iterator[str]:
+    """Which other checkpoints of a run can be exported; those that are on a store alone are not looked at."""
+    for path in checkpoint.newest_first(folder):
+        if path.name != damaged and is_whole(str(path)):
+            yield f"{path.name} beside it is whole: export it by `--iteration {int(path.stem.removeprefix('iter_'))}`."
 
 
 def load_export(folder: Path, device: torch.device | None = None, *, trust: bool = False) -> ExportedModel:
@@ -140,48 +137,25 @@ def load_export(folder: Path, device: torch.device | None = None, *, trust: bool
         ModelError: a file is missing or does not fit the others.
         ConfigError: the configuration is wrong, or names Python files and is not trusted.
     """
-    missing = [name for name in (MODEL, CONFIG, CATEGORIES) if not (folder / name).is_file()]
+    files = {name: newest(folder, name) for name in (MODEL, CONFIG, CATEGORIES)}
+    missing = [name for name, file in files.items() if not file.is_file()]
     if missing:
         raise ModelError(
             f"--model {folder} is no exported model: it has no {', '.join(missing)}. Make one with "
             "`raytune-m2f export STUDY --output DIR`."
         )
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = load_config(folder / CONFIG, trust=trust)
-    content = read_object(folder / CATEGORIES, ModelError)
+    config = load_config(files[CONFIG], trust=trust)
+    content = read_object(files[CATEGORIES], ModelError)
     categories = Categories.from_dict(content, source=str(folder / CATEGORIES))
     theirs = isinstance(config, AnyModelConfig)
     model: nn.Module = build_any_model(config) if theirs else build_network(config, categories)
     try:
-        model.load_state_dict(checkpoint.load(folder / MODEL)["model"])
+        weights = checkpoint.load(files[MODEL])["model"]
+        if not are_weights(weights):
+            raise ModelError(f"{folder / MODEL} holds no weights: 'model' in it is no dict of tensors.")
+        model.load_state_dict(weights)
     except (CheckpointError, RuntimeError) as error:
-        raise ModelError(f"{folder / MODEL} does not fit {folder / CONFIG}: {error}") from error
+        said = " ".join(line.strip() for line in str(error).splitlines()[:3])  # of what may be hundreds
+        raise ModelError(f"{folder / MODEL} does not fit {folder / CONFIG} and {CATEGORIES}: {said}") from error
     return ExportedModel(model.to(device).eval(), config, categories, device)
-
-
-def _readme(run: str | PathLike[str], output: Path, config: Config, state: dict[str, Any]) -> str:
-    report, names = state["report"], state["categories"]
-    rows = {"segm AP": f"{report['segm/AP']:.2f}"} if "segm/AP" in report else {"bbox AP": f"{report['bbox/AP']:.2f}"}
-    rows["categories"] = ", ".join(category["name"] for category in names["categories"])
-    rows |= {head: ", ".join(classes) for head, classes in names["subcategories"].items()}
-    theirs = isinstance(config, AnyModelConfig)
-    if not theirs:
-        rows["queries"] = str(config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
-    return README.format(
-        title=output.name,
-        source=str(run),
-        output=output,
-        iteration=report["iteration"],
-        kind=f"{config.MODEL.META_ARCHITECTURE} of detectron2" if theirs else "multitask Mask2Former",
-        names="detectron2" if theirs else "Mask2Former",
-        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
-        lr=effective_lr(config),
-        batch=config.SOLVER.IMS_PER_BATCH,
-    )
-
-
-def _versioned(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """With the version of Mask2Former's names, without which Mask2Former takes them for older ones and renames them."""
-    versioned = OrderedDict(state)
-    versioned._metadata = {"sem_seg_head": {"version": 2}}  # type: ignore[attr-defined]
-    return versioned

@@ -73,9 +73,10 @@ class Mirror:
     def outline(self, under: str = "", *, recursive: bool = False) -> list[str]:
         """Make the names here those of the store: a file that was not here is empty until it is pulled."""
         listed = self._listed(under, recursive)
+        there = {name for name, is_file in listed if is_file}
         folder = self.folder / under
         for path in [path for path in folder.glob("**/*" if recursive else "*") if path.is_file()]:
-            if not path.name.startswith(".") and (self._name(path), True) not in listed:
+            if not path.name.startswith(".") and self._name(path) not in there:
                 path.unlink()
         for name, is_file in listed:
             path = self.folder / name
@@ -122,9 +123,9 @@ class Mirror:
         """Push what is new or changed in one folder, then delete there what was deleted here; others' files stay."""
         folder = self.folder / under
         paths = sorted(path for path in folder.glob("*") if path.is_file() and _is_shared(path.name))
-        here = [self._name(path) for path in paths]
+        here = dict.fromkeys(self._name(path) for path in paths)
         self.push(*here)
-        gone = [name for name in list(self._known) if self._parent(name) == under and name not in here]
+        gone = [name for name in self._known if self._parent(name) == under and name not in here]
         self.delete(*gone)
 
     def delete(self, *names: str) -> None:

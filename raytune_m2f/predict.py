@@ -13,16 +13,17 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 
 from model import Instances
-from raytune_m2f.data import TestSample, load_coco, read_image
+from raytune_m2f.data import TestSample, load_for_model, read_image
 from raytune_m2f.data.images import read_record
-from raytune_m2f.errors import DatasetError, InputError
+from raytune_m2f.errors import InputError
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.visualize import draw_instances
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 INSTANCES = "instances.json"
-Progress = Callable[[str], None]
+Progress = Callable[[int, int, str], None]
+"""Called when an image is done: how many are, of how many, and its file's name."""
 
 
 def predict_image(exported: ExportedModel, image: NDArray[np.uint8]) -> Instances:
@@ -38,7 +39,7 @@ def predict_files(
     output: Path,
     *,
     score_threshold: float = 0.5,
-    progress: Progress = lambda name: None,
+    progress: Progress = lambda done, total, name: None,
 ) -> dict[str, Any]:
     """Predict image files: an overlay PNG for each, and all instances in one COCO JSON.
 
@@ -46,7 +47,7 @@ def predict_files(
         images: image files; a folder stands for all images in it.
         output: directory for `<name>.png` and `instances.json`.
         score_threshold: instances below it are neither drawn nor written.
-        progress: called with each image's name when it is done.
+        progress: called when an image is done.
 
     Returns:
         the content of instances.json: a COCO file whose annotations have a "score" and, for each head, its class
@@ -72,33 +73,27 @@ def predict_files(
         for result in instances_to_results(instances, image_id=number, categories=exported.categories):
             if result["score"] >= score_threshold:
                 content["annotations"].append(_annotation(len(content["annotations"]) + 1, result))
-        progress(file.name)
+        progress(number, len(files), file.name)
     (output / INSTANCES).write_text(json.dumps(content) + "\n", encoding="utf-8")
     return content
 
 
 def evaluate_export(
-    exported: ExportedModel, annotations: Path, images: Path, *, progress: Progress = lambda name: None
+    exported: ExportedModel, annotations: Path, images: Path, *, progress: Progress = lambda done, total, name: None
 ) -> CocoEvaluator:
-    """Score an exported model on a dataset; `evaluate()` of the result gives the metrics.
+    """Score an exported model on a dataset; `evaluate()` of the result gives the metrics. See `load_for_model`.
 
     Raises:
-        DatasetError: the annotations are wrong, or have other categories than the model.
+        DatasetError: the annotations are wrong, have other categories than the model, or nothing to find.
     """
     config = exported.config
-    heads = tuple(exported.categories.subcategories)
-    dataset = load_coco(annotations.stem, annotations, images, heads)
-    if dataset.categories != exported.categories:
-        raise DatasetError(
-            f"{annotations} has other labels than the model. The model knows {exported.categories.to_dict()}, the file "
-            f"has {dataset.categories.to_dict()}. Evaluate on annotations with the labels the model was trained on."
-        )
+    dataset = load_for_model(exported.categories, annotations, images)
     evaluator = CocoEvaluator(dataset, max_detections=config.TEST.DETECTIONS_PER_IMAGE)
-    for record in dataset.records:
+    for number, record in enumerate(dataset.records, start=1):
         image, size = exported.resized(read_record(record)), (record.height, record.width)
         (instances,) = exported.predict([image], [size])
         evaluator.process([TestSample(image, record.id, *size, record.file)], [instances.to("cpu")])
-        progress(record.file.name)
+        progress(number, len(dataset.records), record.file.name)
     return evaluator
 
 

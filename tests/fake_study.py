@@ -16,6 +16,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.context import Report, TrialContext
+from raytune_m2f.tuning.layout import NewStudy
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.runner import create_study
 from raytune_m2f.tuning.settings import Budget, StudySettings
@@ -45,6 +46,14 @@ def two_metrics(**others: Any) -> StudySettings:
 
 def new_study(root: Path, study_settings: StudySettings | None = None) -> StudyDirectory:
     return create_study(root / "study", config(), space(), study_settings or settings())
+
+
+def laid_out(target: str | Path | StudyDirectory | NewStudy) -> StudyDirectory:
+    """What `run_study` begins with, for who stands for it."""
+    if not isinstance(target, NewStudy):
+        return StudyDirectory.at(target)
+    with target.laid_out() as study:
+        return study
 
 
 def open_record(study: StudyDirectory) -> Record:

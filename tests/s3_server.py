@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.error import URLError
@@ -13,6 +12,7 @@ from urllib.parse import quote
 from urllib.request import Request, urlopen
 
 import pytest
+from patience import wait_until
 
 BUCKET = "bucket"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "a secret", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -31,14 +31,14 @@ class S3Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        end = time.monotonic() + 60
-        while True:
-            try:
-                self.put(BUCKET)
-                return
-            except URLError:
-                assert time.monotonic() < end, "moto's server does not start"
-                time.sleep(0.1)
+        wait_until(self._answers, "moto's server to start")
+
+    def _answers(self) -> bool:
+        try:
+            self.put(BUCKET)
+        except URLError:
+            return False
+        return True
 
     def stop(self) -> None:
         if self._process is not None:

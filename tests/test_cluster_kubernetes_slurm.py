@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 import ray.autoscaler
 import yaml
+from patience import PATIENCE_S
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -180,7 +181,7 @@ def test_a_notice_of_aws_drains_the_node(tmp_path: Path) -> None:
             env={**here, "PATH": path},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
         )
     finally:
         server.shutdown()

@@ -60,11 +60,16 @@ def test_an_export_scores_what_its_report_says(exported: Path, tiny_dataset: dic
 def test_predictions_are_pictures_and_a_coco_file(
     exported: Path, tiny_dataset: dict[str, Path], tmp_path: Path
 ) -> None:
-    seen: list[str] = []
+    calls: list[tuple[int, int, str]] = []
     content = predict_files(
-        load_export(exported, CPU), [tiny_dataset["val_images"]], tmp_path, score_threshold=0.0, progress=seen.append
+        load_export(exported, CPU),
+        [tiny_dataset["val_images"]],
+        tmp_path,
+        score_threshold=0.0,
+        progress=lambda *done: calls.append(done),
     )
-    assert seen == [f"{i:05d}.png" for i in range(1, 7)]
+    assert calls == [(i, 6, f"{i:05d}.png") for i in range(1, 7)]
+    seen = [name for _, _, name in calls]
     assert sorted(path.name for path in tmp_path.iterdir()) == [*seen, INSTANCES]
     with Image.open(tmp_path / seen[0]) as picture:
         assert min(picture.size) >= 480
@@ -108,7 +113,7 @@ def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "categories.json").write_text("{")
-    with pytest.raises(ModelError, match=r"categories.json is no JSON"):
+    with pytest.raises(ModelError, match=r"categories.json: not JSON"):
         load_export(tmp_path, CPU)
     (tmp_path / "categories.json").write_bytes((exported / "categories.json").read_bytes())
     (tmp_path / "model.pth").write_bytes(b"no weights")

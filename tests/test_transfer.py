@@ -107,6 +107,7 @@ def test_another_backbone_trains_from_its_own_checkpoint(tiny_config: Config, tm
         "MODEL.SWIN.DEPTHS": [1, 1, 2, 1],
         "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 8],
         "SOLVER.MAX_ITER": 1,
+        "TEST.EVAL_PERIOD": 1,
     }
     (tmp_path / "c.yaml").write_text(tiny_config.with_values(values).to_yaml())
     command = ("train", "--config", tmp_path / "c.yaml", "--output")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from model.backbones.base import LEVELS, Backbone, batch_norm, convolve_norm
+from model.layers import GroupNorm
 
 _BUILDERS: dict[int, Callable[..., nn.Module]] = {
     18: resnet.resnet18,
@@ -83,4 +84,4 @@ def _residual(block: Any, x: Tensor) -> Tensor:
 
 
 def _group_norm(channels: int) -> nn.Module:
-    return nn.GroupNorm(32, channels)
+    return GroupNorm(32, channels)

@@ -18,6 +18,7 @@ from raytune_m2f.config.build import build, in_one_message
 from raytune_m2f.config.load import file_layers, override_layers
 from raytune_m2f.config.nested import merge
 from raytune_m2f.config.paths import is_path
+from raytune_m2f.config.shipped import find_config
 from raytune_m2f.config.yaml_file import read_yaml
 from raytune_m2f.errors import ConfigError, SearchSpaceError
 from raytune_m2f.tuning import SearchSpace, load_space
@@ -36,7 +37,7 @@ def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
     Raises:
         ConfigError: it is wrong, or a path in it would mean this machine.
     """
-    layers = [*file_layers(path, ()), *override_layers(overrides)]
+    layers = [*file_layers(find_config(path), ()), *override_layers(overrides)]
     checked = build(Config, [replace(layer, values=_change_paths(layer.values, _filled_in)) for layer in layers])
     merged: dict[Any, Any] = {}
     for layer in layers:

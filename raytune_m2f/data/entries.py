@@ -10,6 +10,7 @@ from typing import Any
 from pycocotools import mask as mask_utils
 
 from model import UNKNOWN
+from raytune_m2f.data.labels import wrong_label
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.data.records import Annotation
 
@@ -101,10 +102,7 @@ def _sublabel(entry: dict[str, Any], head: str, names: Sequence[str]) -> int:
     if value is None:
         return UNKNOWN
     if type(value) is not int or not 0 <= value < len(names):
-        raise ValueError(
-            f"{head} = {value!r}, allowed is an integer from 0 to {len(names) - 1} ({_some(names)}); "
-            "leave the field out where the class is unknown"
-        )
+        raise ValueError(wrong_label(head, value, names))
     return value
 
 

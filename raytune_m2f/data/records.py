@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +77,10 @@ class CocoDataset:
         image_dir: the folder that file names are relative to.
         categories: what the labels mean.
         records: the images, ascending by id, those without annotations included.
+        without_polygon: annotations that were left out, for none of their polygons has three points.
+        unnamed_files: images in the folders of these that the annotation file does not name.
+        unlabelled: for each head of which no annotation has a label, why that cannot be meant and what to do.
+        remarks: what else the reader of the file should know.
     """
 
     name: str
@@ -84,6 +88,10 @@ class CocoDataset:
     image_dir: Path
     categories: Categories
     records: tuple[ImageRecord, ...]
+    without_polygon: int = 0
+    unnamed_files: int = 0
+    unlabelled: dict[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from raytune_m2f.data import Categories
+from raytune_m2f.data import Categories, DataSummary
 from raytune_m2f.evaluation import Evaluator, Gather
 from raytune_m2f.learner.base import Learner
 
@@ -30,10 +30,12 @@ class Engine(ABC):
     Attributes:
         categories: names of the main categories and of every trained subcategory head.
         most_instances: of the fullest training image, crowds not counted.
+        summary: what was read, in numbers.
     """
 
     categories: Categories
     most_instances: int
+    summary: DataSummary
 
     @abstractmethod
     def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Any]]:

@@ -10,6 +10,7 @@ from pycocotools import mask as mask_utils
 
 from model import UNKNOWN
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord
+from raytune_m2f.data.coco import find_labels
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.errors import ConfigError, DatasetError
 
@@ -103,7 +104,10 @@ def dataset_of(name: str, dicts: Sequence[Mapping[str, Any]], categories: Catego
     if len({record.id for record in records}) < len(records):
         raise DatasetError(f"data set {name!r}: two images have the same image_id")
     source = Path(f"data set {name!r}")
-    return CocoDataset(name, source, source, categories, tuple(sorted(records, key=lambda record: record.id)))
+    entries = [annotation for entry in dicts for annotation in entry.get("annotations", ())]
+    unlabelled, remarks = find_labels(categories, entries, source=str(source))
+    records.sort(key=lambda record: record.id)
+    return CocoDataset(name, source, source, categories, tuple(records), unlabelled=unlabelled, remarks=tuple(remarks))
 
 
 def _annotation(entry: Mapping[str, Any], number: int, height: int, width: int, categories: Categories) -> Annotation:

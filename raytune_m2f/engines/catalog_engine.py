@@ -57,6 +57,7 @@ class CatalogEngine(Engine):
         self.datasets = load_datasets(config, self._load)
         self.categories = self.datasets.train.categories
         self.most_instances = self.datasets.most_instances
+        self.summary = self.datasets.summary
         self._check()
         self._mappers = {is_train: self._mapper(is_train=is_train) for is_train in (True, False)}
 

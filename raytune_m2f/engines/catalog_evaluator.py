@@ -93,8 +93,9 @@ class CatalogEvaluator:
 
 
 def truth_of(dataset: CocoDataset) -> dict[str, Any]:
-    """The ground truth as a COCO file, with the annotations' own boxes and areas, numbered from 1."""
-    content: dict[str, Any] = dict(coco_ground_truth(dataset).dataset)
+    """The ground truth as a COCO file, with the annotations' own boxes and areas; everything is numbered from 1."""
+    truth = coco_ground_truth(dataset).dataset
+    content: dict[str, Any] = {key: truth[key] for key in ("images", "categories", "annotations", "subcategories")}
     boxes = [annotation.bbox for record in dataset.records for annotation in record.annotations]
     annotations = zip(content["annotations"], boxes, strict=True)
     return {**content, "annotations": [{**annotation, "bbox": list(box)} for annotation, box in annotations]}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
-from raytune_m2f.data import CocoDataset, check_same_labels, load_coco
+from raytune_m2f.data import CocoDataset, DataSummary, check_same_labels, load_coco, summarize_all
 from raytune_m2f.data.sampler import Ticket, generator
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.sockets import keep_multiprocessing_short
@@ -28,11 +29,20 @@ class Datasets:
     Attributes:
         train: all training sets as one.
         test, test_subset: the test set, and the images of TEST.SUBSET.
+        train_files: the training sets one by one.
+        filter_empty: whether images without instances are left out of training.
     """
 
     train: CocoDataset
     test: CocoDataset
     test_subset: CocoDataset
+    train_files: tuple[CocoDataset, ...]
+    filter_empty: bool
+
+    @cached_property
+    def summary(self) -> DataSummary:
+        """What was read, in numbers."""
+        return summarize_all(self.train_files, self.test, filter_empty=self.filter_empty)
 
     @property
     def most_instances(self) -> int:
@@ -50,10 +60,12 @@ def load_datasets(config: Config, load: Callable[[str], CocoDataset]) -> Dataset
         ConfigError: none is named, or there is nothing to find in the images of TEST.SUBSET.
         DatasetError: their labels differ.
     """
-    train = merge([load(name) for name in config.DATASETS.TRAIN])
+    files = tuple(load(name) for name in config.DATASETS.TRAIN)
+    train = merge(files)
     test = load(only_test_dataset(config))
     check_same_labels(train, test)
-    return Datasets(train, test, subset_of(test, config.TEST.SUBSET, config.SEED))
+    subset = subset_of(test, config.TEST.SUBSET, config.SEED)
+    return Datasets(train, test, subset, files, config.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
 
 
 def load_registered(config: Config, name: str) -> CocoDataset:
@@ -69,7 +81,7 @@ def only_test_dataset(config: Config) -> str:
     return config.DATASETS.TEST[0]
 
 
-def merge(datasets: list[CocoDataset]) -> CocoDataset:
+def merge(datasets: Sequence[CocoDataset]) -> CocoDataset:
     """Several training sets as one; their labels must mean the same."""
     if not datasets:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one dataset of DATASETS.REGISTER to train on.")
@@ -89,7 +101,7 @@ def subset_of(dataset: CocoDataset, size: int, seed: int) -> CocoDataset:
         return dataset
     chosen = sorted(generator(seed, SUBSET, 0).permutation(len(dataset.records))[:size].tolist())
     records = tuple(dataset.records[index] for index in chosen)
-    if not any(record.instances for record in records):
+    if not any(record.instances for record in records) and any(record.instances for record in dataset.records):
         raise ConfigError(
             f"TEST.SUBSET = {size} with SEED = {seed} chooses images of {dataset.annotations_file} in which there is "
             "no instance to find. Raise TEST.SUBSET, or set it to 0 for all images."

@@ -41,6 +41,7 @@ from raytune_m2f.data.masks import parse_segmentation, to_rle
 from raytune_m2f.engines.catalog import categories_of, dicts_of, metadata_of
 from raytune_m2f.engines.catalog_evaluator import truth_of
 from raytune_m2f.errors import ConfigError, DatasetError
+from raytune_m2f.evaluation.coco import image_numbers
 from raytune_m2f.evaluation.results import Result
 from raytune_m2f.learner.build import build_criterion, build_network
 
@@ -207,16 +208,19 @@ class CocoScorer(COCOEvaluator):  # type: ignore[misc]
 
     def __init__(self, dataset: CocoDataset, *, tasks: Sequence[str], max_detections: int):
         self.found: dict[str, Any] = {}
+        self._numbers = image_numbers(dataset)
         name = f"raytune_m2f: {dataset.name}"
+        labels = {number: label for label, number in enumerate(range(1, len(dataset.categories) + 1))}
         with TemporaryDirectory() as folder:
             file = Path(folder) / "truth.json"
             file.write_text(json.dumps(truth_of(dataset)), encoding="utf-8")
             MetadataCatalog.pop(name, None)
-            MetadataCatalog.get(name).set(**{**metadata_of(dataset), "json_file": str(file)})
+            own = {"json_file": str(file), "thing_dataset_id_to_contiguous_id": labels}
+            MetadataCatalog.get(name).set(**{**metadata_of(dataset), **own})
             super().__init__(name, tuple(tasks), False, max_dets_per_image=max_detections, use_fast_impl=False)
 
     def score(self, results: Sequence[Result]) -> dict[str, dict[str, float]]:
-        self._predictions = [{"instances": list(results)}]
+        self._predictions = [{"instances": [{**r, "image_id": self._numbers[r["image_id"]]} for r in results]}]
         with contextlib.redirect_stdout(io.StringIO()):
             scores: dict[str, dict[str, float]] = self.evaluate()
         return scores

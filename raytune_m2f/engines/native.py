@@ -37,6 +37,7 @@ class NativeEngine(Engine):
         self.datasets = load_datasets(config, lambda name: load_registered(config, name))
         self.categories = self.datasets.train.categories
         self.most_instances = self.datasets.most_instances
+        self.summary = self.datasets.summary
         check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
 
     def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[TrainSample]]:

@@ -1,5 +1,8 @@
 """COCO's instance segmentation metrics, computed by pycocotools and named as detectron2 names them.
 
+COCOeval keeps ids in numpy arrays, where those beyond int64 become floats and are found no more. What it is given is
+therefore numbered from 1, images and categories in the order of their ids; results keep the ids of the file.
+
 Axes of COCOeval's arrays: T IoU thresholds (0.50, 0.55 ... 0.95), R recall points (101), K categories,
 A area ranges (all, small, medium, large), M bounds on the detections per image and category (maxDets).
 """
@@ -28,13 +31,14 @@ def coco_ground_truth(dataset: CocoDataset) -> COCO:
 
     Masks are run lengths already, and annotations are numbered from 1: COCOeval takes an annotation with id
     0 for "no match". An annotation carries `sublabels`, and the data set `subcategories`, for
-    `evaluate_heads`.
+    `evaluate_heads`. `image_numbers` and `category_numbers` are the numbers of the file's ids.
     """
     categories = dataset.categories
+    images = image_numbers(dataset)
     annotations = [
         {
-            "image_id": record.id,
-            "category_id": categories.ids[annotation.label],
+            "image_id": images[record.id],
+            "category_id": annotation.label + 1,
             "segmentation": annotation.rle(record.height, record.width),
             "area": annotation.area,
             "iscrowd": int(annotation.iscrowd),
@@ -44,11 +48,46 @@ def coco_ground_truth(dataset: CocoDataset) -> COCO:
         for annotation in record.annotations
     ]
     return _indexed(
-        images=[{"id": r.id, "height": r.height, "width": r.width} for r in dataset.records],
-        categories=[{"id": i, "name": n} for i, n in zip(categories.ids, categories.names, strict=True)],
+        images=[{"id": images[r.id], "height": r.height, "width": r.width} for r in dataset.records],
+        categories=[{"id": label, "name": name} for label, name in enumerate(categories.names, start=1)],
         annotations=[{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
         subcategories=categories.subcategories,
+        image_numbers=images,
+        category_numbers={i: label for label, i in enumerate(categories.ids, start=1)},
     )
+
+
+def image_numbers(dataset: CocoDataset) -> dict[int, int]:
+    """The number of each image id, from 1."""
+    return {record.id: number for number, record in enumerate(dataset.records, start=1)}
+
+
+def with_numbers(opened: COCO) -> COCO:
+    """An annotation file that was opened by pycocotools, numbered as `coco_ground_truth` does."""
+    if "image_numbers" in opened.dataset:
+        return opened
+    images, categories = ({i: n for n, i in enumerate(sorted(known), 1)} for known in (opened.imgs, opened.cats))
+    return _indexed(
+        images=[{**image, "id": images[image["id"]]} for image in opened.imgs.values()],
+        categories=[{**category, "id": categories[category["id"]]} for category in opened.cats.values()],
+        annotations=[
+            {**a, "image_id": images[a["image_id"]], "category_id": categories[a["category_id"]]}
+            for a in opened.anns.values()
+        ],
+        image_numbers=images,
+        category_numbers=categories,
+    )
+
+
+def numbered(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Results under the numbers that `coco_ground_truth` gives images and categories.
+
+    Raises:
+        DatasetError: a result names an image or a category that the ground truth does not have.
+    """
+    images, categories = (ground_truth.dataset[key] for key in ("image_numbers", "category_numbers"))
+    _check(results, image_id=images, category_id=categories)
+    return [{**r, "image_id": images[r["image_id"]], "category_id": categories[r["category_id"]]} for r in results]
 
 
 def evaluate_segm(
@@ -77,9 +116,9 @@ def run_cocoeval(ground_truth: COCO, results: Sequence[Mapping[str, Any]], *, ma
 
     Detection number i of `results` has id i + 1.
     """
-    _check(ground_truth, results)
+    ground_truth = with_numbers(ground_truth)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(ground_truth, _detections(ground_truth, results), iouType="segm")
+        evaluation = COCOeval(ground_truth, _detections(ground_truth, numbered(ground_truth, results)), iouType="segm")
         evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
         evaluation.evaluate()
         evaluation.accumulate()
@@ -145,10 +184,10 @@ def _indexed(**dataset: Any) -> COCO:
     return coco
 
 
-def _check(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> None:
+def _check(results: Sequence[Mapping[str, Any]], **known: Mapping[int, int]) -> None:
     """COCOeval would leave out a detection of an unknown category without a word."""
-    for key, known in (("image_id", ground_truth.imgs), ("category_id", ground_truth.cats)):
-        unknown = sorted({result[key] for result in results} - known.keys())
+    for key, ids in known.items():
+        unknown = sorted({result[key] for result in results} - ids.keys())
         if unknown:
             shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
             raise DatasetError(

@@ -10,8 +10,6 @@ There is no sampler and no random state in a checkpoint: everything random is a 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,14 +20,32 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
+from raytune_m2f.files import replacing
 from raytune_m2f.learner.file_kinds import in_short, not_weights
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
 
 log = logging.getLogger(__name__)
 
+__all__ = [
+    "BEST",
+    "PORTABLE",
+    "Checkpoint",
+    "CheckpointWriter",
+    "best_report",
+    "iteration_file",
+    "keep_newest",
+    "link",
+    "load",
+    "load_newest",
+    "newest_first",
+    "rung_file",
+    "save",
+    "save_iteration",
+    "snapshot",
+]
+
 Checkpoint = dict[str, Any]
-KEPT = 2
-BEST = "best.pth"
 PORTABLE = ("model", "config", "categories", "report")
 """What the model needs to be used elsewhere: all that is in best.pth."""
 
@@ -111,16 +127,11 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written (a full disk, say); nothing half-written is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
+        with replacing(path) as file:
             torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write the checkpoint {path}: {error}. Free space there; the earlier checkpoints are intact "
             "and the run can be resumed."
@@ -131,43 +142,6 @@ def save_iteration(checkpoint: Checkpoint, folder: Path, keep: frozenset[int] = 
     """Write `iter_<iteration>.pth`; see `keep_newest`."""
     save(checkpoint, iteration_file(folder, checkpoint["iteration"]))
     keep_newest(folder, keep)
-
-
-def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
-    """Of a run's checkpoints keep the newest two; those of the iterations `keep` stay as `rung_<iteration>.pth`."""
-    checkpoints = newest_first(folder)
-    if checkpoints and (iteration := int(checkpoints[0].stem.removeprefix("iter_"))) in keep:
-        link(checkpoints[0], rung_file(folder, iteration))
-    for old in checkpoints[KEPT:]:
-        old.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name; its file is never changed, only replaced."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not every shared storage has links
-        temporary = target.with_name(f".{target.name}.tmp")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
-
-
-def rung_file(folder: Path, iteration: int) -> Path:
-    """The checkpoint of an iteration that another trial may go on from."""
-    return folder / f"rung_{iteration:07d}.pth"
-
-
-def iteration_file(folder: Path, iteration: int) -> Path:
-    """Where the checkpoint of an iteration lies."""
-    return folder / f"iter_{iteration:07d}.pth"
-
-
-def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a run, by iteration."""
-    return sorted(folder.glob("iter_*.pth"), reverse=True)
 
 
 def load(path: Path, *, mapped: bool = False) -> Checkpoint:

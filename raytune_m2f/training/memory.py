@@ -6,7 +6,6 @@ memory cannot tell them, for they wait for its gradients. The note only ever low
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 
 from raytune_m2f.errors import OutOfMemoryError, TrainingError
+from raytune_m2f.files import write_atomically
 
 NOTE = ".micro_batch"
 ADVICE = (
@@ -73,10 +73,8 @@ def note_micro_batch(output_dir: Path, micro_batch: int) -> None:
     Raises:
         TrainingError: it cannot be written.
     """
-    temporary = output_dir / f"{NOTE}.{os.getpid()}.tmp"  # several workers may write at once, and the same
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(f"{micro_batch}\n", encoding="utf-8")
-        temporary.replace(output_dir / NOTE)
+        write_atomically(output_dir / NOTE, f"{micro_batch}\n")
     except OSError as error:
         raise TrainingError(f"out of memory, and {output_dir / NOTE} cannot be written: {error}.") from error

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from raytune_m2f.errors import CheckpointError
+from raytune_m2f.files import write_atomically
 from raytune_m2f.stored import parse_json
 from raytune_m2f.training.context import Report
 
@@ -69,6 +70,4 @@ def rewind(folder: Path, report: Report | None) -> None:
     last = -1 if report is None else int(report["iteration"])
     kept = [old for old in read_reports(folder) if int(old["iteration"]) < last]
     lines = [json.dumps(old) for old in (*kept, *([] if report is None else [report]))]
-    temporary = folder / f".{FILE}.tmp"
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(folder / FILE)
+    write_atomically(folder / FILE, "".join(line + "\n" for line in lines))

@@ -47,6 +47,7 @@ class Stepper:
         network: the network, wrapped for several workers.
         forward: the network's forward pass, compiled if the configuration says so.
         micro_batch: images that this worker takes at once; halved where memory does not suffice.
+        lr: of the latest step; of several groups the highest.
     """
 
     learner: Learner
@@ -58,6 +59,7 @@ class Stepper:
     config: Config
     context: TrialContext
     micro_batch: int
+    lr: float = 0.0
 
     @classmethod
     def build(cls, config: Config, learner: Learner, context: TrialContext) -> Stepper:
@@ -184,6 +186,7 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self.lr = float(max(self.scheduler.get_last_lr()))
         self.scheduler.step()
 
     def state(self) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """What a process owns in a trial's directory while it trains there: the lock, the log, the reports, the failure.
 
-.lock           one training at a time: a worker that outlives its killed driver is waited for
+config.yaml     what is trained
+.lock           one training at a time, and who it is: a worker that outlives its killed driver is waited for
 log.txt         rank 0's log and all that it prints (log_1.txt, ... the others')
 metrics.jsonl   one JSON object a report, written by `train_trial`
 failure.json    why the trial ended without a result
+.raytune_m2f.progress.json  how far it is, for who follows it (`raytune_m2f.progress_line`)
 stop            somebody asks the trial to end at its next report; a person may create it
 """
 
@@ -13,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import socket
 import sys
 import time
 import traceback
@@ -21,14 +24,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from raytune_m2f.errors import RaytuneM2FError, TrainingError
+from raytune_m2f.errors import InputError, RaytuneM2FError, TrainingError
+from raytune_m2f.files import is_ours, require_free, write_atomically
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.stored import read_object
 
 log = logging.getLogger(__name__)
 
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+LOCK = ".lock"
 FAILURE = "failure.json"
 STOP = "stop"
+
+
+def require_own(output_dir: Path, what: str) -> None:
+    """Refuse a directory for a new run in which files of a run's names are somebody else's.
+
+    Args:
+        what: the option that names it.
+
+    Raises:
+        InputError: naming the first one.
+    """
+    if not is_ours(output_dir / CONFIG):
+        for name in (CONFIG, "metrics.jsonl", FAILURE, "checkpoints/best.pth", ".ray"):
+            require_free(output_dir / name, what)
 
 
 def write_failure(output_dir: Path, error: BaseException) -> None:
@@ -37,9 +59,7 @@ def write_failure(output_dir: Path, error: BaseException) -> None:
     ours = isinstance(error, RaytuneM2FError)
     trace = "" if ours else "".join(traceback.format_exception(error)).rstrip()
     record = {"error_type": type(error).__name__, "cause": str(error) or repr(error), "traceback": trace}
-    temporary = output_dir / f".{FAILURE}.tmp"
-    temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    temporary.replace(output_dir / FAILURE)
+    write_atomically(output_dir / FAILURE, json.dumps(record, indent=2))
 
 
 def read_failure(output_dir: Path) -> dict[str, Any] | None:
@@ -100,12 +120,10 @@ def occupied(output_dir: Path, rank: int = 0, wait: float = 60.0, mirror: Mirror
     Raises:
         TrainingError: another process still trains here after `wait` seconds.
     """
-    output_dir.mkdir(parents=True, exist_ok=True)
     suffix = f"_{rank}" if rank else ""
-    if mirror is not None:
-        mirror.pull(f"log{suffix}.txt")
-    with (output_dir / f".lock{suffix}").open("w") as lock:
-        _acquire(lock, output_dir, wait)
+    with only_process(output_dir, rank, wait):
+        if mirror is not None:
+            mirror.pull(f"log{suffix}.txt")
         with (
             (output_dir / f"log{suffix}.txt").open("a", buffering=1, encoding="utf-8") as log,
             _logging_to(log),
@@ -113,15 +131,65 @@ def occupied(output_dir: Path, rank: int = 0, wait: float = 60.0, mirror: Mirror
             yield
 
 
-def _acquire(lock: IO[str], output_dir: Path, wait: float) -> None:
+@contextmanager
+def only_process(output_dir: Path, rank: int = 0, wait: float = 60.0, *, patient: bool = True) -> Iterator[None]:
+    """Be this rank's only process in the directory.
+
+    Args:
+        wait: for the children of a process that was killed, which notice it after some seconds.
+        patient: wait as long for a process that lives; otherwise it is a user who waits.
+    Raises:
+        TrainingError: another process still trains here after `wait` seconds.
+        InputError: another process trains here, and lives.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with (output_dir / f"{LOCK}{f'_{rank}' if rank else ''}").open("a+", errors="replace") as lock:
+        _acquire(lock, output_dir, wait, patient)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()} {socket.gethostname()}")
+        lock.flush()
+        yield
+        lock.truncate(0)
+
+
+def refuse_second(output_dir: Path) -> None:
+    """Raises InputError if another process trains in the directory, which need not be there."""
+    if (output_dir / LOCK).exists():
+        with only_process(output_dir, patient=False):
+            pass
+
+
+def _acquire(lock: IO[str], output_dir: Path, wait: float, patient: bool) -> None:
     end = time.monotonic() + wait
     while True:
         try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            lock.seek(0)
+            process, _, host = lock.read().partition(" ")
+            if not patient and _is_alive(process, host):
+                raise InputError(
+                    f"another process ({process} on {host}) trains in {output_dir}. Wait for its end or stop it, or "
+                    "give another --output."
+                ) from None
             if time.monotonic() > end:
                 raise TrainingError(f"another process has been training in {output_dir} for {wait:.0f} s") from None
             time.sleep(0.1)
+        except OSError as error:  # a storage without locks
+            logger.warning("%s cannot be locked (%s): see to it that one process alone trains there", output_dir, error)
+            return
+
+
+def _is_alive(process: str, host: str) -> bool:
+    """Whether it lives, as far as this machine knows."""
+    if host != socket.gethostname() or not process.isdigit():
+        return bool(host)
+    try:
+        os.kill(int(process), 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
 
 
 @contextmanager

@@ -14,16 +14,22 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
-from raytune_m2f.errors import TrainingError
+from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
+from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.progress_line import Several, logged, still
 from raytune_m2f.training import checkpoint, metrics
+from raytune_m2f.training.check import tell_experiment
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather, share_buffers
+from raytune_m2f.training.identity import require_same_training
+from raytune_m2f.training.losses import LossMeans
 from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
-from raytune_m2f.training.usage import Usage, usage_report
+from raytune_m2f.training.trial_dir import CONFIG
+from raytune_m2f.training.usage import Usage, device_name, usage_report
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +57,9 @@ def train_trial(config: Config, context: TrialContext) -> Report:
 
 def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
-    engine = build_engine(config)
+    with still(log, "reading the data"):
+        engine = build_engine(config)
+    tell_experiment(config, engine, aloud=context.is_main)
     learner = engine.learner()
     learner.model.to(context.device)
     stepper = Stepper.build(config, learner, context)
@@ -61,6 +69,7 @@ def _train_trial(config: Config, context: TrialContext) -> Report:
             learner.load_weights(config.MODEL.WEIGHTS)
         if run.report is not None and (context.report(run.report) or run.finished):
             return run.report  # it was told before; a restart that stays silent would wait for ever
+        run.introduce()
         return _train(run)
 
 
@@ -103,11 +112,12 @@ class Run:
     report: Report | None = None
     best: tuple[int, float] = (0, -math.inf)
     seconds: float = 0.0
-    losses: list[dict[str, float]] = field(default_factory=list)
+    losses: LossMeans = field(default_factory=LossMeans)
 
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
         self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
+        self._progress = Several(logged("iteration", log), self.context.progress)
 
     @property
     def finished(self) -> bool:
@@ -134,23 +144,57 @@ class Run:
             if best is not None:
                 with contextlib.suppress(TrainingError):  # it was trained for another metric
                     self.best = self._rank(best)
+            require_same_training(state, self.config, self.engine, self.stepper.model, folder)
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
-            self.seconds, self.losses = state["seconds"], state["losses"]
+            self.seconds, self.losses = state["seconds"], LossMeans.restored(state["losses"])
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
-            self.context.output_dir.mkdir(parents=True, exist_ok=True)
-            (self.context.output_dir / "config.yaml").write_text(self.config.to_yaml(), encoding="utf-8")
-            metrics.rewind(self.context.output_dir, self.report)
+            self._lay_out()
         return state is not None
 
+    def _lay_out(self) -> None:
+        """Write what the run's directory begins with. Raises CheckpointError if it cannot be written."""
+        output = self.context.output_dir
+        for folder in (output, output / "checkpoints"):
+            sweep(folder)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            put_aside(output / CONFIG)
+            write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
+            metrics.rewind(output, self.report)
+        except OSError as error:
+            raise CheckpointError(f"cannot write {error.filename or output}: {error.strerror}.") from error
+
+    def introduce(self) -> None:
+        """Say on what is trained, before the first step, which may take long."""
+        if self.context.is_main:
+            heads = [f"{name} ({len(classes)})" for name, classes in self.engine.categories.subcategories.items()]
+            weights = sum(weight.numel() for weight in self.stepper.learner.model.parameters())
+            log.info(
+                "training on %s, workers: %d, threads of each: %d; %.1f million weights, categories: %d, heads: %s",
+                device_name(self.context.device),
+                self.context.world_size,
+                torch.get_num_threads(),
+                weights / 1e6,
+                len(self.engine.categories.ids),
+                ", ".join(heads) or "none",
+            )
+            self.tell()
+
     def observe(self, losses: dict[str, float]) -> None:
-        """Collect the losses for the next report, and log them now and then."""
-        self.losses.append(losses)
-        done = self.iteration + 1
-        if self.context.is_main and done % 20 == 0:
-            lr = self.stepper.scheduler.get_last_lr()[-1]
-            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, self.config.SOLVER.MAX_ITER, losses["loss"], lr)
+        """Collect the losses for the next report, and tell how far it is."""
+        self.losses.add(losses)
+        log.debug("iteration %d, lr %.2e: %s", self.iteration + 1, self.stepper.lr, losses)
+        self.tell(self.iteration + 1, loss=losses["loss"])
+
+    def tell(self, done: int | None = None, **facts: Any) -> None:
+        """Tell whoever follows how many iterations are done, with the last score."""
+        if self.context.is_main:
+            if self.report is not None:
+                with contextlib.suppress(TrainingError):  # it was trained for another metric
+                    facts[self.context.metric] = self._score(self.report)
+            self._progress(self.iteration if done is None else done, self.config.SOLVER.MAX_ITER, **facts)
 
     @torch.no_grad()
     def evaluate(self) -> Report:
@@ -170,6 +214,7 @@ class Run:
             with usage.predicting(len(samples), context.device):
                 predicted = learner.predict(samples)
             evaluator.process(samples, [instances.to("cpu") for instances in predicted])
+            self.tell(evaluated=f"{usage.images} images")
         workers = all_gather([usage]) if context.world_size > 1 else [[usage]]
         return self._report(evaluator.evaluate(), usage_report([usage for [usage] in workers]))
 
@@ -183,13 +228,11 @@ class Run:
         now = time.monotonic()
         self.seconds += now - self._clock
         self._clock = now
-        means = {name: sum(x[name] for x in self.losses) / len(self.losses) for name in self.losses[0]}
-        self.losses.clear()
         report = {
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
-            **means,
-            "lr": max(self.stepper.scheduler.get_last_lr()),
+            **self.losses.take(),
+            "lr": self.stepper.lr,
             "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
             "micro_batch": self.stepper.micro_batch,
@@ -232,9 +275,10 @@ class Run:
                 **self.stepper.state(),
                 "config": self.config.to_dict(),
                 "categories": self.engine.categories.to_dict(),
+                "data": self.engine.summary.identity,
                 "report": self.report,
                 "iteration": self.iteration,
                 "seconds": self.seconds,
-                "losses": self.losses,
+                "losses": self.losses.state(),
             }
             self.writer.write(state, best=best)

@@ -2,6 +2,7 @@
 
 study.py      the directory, its lock and its plan         settings.py   budget, early stopping, resources
 space.py      what may vary                                search.py     samplers and known-good points
+layout.py     a new study, or a refusal                    journal.py    optuna.journal, and what can be wrong with it
 storage.py    where Optuna keeps the study                 record.py     reports and ends, in Optuna
 index.py      the record's sums, kept up to date           rungs.py      who is stopped early, or goes on
 population.py who takes a stopped trial's place            tidy.py       which checkpoints are of no more use
@@ -10,27 +11,46 @@ runner.py     start, resume, extend: one path              trial.py      one tri
 extend.py     more budget, another space                   earlier.py    what an earlier study knows
 confirm.py    the best again, under new seeds              failures.py   why a trial failed
 status.py     how a study stands                           progress.py   the same, live
-remote.py     a study on an object store                 lock.py       the only driver
-preflight.py  data and space, before anything runs
+outlook.py    what it has still to do                      closing.py    what is said at its end
+lock.py       the only driver                              same_data.py  whether the data are still the study's
+remote.py     a study on an object store                   preflight.py  data and space, before anything runs
+
+A name below is imported when it is first used: who reads a study must not wait for torch and Ray, which run one.
 """
 
-from raytune_m2f.tuning.confirm import Confirmation, confirm_study
-from raytune_m2f.tuning.earlier import knowledge_of
-from raytune_m2f.tuning.extend import Extension
-from raytune_m2f.tuning.preflight import check_before_start
-from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, rows_that_fit, status_table, verdict
-from raytune_m2f.tuning.runner import create_study, run_study
-from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
-from raytune_m2f.tuning.space import SearchSpace, load_space
-from raytune_m2f.tuning.space_grid import grid
-from raytune_m2f.tuning.status import StudyStatus, TrialStatus, study_status, trial_to_export
-from raytune_m2f.tuning.study import StudyDirectory, StudyPlan, plan_of
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raytune_m2f.tuning.closing import closing_words
+    from raytune_m2f.tuning.confirm import Confirmation, confirm_study
+    from raytune_m2f.tuning.earlier import knowledge_of
+    from raytune_m2f.tuning.extend import Extension
+    from raytune_m2f.tuning.layout import NewStudy, create_study, new_study
+    from raytune_m2f.tuning.preflight import check_before_start
+    from raytune_m2f.tuning.progress import (
+        StudyProgress,
+        confirmation_table,
+        rows_that_fit,
+        shown_progress,
+        status_table,
+        verdict,
+    )
+    from raytune_m2f.tuning.runner import run_study
+    from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
+    from raytune_m2f.tuning.space import SearchSpace, load_space
+    from raytune_m2f.tuning.space_grid import grid
+    from raytune_m2f.tuning.status import StudyStatus, TrialStatus, study_status, trial_to_export
+    from raytune_m2f.tuning.study import StudyDirectory, StudyPlan, plan_of
 
 __all__ = [
     "Budget",
     "Confirmation",
     "EarlyStopping",
     "Extension",
+    "NewStudy",
     "Resources",
     "SearchSpace",
     "StudyDirectory",
@@ -40,17 +60,46 @@ __all__ = [
     "StudyStatus",
     "TrialStatus",
     "check_before_start",
+    "closing_words",
     "confirm_study",
     "confirmation_table",
     "create_study",
     "grid",
     "knowledge_of",
     "load_space",
+    "new_study",
     "plan_of",
     "rows_that_fit",
     "run_study",
+    "shown_progress",
     "status_table",
     "study_status",
     "trial_to_export",
     "verdict",
 ]
+
+_HOMES = {
+    "closing": ("closing_words",),
+    "confirm": ("Confirmation", "confirm_study"),
+    "earlier": ("knowledge_of",),
+    "extend": ("Extension",),
+    "layout": ("NewStudy", "create_study", "new_study"),
+    "preflight": ("check_before_start",),
+    "progress": ("StudyProgress", "confirmation_table", "rows_that_fit", "shown_progress", "status_table", "verdict"),
+    "runner": ("run_study",),
+    "settings": ("Budget", "EarlyStopping", "Resources", "StudySettings"),
+    "space": ("SearchSpace", "load_space"),
+    "space_grid": ("grid",),
+    "status": ("StudyStatus", "TrialStatus", "study_status", "trial_to_export"),
+    "study": ("StudyDirectory", "StudyPlan", "plan_of"),
+}
+"""The module of each name."""
+
+
+if not TYPE_CHECKING:  # else every name, also one that is not there, would be known to a type checker
+
+    def __getattr__(name: str) -> Any:
+        for home, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(f"{__name__}.{home}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

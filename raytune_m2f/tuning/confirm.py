@@ -13,20 +13,22 @@ from os import PathLike
 from typing import Any
 
 from optuna.trial import TrialState
-from scipy.stats import t as student
+from scipy.special import stdtrit  # scipy.stats has the same, and takes a second to import
 
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.tuning.extend import Extension
+from raytune_m2f.tuning.layout import NewStudy, has_begun, new_study
 from raytune_m2f.tuning.progress import Progress
 from raytune_m2f.tuning.record import Record
-from raytune_m2f.tuning.runner import create_study, run_study
+from raytune_m2f.tuning.runner import run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping
 from raytune_m2f.tuning.space import SearchSpace
 from raytune_m2f.tuning.status import TrialStatus, study_status
 from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
 
 FOLDER = "confirm"
-SEEDS = {"type": "int", "low": 0, "high": 2**31 - 1}
+MOST_SEED = 2**31 - 1  # of the configuration's SEED; the one after it is 0
+SEEDS = {"type": "int", "low": 0, "high": MOST_SEED}
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Mean:
         if len(values) < 2:
             return cls(mean, None)
         error = statistics.stdev(values) / sqrt(len(values))
-        return cls(mean, float(student.ppf(0.975, len(values) - 1)) * error)
+        return cls(mean, float(stdtrit(len(values) - 1, 0.975)) * error)
 
     def __str__(self) -> str:
         return f"{self.value:.2f}" + ("" if self.half_width is None else f" ± {self.half_width:.2f}")
@@ -119,30 +121,34 @@ def confirm_study(
     """
     study = StudyDirectory.at(directory)
     leaders = _leaders(study, top)
-    plan = StudyPlan.load(study.plan_file, trust=trust)
-    folder = study.address_of(study.root / FOLDER)
-    confirming = StudyDirectory.at(folder)
-    points = _points(Record(study, plan, writable=False), leaders, seeds)
+    record = Record(study, StudyPlan.load(study.plan_file, trust=trust), writable=False)
+    confirming = StudyDirectory.at(study.address_of(study.root / FOLDER))
+    points = _points(record, leaders, seeds)
     extension = None
-    if not confirming.plan_file.exists():
-        settings = plan.settings.model_copy(
-            update={
-                "budget": Budget(trials=len(points)),
-                "sampler": "grid",  # the points are all there is
-                "early_stopping": EarlyStopping(method="none"),
-                "keep_checkpoints": len(points),
-                "optuna_storage": None,
-                "optuna_study": None,
-            }
-        )
-        space = SearchSpace.from_dict({**plan.space.to_dict(), "SEED": SEEDS}, source=folder)
-        create_study(folder, plan.config, space, settings, points=points)
-    else:
+    target: StudyDirectory | NewStudy = confirming
+    if confirming.is_laid_out and has_begun(confirming):
         known = StudyPlan.load(confirming.plan_file, only_shown=True).points
-        new = tuple(point for point in points if point not in known)
-        extension = Extension(trials=len(new), points=new) if new else None
-    run_study(folder, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust)
-    return _compare(StudyDirectory.at(folder), leaders)
+        missing = tuple(point for point in points if point not in known)
+        extension = Extension(trials=len(missing), points=missing) if missing else None
+    else:
+        target = _new(confirming, record.plan, points)
+    run_study(target, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust)
+    return _compare(StudyDirectory.at(str(confirming)), leaders)
+
+
+def _new(confirming: StudyDirectory, plan: StudyPlan, points: list[Point]) -> NewStudy:
+    settings = plan.settings.model_copy(
+        update={
+            "budget": Budget(trials=len(points)),
+            "sampler": "grid",  # the points are all there is
+            "early_stopping": EarlyStopping(method="none"),
+            "keep_checkpoints": len(points),
+            "optuna_storage": None,
+            "optuna_study": None,
+        }
+    )
+    space = SearchSpace.from_dict({**plan.space.to_dict(), "SEED": SEEDS}, source=str(confirming))
+    return new_study(confirming, plan.config, space, settings, points=points)
 
 
 def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
@@ -168,9 +174,10 @@ def _varied(trial: TrialStatus) -> dict[str, Any]:
 
 
 def _points(record: Record, leaders: list[TrialStatus], seeds: int) -> list[Point]:
-    first = int(record.plan.config.value("SEED")) + 1
+    """What the sampler drew for each leader, under each of the seeds that follow the study's own."""
+    own = int(record.plan.config.value("SEED"))
     return [
-        (f"trial {leader.number}", {**leader.values, "SEED": first + seed})
+        (f"trial {leader.number}", {**record.trial(leader.number).params, "SEED": (own + 1 + seed) % (MOST_SEED + 1)})
         for seed in range(seeds)
         for leader in leaders
     ]

@@ -15,6 +15,7 @@ from raytune_m2f.errors import CheckpointError
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.preemption import MOST_LOSSES
 from raytune_m2f.training.trial_dir import STOP, read_failure
+from raytune_m2f.tuning.leftovers import set_aside_others
 from raytune_m2f.tuning.population import enqueue_successor, take_over
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.tidy import Tidy
@@ -99,8 +100,7 @@ class Driver:
         self.record.note(self.record.trial(number), "gpus", self._gpus)
         self._on_change()
         self.record.directory.commit()  # who runs is known, also after a kill
-        plan = self.record.plan
-        return number, plan.space.resolve(self.record.trial(number).params, plan.config)
+        return number, self.record.values(self.record.trial(number))
 
     def _next_number(self) -> int | None:
         record = self.record
@@ -118,7 +118,9 @@ class Driver:
             return None
         if record.plan.settings.early_stopping.method == "pbt":
             enqueue_successor(record)
-        return record.ask()
+        number = record.ask()
+        set_aside_others(record, number)
+        return number
 
     def on_report(self, number: int, report: Report) -> None:
         """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any
@@ -13,8 +14,11 @@ from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
+from raytune_m2f.tuning.space_share import draw
 from raytune_m2f.tuning.space_when import active
 from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
+
+log = logging.getLogger(__name__)
 
 BEST_FIRST = 3
 
@@ -24,7 +28,8 @@ def knowledge_of(
 ) -> tuple[list[Point], list[FrozenTrial]]:
     """The best points of an earlier study within a new search space, and its other trials as the sampler takes them.
 
-    A key that the earlier study did not search has the value of its configuration. Metrics and constraints are
+    A key that the earlier study did not search has the value of its configuration; what counts are the values that were
+    trained, not the weights that were drawn for shares. Metrics and constraints are
     computed anew from each trial's best report, so the new study may maximise something else.
 
     Raises:
@@ -34,7 +39,8 @@ def knowledge_of(
     study.require()
     record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
     known = []
-    for trial in record.trials(TrialState.COMPLETE, TrialState.PRUNED):
+    ended = record.trials(TrialState.COMPLETE, TrialState.PRUNED)
+    for trial in ended:
         values = _values(record, trial, space)
         scores = _scores(trial, settings)
         if scores is not None and not space.contains(values):
@@ -44,16 +50,18 @@ def knowledge_of(
             f"--from {study}: none of its trials has a report with {', '.join(settings.metrics)} and values "
             "within the search space"
         )
+    if len(known) < len(ended):
+        log.info("--from %s: %d of %d trials fit the search space and metrics", study, len(known), len(ended))
     known.sort(key=lambda found: (not _is_feasible(found[2], settings), -found[0][0], found[2].number))
     points = [("earlier", values) for _, values, _ in known[:BEST_FIRST]]
     return points, [_as_prior(*found, space, settings, study.root.name) for found in known[BEST_FIRST:]]
 
 
 def _values(record: Record, trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
-    values = {}
-    for key in space.distributions:
-        values[key] = trial.params[key] if key in trial.params else record.plan.config.value(key)
-    return active(space.entries, values)
+    """The point at which the new space trains what the trial trained; of shares the same balance."""
+    trained = record.values(trial)
+    values = {key: trained[key] if key in trained else record.plan.config.value(key) for key in space.distributions}
+    return draw(space.entries, active(space.entries, values))
 
 
 def _scores(trial: FrozenTrial, settings: StudySettings) -> Sequence[float] | None:

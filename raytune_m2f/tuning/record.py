@@ -8,6 +8,7 @@ that has just ended and one that a killed driver left behind. Attributes of a tr
                                   earlier study), or the trial that `confirm` trains again
     prior                         it was not run here, but in the earlier study that it names
     asked                         all its values are drawn
+    trained                       its shares as they are trained, where they differ from what was drawn (space_share.py)
     best, best_iteration, last    all metrics of the best and of the latest report
     effective_lr, micro_batch, host, gpus, gpu_seconds, checkpoint    of the latest report
     rung                          the highest rung at which it was let through
@@ -52,7 +53,7 @@ class Record:
     def __init__(self, directory: StudyDirectory, plan: StudyPlan, *, writable: bool = True) -> None:
         self.directory = directory
         self.plan = plan
-        self._study = open_study(directory.journal, directory.root.name, plan.settings, writable=writable)
+        self._study = open_study(directory, plan.settings, writable=writable)
         self._storage = self._study._storage
         self._objectives = plan.settings.objectives
         self._bounds = plan.settings.bounds
@@ -93,6 +94,12 @@ class Record:
     def _rank(self, report: Report) -> tuple[int, float]:
         return report.get("images", 0), self._objectives[0].value(report)
 
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What the trial is trained with, key by key: of a share not what was drawn, but what comes of it."""
+        drawn = dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {}))
+        trained = trial.user_attrs.get("trained")  # the space may have been changed since
+        return self.plan.space.resolve(drawn, self.plan.config) if trained is None else {**drawn, **trained}
+
     def is_feasible(self, trial: FrozenTrial) -> bool:
         """Whether the best report keeps every constraint."""
         best = trial.user_attrs.get("best", {})
@@ -132,7 +139,10 @@ class Record:
         return self.unfinished()
 
     def _draw(self, trial: optuna.trial.Trial) -> None:
-        self.plan.space.suggest(trial)
+        drawn = self.plan.space.suggest(trial)
+        trained = self.plan.space.resolve(drawn, self.plan.config)
+        if trained != drawn:
+            trial.set_user_attr("trained", {key: value for key, value in trained.items() if value != drawn[key]})
         trial.set_user_attr("asked", True)
 
     def _prepare_sampler(self, started: int) -> None:

@@ -49,6 +49,7 @@ class Lease:
     def held(self, holder: str) -> Iterator[None]:
         """Be the only driver; raises StudyError that names the other one."""
         self._take(json.dumps({"holder": holder, "token": self._token}))
+        self._over.clear()
         thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         thread.start()
         try:
@@ -147,6 +148,12 @@ class RemoteStudy:
         names = self.mirror.outline(folder, recursive=True)
         if contents:
             self.mirror.pull(*(name for name in names if not name.endswith(".pth")))
+
+    def move(self, folder: str, target: str) -> None:
+        """Give all files of a folder on the store another place."""
+        for name in self.mirror.names(folder, recursive=True):
+            self.mirror.copy(name, target + name.removeprefix(folder))
+            self.mirror.delete(name)
 
     def commit(self, *, soon: bool) -> None:
         """Push the record; `soon` waits until it is due, so that a large one does not take all the time."""

@@ -5,9 +5,10 @@ open the record -> reconcile it with what the trials left -> hand out what is un
 
 from __future__ import annotations
 
+import logging
 import shutil
-import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from os import PathLike
 from typing import Any
 
@@ -17,7 +18,6 @@ from ray import tune
 from ray.tune import PlacementGroupFactory
 from sqlalchemy.exc import SQLAlchemyError
 
-from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.training.ray_session import ray_session
 from raytune_m2f.training.worker_group import GROUP, noted_group, release_workers
@@ -25,76 +25,30 @@ from raytune_m2f.tuning.driver import Driver
 from raytune_m2f.tuning.extend import Extension
 from raytune_m2f.tuning.failures import in_words
 from raytune_m2f.tuning.index import is_here
+from raytune_m2f.tuning.layout import NewStudy
+from raytune_m2f.tuning.layout import create_study as create_study
 from raytune_m2f.tuning.leaks import WorkerGroups
+from raytune_m2f.tuning.outlook import has_work
 from raytune_m2f.tuning.progress import Progress, Silent, Throttle
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.resources import Allotment, Node, allot, cluster_nodes, largest_cluster
 from raytune_m2f.tuning.room import Room
+from raytune_m2f.tuning.same_data import compare_data
 from raytune_m2f.tuning.search import known_good_points
 from raytune_m2f.tuning.searcher import DriverStopper, OptunaRecordSearcher, RecordScheduler
 from raytune_m2f.tuning.settings import StudySettings
-from raytune_m2f.tuning.space import SearchSpace
-from raytune_m2f.tuning.space_grid import grid
 from raytune_m2f.tuning.status import StatusReader, StudyStatus
-from raytune_m2f.tuning.storage import check_address, open_study
-from raytune_m2f.tuning.study import Point, StudyDirectory, StudyPlan
+from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 from raytune_m2f.tuning.trial import TRAIN_TRIAL, TrialFunction, TrialJob, run_trial
+
+log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.3  # a terminal need not be redrawn more often
 WAITING_BYTES = 2**30  # of a trial whose workers train: two processes that have imported torch
 
 
-def create_study(
-    directory: str | PathLike[str],
-    config: Config,
-    space: SearchSpace,
-    settings: StudySettings,
-    *,
-    points: Sequence[Point] = (),
-    prior: Sequence[FrozenTrial] = (),
-) -> StudyDirectory:
-    """Lay out a new study; nothing runs yet.
-
-    Args:
-        points: tried first, after the known-good ones.
-        prior: trials of an earlier study that the sampler learns from; see `earlier.py`.
-    Raises:
-        StudyError: there is a study already, the directory holds something else, or the database does not answer.
-    """
-    study = StudyDirectory.at(directory)
-    if study.plan_file.exists():
-        raise StudyError(
-            f"{study} is a study already. Go on with it by `raytune-m2f resume {study}`, or give another directory."
-        )
-    if study.root.exists() and any(not study.is_begun(path) for path in study.root.iterdir()):
-        raise StudyError(f"{study} is not empty and no study; give a new or an empty directory.")
-    grace, end = settings.early_stopping.grace_iterations, config.value("SOLVER.MAX_ITER")
-    if grace is not None and grace >= end and settings.early_stopping.method != "none":
-        raise StudyError(
-            f"--grace {grace}: the trainings end at SOLVER.MAX_ITER = {end}, so nobody would be stopped. Give less, or "
-            "--early-stopping none."
-        )
-    if settings.optuna_storage is not None:
-        check_address(settings.optuna_storage)
-        name = f"{study.root.name} {uuid.uuid4().hex[:8]}"  # another directory may have the same name
-        settings = settings.model_copy(update={"optuna_study": name})
-    if settings.sampler == "grid" and not points:
-        own = space.own_values(config)
-        points = [("config" if values == own else "grid", values) for values in grid(space)]
-        most = min(len(points), settings.budget.trials or len(points))
-        settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    study.clear()  # what a kill while it was laid out left
-    study.trials.mkdir(parents=True)
-    plan = StudyPlan(config, space, settings, tuple(points))
-    if prior or settings.optuna_storage is not None:
-        open_study(study.journal, study.root.name, settings, writable=True, new=True).add_trials(prior)
-        study.push(study.journal)
-    study.save(plan)
-    return study
-
-
 def run_study(
-    directory: str | PathLike[str],
+    directory: str | PathLike[str] | StudyDirectory | NewStudy,
     *,
     address: str | None = None,
     concurrent: int | None = None,
@@ -106,6 +60,7 @@ def run_study(
     """Run a study, new or begun, until its budget is used up.
 
     Args:
+        directory: of the study. One that is new is laid out once it is known that its trials fit the cluster.
         address: of a Ray cluster, None for this machine; see `ray_session`.
         concurrent: trials at once at most in this run; None: what the study says.
         progress: told at each change.
@@ -115,35 +70,67 @@ def run_study(
             trials; who has just given that configuration may say so.
     Raises:
         ConfigError: the configuration names Python files and is not trusted.
-        StudyError: no study, another driver runs it, or a trial does not fit the cluster.
+        StudyError: no study, another driver runs it, its record is damaged, its data have other labels than when it
+            began, or a trial does not fit the cluster.
         TrainingError: every trial failed, or the first ones all failed alike.
         RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
-    study = StudyDirectory.at(directory)
-    study.require()
     progress = progress or Silent()
-    with study.locked():
+    with ExitStack() as stack:
+        if isinstance(directory, NewStudy):
+            stack.enter_context(ray_session(address))
+            _allotment(directory.plan.settings, concurrent, _largest(address))
+            study = stack.enter_context(directory.laid_out())
+        else:
+            study = StudyDirectory.at(directory)
+            study.require()
+            stack.enter_context(study.locked())
         record = Record(study, StudyPlan.load(study.plan_file, trust=trust))
         if extension is not None:
             record = Record(study, extension.of(record.plan, record.usage(), record.trials()))
         for note in enqueue_points(record):
             progress.note(note)
         unfinished = record.reconcile()
-        if not _has_work(record, unfinished):
+        if not has_work(record):
             study.save(record.plan)
         else:
-            with ray_session(address):
-                largest = largest_cluster() if address is not None else None
-                allotment = _allotment(record.plan.settings, concurrent, largest)
-                study.save(record.plan)  # an extension counts only now that it can be run
-                room = Room(allotment, largest, progress.note)
-                try:
-                    _drive(record, unfinished, allotment, room, progress, trial_function)
-                finally:
-                    room.withdraw()
+            for note in compare_data(record.plan.config, record.plan.data, str(study)):
+                progress.note(note)
+            stack.enter_context(ray_session(address))
+            _run(record, unfinished, address, concurrent, progress, trial_function)
         _require_a_score(record)
         return StatusReader(record).read(driver=None)
+
+
+def _run(
+    record: Record,
+    unfinished: list[int],
+    address: str | None,
+    concurrent: int | None,
+    progress: Progress,
+    trial_function: str | TrialFunction,
+) -> None:
+    largest = _largest(address)
+    allotment = _allotment(record.plan.settings, concurrent, largest)
+    log.info(
+        "trials on %s, %d at once, each %s of %d CPUs; their logs: %s/*/log.txt",
+        "a GPU" if allotment.gpus_per_trial else "the CPU",
+        allotment.room(cluster_nodes()),
+        "1 worker" if allotment.workers[1] == 1 else f"{allotment.workers[1]} workers",
+        allotment.cpus_per_worker,
+        record.directory.address_of(record.directory.trials),
+    )
+    record.directory.save(record.plan)  # an extension counts only now that it can be run
+    room = Room(allotment, largest, progress.note)
+    try:
+        _drive(record, unfinished, allotment, room, progress, trial_function)
+    finally:
+        room.withdraw()
+
+
+def _largest(address: str | None) -> list[Node] | None:
+    return largest_cluster() if address is not None else None
 
 
 def enqueue_points(record: Record) -> list[str]:
@@ -155,14 +142,6 @@ def enqueue_points(record: Record) -> list[str]:
     known_good, notes = known_good_points(plan)
     record.enqueue([*known_good.items(), *plan.points])
     return notes
-
-
-def _has_work(record: Record, unfinished: list[int]) -> bool:
-    budget, usage = record.plan.settings.budget, record.usage()
-    if budget.allows_new_trial(usage) or (unfinished and budget.spent(usage) is None):
-        return True
-    promoted = record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full())
-    return promoted is not None and budget.spent(usage) is None
 
 
 def _allotment(settings: StudySettings, concurrent: int | None, largest: Sequence[Node] | None) -> Allotment:

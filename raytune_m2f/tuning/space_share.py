@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from optuna.distributions import FloatDistribution
+
 from raytune_m2f.config import Config
 from raytune_m2f.tuning.space_entry import Entry
+
+ROUNDING = 1e-9
 
 
 def share_problems(entries: Mapping[str, Entry]) -> Iterator[str]:
@@ -34,3 +38,22 @@ def resolve(entries: Mapping[str, Entry], params: Mapping[str, Any], config: Con
         return dict(params)
     scale = sum(config.value(key) for key in shares) / sum(params[key] for key in shares)
     return {key: value * scale if key in shares else value for key, value in params.items()}
+
+
+def draw(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The raw weights within their ranges that have the balance of these values; other keys as they are.
+
+    They are the values themselves where these lie within their ranges, else at the nearest scale. If no scale suits all
+    ranges, nothing is changed: the values lie outside the space.
+    """
+    ranges = {key: entry.distribution for key, entry in entries.items() if entry.share and key in values}
+    shares = {key: found for key, found in ranges.items() if isinstance(found, FloatDistribution)}
+    if not shares or any(not isinstance(values[key], int | float) or values[key] <= 0 for key in shares):
+        return dict(values)
+    least = max(found.low / values[key] for key, found in shares.items())
+    most = min(found.high / values[key] for key, found in shares.items())
+    if least > most * (1 + ROUNDING):
+        return dict(values)
+    scale = min(max(1.0, least), most)
+    drawn = {key: min(max(values[key] * scale, found.low), found.high) for key, found in shares.items()}
+    return {**values, **drawn}

@@ -13,6 +13,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError
+from raytune_m2f.tuning.outlook import has_work, seconds_left
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
@@ -38,7 +39,7 @@ class TrialStatus:
         others: the other metrics at the best report.
         standard_error: of segm/AP at the best report, by image bootstrap; None where it is not known.
         feasible: whether it keeps the constraints.
-        values: the searched keys.
+        values: of the searched keys, as they are trained.
         seconds: time in which it trained.
         cause: why it failed or was stopped.
         checkpoint: the best weights, if they are there.
@@ -74,6 +75,8 @@ class StudyStatus:
         best: number of the trial with the best report, among those that did not fail, keep the constraints, and whose
             weights are there. A score on all test images stands above every score on a subset.
         leaks_freed: placement groups that ended trials had left in the cluster, and that were freed.
+        resumable: nobody runs it, and `resume` would find something to train.
+        seconds_left: about how long its driver has still to work; None if nobody runs it or there is no rate yet.
     """
 
     directory: str
@@ -84,6 +87,8 @@ class StudyStatus:
     best: int | None
     trials: list[TrialStatus]
     leaks_freed: int = 0
+    resumable: bool = False
+    seconds_left: float | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -157,6 +162,8 @@ class StatusReader:
             best=_best(trials),
             trials=trials,
             leaks_freed=record.leaks_freed,
+            resumable=driver is None and has_work(record),
+            seconds_left=None if driver is None else seconds_left(record),
         )
 
     def _read_trial(self, trial: FrozenTrial, driver: str | None) -> TrialStatus:
@@ -207,13 +214,19 @@ def trial_to_export(directory: str | PathLike[str], number: int | None = None) -
     return trial
 
 
+def ranked_trials(directory: str | PathLike[str]) -> list[TrialStatus]:
+    """The trials whose weights are there and that did not fail and keep the constraints, the best first."""
+    return _ranked(study_status(directory).trials)
+
+
+def _ranked(trials: list[TrialStatus]) -> list[TrialStatus]:
+    usable = (t for t in trials if t.checkpoint is not None and t.state != "failed" and t.feasible)
+    scored = [(trial.images, trial.best, -trial.number, trial) for trial in usable if trial.best is not None]
+    return [trial for *_, trial in sorted(scored, reverse=True)]
+
+
 def _best(trials: list[TrialStatus]) -> int | None:
-    scored = [
-        (trial.images, trial.best, -trial.number)
-        for trial in trials
-        if trial.best is not None and trial.checkpoint is not None and trial.state != "failed" and trial.feasible
-    ]
-    return -max(scored)[2] if scored else None
+    return next((trial.number for trial in _ranked(trials)), None)
 
 
 def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:
@@ -234,7 +247,7 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         others=[objective.value(best) for objective in record.plan.settings.objectives[1:] if best],
         standard_error=best.get("segm/AP_se"),
         feasible=not best or record.is_feasible(trial),
-        values=dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {})),
+        values=record.values(trial),
         seconds=float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0),
         cause=attributes.get("cause") or attributes.get("stopped"),
         directory=study.address_of(study.trial(trial.number)),

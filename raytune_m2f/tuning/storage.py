@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from raytune_m2f.credentials import holds_credentials
 from raytune_m2f.errors import StudyError
+from raytune_m2f.tuning.journal import Journal
 from raytune_m2f.tuning.settings import StudySettings
+from raytune_m2f.tuning.study import StudyDirectory
 
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
@@ -56,68 +61,97 @@ def check_address(address: str) -> None:
         )
 
 
-def open_for_writing(path: Path) -> JournalStorage:
-    """Open a journal whose only driver is the caller, who holds the study's lock.
-
-    A driver that was killed may have left half a line at the end, to which the next line would be glued and make the
-    journal unreadable, and Optuna's own lock file, which would block for its grace period of 30 seconds. Both are
-    cleared: nobody else can own them.
-    """
-    path = path.absolute()
-    Path(f"{path}.lock").unlink(missing_ok=True)
-    _cut_torn_line(path)
-    return _storage(path)
-
-
-def open_for_reading(path: Path) -> JournalStorage:
-    """Open an existing journal, also while a driver writes it; half a line at the end is not read."""
-    return _storage(path.absolute())
-
-
-def _storage(path: Path) -> JournalStorage:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-
-
-def _cut_torn_line(path: Path) -> None:
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        end = size
-        while end > 0:  # backwards, as a journal may be large and a torn line is short
-            start = max(0, end - 4096)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)
-            os.fsync(file.fileno())
-
-
-def open_study(journal: Path, name: str, settings: StudySettings, *, writable: bool, new: bool = False) -> optuna.Study:
-    """The Optuna study of a study directory; in a journal it is made if it is not there yet.
+def open_study(study: StudyDirectory, settings: StudySettings, *, writable: bool, new: bool = False) -> optuna.Study:
+    """The Optuna study of a study directory; in a journal it is made if nothing has been trained yet.
 
     Args:
+        writable: the caller holds the study's lock. What a killed driver or a crash left at the journal's end is cut.
         new: make it in a database too. Otherwise one that is not there was lost, or the address is another one.
     Raises:
-        StudyError: there is no record, or the database does not answer.
+        StudyError: there is no record, it is damaged or was lost, or the database does not answer. Nothing is changed.
     """
+    name = study.root.name
     if settings.optuna_storage is None:
-        if not writable and not journal.exists():
-            raise StudyError(f"the study {journal.parent} has no trials yet: {journal} is missing")
-        storage: BaseStorage = open_for_writing(journal) if writable else open_for_reading(journal)
+        storage: BaseStorage = _open_journal(study, writable)
     else:
-        storage = open_database(settings.optuna_storage)
-        name = settings.optuna_study or name
-    names = optuna.get_all_study_names(storage)
-    if settings.optuna_storage is None and names:
-        name = names[0]
-    if name in names:
-        return optuna.load_study(study_name=name, storage=storage)
-    if not writable or (settings.optuna_storage is not None and not new):
-        raise StudyError(f"the study {journal.parent} has no record: {settings.optuna_storage or journal} lacks it")
-    return optuna.create_study(study_name=name, storage=storage, directions=["maximize"] * len(settings.metrics))
+        storage, name = open_database(settings.optuna_storage), settings.optuna_study or name
+    with _clear_errors(settings):
+        names = optuna.get_all_study_names(storage)
+        if settings.optuna_storage is None and names:
+            name = names[0]
+        if name in names:
+            return optuna.load_study(study_name=name, storage=storage)
+        if settings.optuna_storage is not None and not new:
+            raise StudyError(_lost(study, f"{settings.optuna_storage} does not have it"))
+        return optuna.create_study(study_name=name, storage=storage, directions=["maximize"] * len(settings.metrics))
+
+
+def recorded_trials(study: StudyDirectory, settings: StudySettings | None) -> list[FrozenTrial]:
+    """All trials of a record, which need not be there yet; raises StudyError if it cannot be read.
+
+    Args:
+        settings: None if there is no plan, which would say whether the record is in a database.
+    """
+    name = None
+    if settings is None or settings.optuna_storage is None:
+        found = Journal.read(study.journal)
+        found.require(str(study))
+        if not found.has_study:
+            return []
+        storage: BaseStorage = found.storage(writable=False)
+    else:
+        storage, name = open_database(settings.optuna_storage), settings.optuna_study
+    with _clear_errors(settings):
+        if name is not None and name not in optuna.get_all_study_names(storage):
+            return []
+        return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+
+
+def forget(settings: StudySettings) -> None:
+    """Delete a study from its database, if it has one: one without a trial, in whose place another was made."""
+    if settings.optuna_storage is None or settings.optuna_study is None:
+        return
+    storage = open_database(settings.optuna_storage)
+    with _clear_errors(settings):
+        if settings.optuna_study in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=settings.optuna_study, storage=storage)
+
+
+def _open_journal(study: StudyDirectory, writable: bool) -> JournalStorage:
+    """A journal that begins a study, or an empty one of a study of which nothing has been trained.
+
+    A driver that was killed may have left Optuna's own lock file, which would block for its grace period of 30 seconds;
+    nobody else can own it.
+    """
+    path = study.journal
+    found = Journal.read(path)
+    if not found.has_study and study.has_trials:
+        what = "is missing" if not path.exists() else "is empty" if not found.size else "lacks its first line"
+        raise StudyError(_lost(study, f"{path.name} {what}"))
+    if not found.size and not writable:
+        raise StudyError(f"the study {study} has no trials yet: begin it by `raytune-m2f resume {study}`")
+    found.require(str(study))
+    if writable:
+        Path(f"{path}.lock").unlink(missing_ok=True)
+        found.cut()
+    return found.storage(writable=writable)
+
+
+def _lost(study: StudyDirectory, what: str) -> str:
+    trials = study.address_of(study.trials)
+    return (
+        f"the study {study} has no record: {what}. A new record would mistake what is in {trials} for its own. "
+        f"Restore the record from a backup. Without one, `raytune-m2f export {trials}/0000 --output DIR` still exports "
+        "the best weights of a trial, and `raytune-m2f tune` begins a new study in another directory."
+    )
+
+
+@contextmanager
+def _clear_errors(settings: StudySettings | None) -> Iterator[None]:
+    """A database that opens may still fail, or hold something else."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        address = None if settings is None else settings.optuna_storage
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StudyError(f"the Optuna storage {address} cannot be read: {reason}") from error

@@ -4,6 +4,7 @@ study.yaml        plan: settings, space, config, versions; written atomically, a
 study.lock        held by the driver's process, dies with it; its text says who that is
 optuna.journal    the record of truth (record.py)
 trials/0007/      output_dir of Optuna's trial number 7
+set_aside/        directories of trials that a damaged record does not know; see leftovers.py
 .ray/             Ray's own files; never read back
 
 A study on an object store (s3://, gs://) is the same there; all that is said of a directory holds for a working copy of
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,16 +30,17 @@ from raytune_m2f.config import Config
 from raytune_m2f.config.imports import refuse_untrusted
 from raytune_m2f.config.yaml_file import read_yaml
 from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError, StudyError
+from raytune_m2f.files import write_atomically
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.store import is_address
 from raytune_m2f.stored import LARGEST
-from raytune_m2f.training.checkpoint import BEST, link
+from raytune_m2f.training.checkpoint_files import BEST, link
 from raytune_m2f.tuning.lock import FileLock
-from raytune_m2f.tuning.remote import Lease, RemoteStudy
+from raytune_m2f.tuning.remote import CLOCK, Lease, RemoteStudy
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
 
-PLAN, JOURNAL, LOCK, TRIALS = "study.yaml", "optuna.journal", "study.lock", "trials"
+PLAN, JOURNAL, LOCK, TRIALS, ASIDE = "study.yaml", "optuna.journal", "study.lock", "trials", "set_aside"
 Point = tuple[str, dict[str, Any]]
 """Why a point is tried, and its values."""
 
@@ -57,12 +58,14 @@ class StudyDirectory:
     remote: RemoteStudy | None = field(default=None, repr=False, compare=False)
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> StudyDirectory:
-        """A directory, or the address of a folder on a store, of which a working copy is made.
+    def at(cls, path: str | os.PathLike[str] | StudyDirectory) -> StudyDirectory:
+        """A directory, or the address of a folder on a store, of which a working copy is made; one that is at hand.
 
         Raises:
             InputError: the address is wrong, or the store does not answer.
         """
+        if isinstance(path, StudyDirectory):
+            return path
         if not is_address(path):
             return cls(Path(path).expanduser().absolute())
         study = cls.of(Mirror.at(os.fspath(path)))
@@ -106,11 +109,15 @@ class StudyDirectory:
         """Whether it is a study."""
         return self.plan_file.is_file()
 
-    def is_begun(self, path: Path) -> bool:
-        """Whether something in a directory without study.yaml is of a study that was killed while it was laid out."""
-        if path == self.trials:
-            return not any(path.iterdir())
-        return path.name.startswith((f".{self.plan_file.name}.", self.journal.name))
+    @property
+    def has_trials(self) -> bool:
+        """Whether something of a trial is there."""
+        return self.trials.is_dir() and any(self.trials.iterdir())
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether something in the directory is what a study has before its first trial, or a kill left of it."""
+        names = (PLAN, JOURNAL, f"{JOURNAL}.lock", LOCK, CLOCK, TRIALS, self.ray.name)
+        return path.name in names or path.name.startswith(f".{PLAN}.")
 
     def require(self) -> None:
         """Raises StudyError unless this is a study directory."""
@@ -166,6 +173,17 @@ class StudyDirectory:
         if self.remote is not None:
             self.remote.mirror.delete(self._name(path))
 
+    def set_aside(self, number: int) -> str:
+        """Move the directory of a trial out of the way; returns where to."""
+        folder, copy = self.trial(number), 1
+        while (aside := self.root / ASIDE / f"{folder.name}-{copy}").exists():
+            copy += 1
+        if self.remote is not None:
+            self.remote.move(self._name(folder), self._name(aside))
+        aside.parent.mkdir(exist_ok=True)
+        folder.rename(aside)
+        return self.address_of(aside)
+
     def link(self, source: Path, target: Path) -> None:
         """Give a checkpoint a second name."""
         if self.remote is not None and not target.exists():
@@ -173,10 +191,10 @@ class StudyDirectory:
         link(source, target)
 
     def clear(self) -> None:
-        """Delete the little that is there before a study is laid out."""
-        if self.remote is not None:
-            self.remote.mirror.delete(*(path.name for path in self.root.iterdir() if path.is_file()))
-        shutil.rmtree(self.root, ignore_errors=True)
+        """Delete the plan and the record of a study that has no trial, and what a kill left of one; no other file."""
+        for path in [path for path in self.root.iterdir() if self.is_ours(path) and path.is_file()]:
+            if path.name != LOCK:  # its holder is who asks
+                self.unlink(path)
 
     def save(self, plan: StudyPlan) -> None:
         plan.save(self.plan_file)
@@ -215,6 +233,7 @@ class StudyPlan:
 
     Attributes:
         points: what is tried before the sampler is asked, as (origin, values), beside the known-good points.
+        data: fingerprints of the annotation files; see `same_data.py`.
     """
 
     config: Config
@@ -222,6 +241,7 @@ class StudyPlan:
     settings: StudySettings
     points: tuple[Point, ...] = ()
     created: str = field(default_factory=lambda: _now())
+    data: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write study.yaml in one step: it is there as a whole or not at all."""
@@ -237,6 +257,7 @@ class StudyPlan:
             "space": self.space.to_dict(),
             "points": [{"origin": origin, "values": values} for origin, values in self.points],
             "config": self.config.to_dict(),
+            "data": self.data,
         }
 
     @classmethod
@@ -264,6 +285,7 @@ class StudyPlan:
                 settings=StudySettings.model_validate(data["settings"]),
                 points=tuple(map(_point, data.get("points", []))),
                 created=data["created"],
+                data=data.get("data") or {},  # not in studies of before 2026-11-26
             )
         except (ValueError, InputError) as error:  # pydantic's, and those of metrics, which do not know the file
             if isinstance(error, ConfigError | SearchSpaceError):
@@ -283,16 +305,6 @@ def plan_of(directory: str | os.PathLike[str], *, trust: bool = False) -> StudyP
     study = StudyDirectory.at(directory)
     study.require()
     return StudyPlan.load(study.plan_file, trust=trust)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name, then rename, so that a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
 
-from raytune_m2f.training.checkpoint import newest_first, rung_file
+from raytune_m2f.training.checkpoint_files import newest_first, rung_file
 from raytune_m2f.tuning.population import folder_of
 from raytune_m2f.tuning.record import Record
 

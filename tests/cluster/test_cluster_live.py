@@ -7,17 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
 from raytune_m2f.tuning import study_status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 TOKEN = "0123456789abcdef" * 4
 Client = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -71,7 +71,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for node in reversed(nodes):
             node.terminate()
             with suppress(subprocess.TimeoutExpired):
-                node.wait(30)
+                node.wait(60)
             with suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
         subprocess.run(["rm", "-rf", str(folder)], check=False)
@@ -79,12 +79,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str) -> Client:
-    """Run a command of raytune-m2f for the cluster; `environ` changes its environment."""
+    """Run a command of ours for the cluster; `environ` changes its environment."""
 
     def run(command: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "raytune_m2f", command, "--address", address, *words],
-            env={**environment(), **environ}, capture_output=True, text=True, timeout=300,
+            env={**environment(), **environ}, capture_output=True, text=True, timeout=PATIENCE_S,
         )  # fmt: skip
 
     return run
@@ -102,13 +102,6 @@ def listens(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
         return True
     return False
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 240.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.2)
 
 
 def reports(study: Path) -> int:

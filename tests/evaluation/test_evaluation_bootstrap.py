@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 
 from raytune_m2f.evaluation import ap_standard_error, coco_ground_truth, evaluate_results, instances_to_results
 from raytune_m2f.evaluation.bootstrap import drawn_ap
-from raytune_m2f.evaluation.coco import run_cocoeval, segm_metrics
+from raytune_m2f.evaluation.coco import numbered, run_cocoeval, segm_metrics, with_numbers
 
 Results = list[dict[str, Any]]
 
@@ -35,14 +35,16 @@ def repeated(truth: COCO, results: Results, counts: NDArray[np.int64]) -> tuple[
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     copies: Results = []
+    truth = with_numbers(truth)
+    results = numbered(truth, results)
     for image_id, count in zip(sorted(truth.imgs), counts.tolist(), strict=True):
         for _ in range(count):
             new = len(images) + 1
             images.append({**truth.imgs[image_id], "id": new})
             annotations += [{**a, "image_id": new} for a in truth.dataset["annotations"] if a["image_id"] == image_id]
             copies += [{**r, "image_id": new} for r in results if r["image_id"] == image_id]
-    numbered = [{**a, "id": number} for number, a in enumerate(annotations, start=1)]
-    return indexed({"images": images, "categories": truth.dataset["categories"], "annotations": numbered}), copies
+    annotations = [{**a, "id": number} for number, a in enumerate(annotations, start=1)]
+    return indexed({"images": images, "categories": truth.dataset["categories"], "annotations": annotations}), copies
 
 
 def assert_equals_pycocotools(truth: COCO, results: Results, draws: int, *, max_detections: int = 100) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,22 @@ def test_images_without_predictions_count_as_missed() -> None:
     data = dataset([annotation(1, 0)], [annotation(2, 0)])
 
     assert evaluate(data, predictions([0]))["segm/AR100"] == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("large", [-5, 2**31, 2**53 + 1, 2**63 + 12345, 2**70])
+def test_ids_of_any_size_give_what_small_ones_give(large: int) -> None:
+    """numpy turns a mixture of ids within and beyond int64 into floats, in which COCOeval finds none of them."""
+    data = dataset([annotation(1, 0)], [annotation(2, 1)], [annotation(3, 2, label=1)], [annotation(4, 3)])
+    found = [predictions([0]), predictions([1, 5], scores=[0.5, 0.5]), predictions([2], [1]), predictions([7])]
+    small = evaluate(data, *found)
+
+    records = tuple(replace(r, id=large if r.id == 30 else r.id) for r in data.records)
+    categories = replace(CATEGORIES, ids=tuple(sorted((3, large))))
+    order = sorted(range(4), key=lambda i: records[i].id)
+    large_ids = replace(data, categories=categories, records=tuple(records[i] for i in order))
+
+    assert evaluate(large_ids, *(found[i] for i in order)) == pytest.approx(small, nan_ok=True)
+    assert small["segm/AP50"] < 100
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_id", 999), ("category_id", 4)])

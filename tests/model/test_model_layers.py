@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model import layers
-from model.layers import Conv2d, Linear, linear
+from model.layers import Conv2d, GroupNorm, Linear, linear
 
 LARGE = (3, 70, 256)  # (B, S, C); with 128 outputs more multiplications than WORTH_IT
 
@@ -93,3 +93,15 @@ def test_onednn_takes_large_float32_on_a_cpu_with_wide_vectors(monkeypatch: pyte
     assert not layers.by_onednn(large.to("meta"))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     assert not layers.by_onednn(large)
+
+
+def test_group_norm_is_torch_s_and_takes_single_numbers() -> None:
+    ours, theirs = GroupNorm(4, 8), nn.GroupNorm(4, 8)
+    nn.init.normal_(ours.weight)
+    nn.init.normal_(ours.bias)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 8, 3, 5)
+    assert torch.equal(ours(x), theirs(x))
+    single = GroupNorm(8, 8)
+    nn.init.normal_(single.bias)
+    assert torch.equal(single(torch.randn(1, 8, 1, 1)).flatten(), single.bias)

@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import sys
 
+from patience import PATIENCE_S
+
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.training.bridge import Bridge
 from raytune_m2f.training.preemption import MOST_LOSSES
@@ -19,7 +21,7 @@ def test_each_report_gets_its_own_answer() -> None:
         assert await bridge.next_report(0.01) is None
         for iteration, stop in ((10, False), (20, True)):
             asked = asyncio.ensure_future(bridge.report({"iteration": iteration}))
-            assert await bridge.next_report(1.0) == {"iteration": iteration}
+            assert await bridge.next_report(PATIENCE_S) == {"iteration": iteration}
             await bridge.answer(stop)
             assert await asked is stop
 
@@ -89,7 +91,7 @@ def test_lost_nodes_are_no_failure_as_long_as_there_are_reports_in_between() -> 
         for _ in range(MOST_LOSSES):
             assert await lose(bridge) is True
         asked = asyncio.ensure_future(bridge.report({"iteration": 10}))
-        await bridge.next_report(1.0)
+        await bridge.next_report(PATIENCE_S)
         await bridge.answer(False)
         await asked
         for _ in range(MOST_LOSSES):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from patience import PATIENCE_S
 from report_cases import same
 
 from raytune_m2f.config import Config
@@ -33,7 +34,7 @@ told, save = threading.Event(), checkpoint.save
 
 def killed(state, path):
     if path.name == victim:
-        assert told.wait(60)  # the report is known
+        assert told.wait(600)  # the report is known
         if moment == "before the rename":
             path.with_name(f".{path.name}.tmp").write_bytes(b"half of it")
         else:
@@ -57,7 +58,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     opened, save = threading.Event(), checkpoint.save
 
     def waiting(*args: Any) -> None:
-        assert opened.wait(60)
+        assert opened.wait(PATIENCE_S)
         save(*args)
 
     monkeypatch.setattr(checkpoint, "save", waiting)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from patience import PATIENCE_S
 
 from raytune_m2f.config import Config
 from raytune_m2f.training import checkpoint, preemption
@@ -26,7 +27,7 @@ def test_only_the_own_nodes_count(monkeypatch: pytest.MonkeyPatch) -> None:
         assert announced._thread.is_alive()
         assert not announced.due()
         draining(monkeypatch, "b", "c")
-        announced._thread.join(10)
+        announced._thread.join(PATIENCE_S)
         assert announced.due()
 
 
@@ -42,7 +43,7 @@ def test_a_question_that_ray_cannot_answer_is_asked_again(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(preemption, "draining_nodes", answer)
     with Announcement(["a"]) as announced:
-        announced._thread.join(10)
+        announced._thread.join(PATIENCE_S)
     assert announced.due()
 
 

@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from raytune_m2f.errors import DatasetError, TrainingError
-from raytune_m2f.training.trial_dir import add_to_log, log_tail, occupied, read_failure, write_failure
+from raytune_m2f.errors import DatasetError, InputError, TrainingError
+from raytune_m2f.training.trial_dir import (
+    add_to_log,
+    log_tail,
+    occupied,
+    only_process,
+    read_failure,
+    refuse_second,
+    write_failure,
+)
 
 
 def test_everything_that_is_said_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +42,60 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
             pass
     with occupied(tmp_path, wait=0.0):
         pass
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from raytune_m2f.training.trial_dir import only_process
+with only_process(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_user_hears_at_once_who_trains_there(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == "locked\n"
+        told = rf"another process \({holder.pid} on .*\) trains in {tmp_path}\."
+        with pytest.raises(InputError, match=told):
+            refuse_second(tmp_path)
+        with pytest.raises(InputError, match=told), only_process(tmp_path, patient=False):
+            pass
+        holder.kill()
+        holder.wait()
+    refuse_second(tmp_path)  # the lock is gone with its holder
+
+
+def test_the_children_of_a_killed_process_are_waited_for(tmp_path: Path) -> None:
+    """They hold its lock until they notice; the process that the lock names is none any more."""
+    gone = subprocess.Popen([sys.executable, "-c", "pass"])
+    gone.wait()
+    with only_process(tmp_path):
+        (tmp_path / ".lock").write_text(f"{gone.pid} {socket.gethostname()}")
+        with pytest.raises(TrainingError, match="for 0 s"), only_process(tmp_path, wait=0.0, patient=False):
+            pass
+        (tmp_path / ".lock").write_bytes(b"\xff\xfe 1")
+        with pytest.raises(InputError, match="trains in"), only_process(tmp_path, patient=False):
+            pass
+
+
+def test_nothing_is_made_where_nobody_trains(tmp_path: Path) -> None:
+    refuse_second(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_storage_without_locks_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(file: object, kind: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with only_process(tmp_path, patient=False):
+        assert "cannot be locked" in caplog.text
 
 
 def test_our_own_errors_need_no_trace_others_do(tmp_path: Path) -> None:

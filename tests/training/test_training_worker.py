@@ -122,7 +122,6 @@ def test_evaluations_before_the_last_score_a_subset_which_the_last_supersedes(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
 def test_compiled_training_is_the_same(tiny_config: Config, tmp_path: Path) -> None:
     config = tiny_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")

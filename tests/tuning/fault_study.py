@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, journal_operations, open_record, score
+from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines.native import NativeEngine
@@ -62,17 +62,10 @@ def start_driver(study: StudyDirectory) -> subprocess.Popen[str]:
 def end_of(driver: subprocess.Popen[str]) -> str:
     """Wait until the driver has ended; what it said on stderr."""
     try:
-        return driver.communicate(timeout=180)[1]
+        return driver.communicate(timeout=PATIENCE_S)[1]
     except subprocess.TimeoutExpired:
         os.killpg(driver.pid, signal.SIGKILL)
         pytest.fail(f"the driver did not end: {driver.communicate()[1]}")
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 180.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited in vain for {what}"
-        time.sleep(0.05)
 
 
 def reports(study: StudyDirectory) -> int:

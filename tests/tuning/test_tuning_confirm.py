@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import LR, config, leave_reports, new_study, open_record, report, settings
+from fake_study import LR, config, laid_out, leave_reports, new_study, open_record, report, settings, space
 from rich.console import Console
 from scipy.stats import t as student
 
@@ -15,10 +15,12 @@ from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.tuning import confirm
 from raytune_m2f.tuning.confirm import Confirmation, Leader, Mean, confirm_study
 from raytune_m2f.tuning.extend import Extension
+from raytune_m2f.tuning.layout import NewStudy
 from raytune_m2f.tuning.progress import confirmation_table, verdict
 from raytune_m2f.tuning.record import Record
-from raytune_m2f.tuning.runner import enqueue_points
+from raytune_m2f.tuning.runner import create_study, enqueue_points
 from raytune_m2f.tuning.settings import EarlyStopping, StudySettings
+from raytune_m2f.tuning.space import SearchSpace
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
 SEED = "SEED"
@@ -48,8 +50,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Stands for Ray: each trial of `confirm` scores 1000 x LR, and a tenth more with each seed."""
     done: list[dict[str, Any]] = []
 
-    def run(directory: Path, *, extension: Extension | None = None, **others: Any) -> None:
-        study = StudyDirectory.at(directory)
+    def run(target: StudyDirectory | NewStudy, *, extension: Extension | None = None, **others: Any) -> None:
+        study = laid_out(target)
         record = open_record(study)
         if extension is not None:
             extension.of(record.plan, record.usage()).save(study.plan_file)
@@ -130,12 +132,53 @@ def test_the_study_may_stop_early_and_has_a_database(tmp_path: Path, trained: li
 def test_nothing_to_compare_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = finished(tmp_path, settings(trials=4), *POINTS)
 
-    def stopped_by_a_person(directory: Path, **others: Any) -> None:
-        open_record(StudyDirectory.at(directory)).enqueue([])
+    def stopped_by_a_person(target: StudyDirectory | NewStudy, **others: Any) -> None:
+        open_record(laid_out(target)).enqueue([])
 
     monkeypatch.setattr(confirm, "run_study", stopped_by_a_person)
     with pytest.raises(TrainingError, match="came to its end, so there is nothing to compare"):
         confirm_study(study.root, top=1, seeds=1)
+
+
+def test_a_confirmation_that_was_refused_gives_way(
+    tmp_path: Path, trained: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = finished(tmp_path, settings(trials=4), *POINTS)
+
+    def refused(target: object, **others: Any) -> None:
+        raise StudyError("a trial does not fit")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(confirm, "run_study", refused)
+        with pytest.raises(StudyError, match="does not fit"):
+            confirm_study(study.root, top=3, seeds=3)
+    assert not (study.root / "confirm").exists()
+    confirm_study(study.root, top=2, seeds=1)
+    assert len(trained) == 2
+
+
+def test_the_seed_after_the_last_is_the_first(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
+    asked = settings(trials=1)
+    study = create_study(tmp_path / "study", config().with_values({SEED: 2**31 - 2}), space(), asked)
+    record = open_record(study)
+    record.study.enqueue_trial({LR: 1e-3})
+    score_trial(record, 20.0)
+    found = confirm_study(study.root, top=1, seeds=3)
+    assert sorted(found.winner.scores) == [0, 1, 2**31 - 1]
+    assert [config().with_values(params).value(SEED) for params in trained] == [2**31 - 1, 0, 1]
+
+
+def test_a_leader_is_trained_again_with_the_same_shares(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
+    mask, dice = (f"MODEL.MASK_FORMER.{name}_WEIGHT" for name in ("MASK", "DICE"))
+    share = {"type": "share", "low": 1.0, "high": 20.0}
+    shares = SearchSpace.from_dict({**space().to_dict(), mask: share, dice: share})
+    study = create_study(tmp_path / "study", config(), shares, settings(trials=1))
+    record = open_record(study)
+    record.study.enqueue_trial({LR: 1e-3, mask: 18.0, dice: 2.0})
+    score_trial(record, 20.0)
+    confirm_study(study.root, top=1, seeds=1)
+    confirming = open_record(StudyDirectory.at(study.root / "confirm"))
+    assert {key: confirming.values(confirming.trial(0))[key] for key in (mask, dice)} == {mask: 9.0, dice: 1.0}
 
 
 def test_a_mean_with_its_interval() -> None:

@@ -12,9 +12,9 @@ from fake_study import LR, leave_reports, new_study, open_record, report, settin
 
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.training.trial_dir import write_failure
+from raytune_m2f.tuning.journal import Journal
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.settings import EarlyStopping
-from raytune_m2f.tuning.storage import open_for_reading
 
 dashboard = pytest.importorskip("optuna_dashboard")
 
@@ -55,7 +55,7 @@ def test_every_state_of_a_trial_is_shown(tmp_path: Path) -> None:
     run_to(record, paused, 0.5)
     record.enqueue([("earlier", {LR: 1e-3})])
 
-    application = dashboard.wsgi(open_for_reading(study.journal))
+    application = dashboard.wsgi(Journal.read(study.journal).storage(writable=False))
     (summary,) = get(application, "/api/studies")["study_summaries"]
     shown = get(application, f"/api/studies/{summary['study_id']}")["trials"]
     assert [trial["state"] for trial in shown] == ["Complete", "Fail", "Running", "Running", "Pruned", "Waiting"]

@@ -122,7 +122,6 @@ def test_a_report_that_does_not_fit_is_an_error_of_ours(disk: Callable[[str], Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_full_disk_ends_the_study_with_one_error_and_it_goes_on_when_there_is_room(
     disk: Callable[[str], Path],
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -29,9 +30,9 @@ from fault_study import (
     start_driver,
     states,
     wait_for_reports,
-    wait_until,
 )
 from optuna.trial import TrialState
+from patience import PATIENCE_S, wait_until
 from typer.testing import CliRunner
 
 from raytune_m2f.cli import app
@@ -88,7 +89,6 @@ def test_a_trial_whose_process_is_killed_ends_as_if_it_had_not_been(tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_one_of_two_workers_is_killed_and_both_start_again(tmp_path: Path) -> None:
     """The one that reports; that the other dies is tested in test_training_ray.py."""
@@ -105,7 +105,6 @@ def test_one_of_two_workers_is_killed_and_both_start_again(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_driver_killed_twice_loses_nothing_and_leaves_no_process(tmp_path: Path) -> None:
     """Once as soon as it holds the study, once in the middle; nobody cleans up in between."""
@@ -176,7 +175,6 @@ def test_a_kill_while_the_study_is_laid_out_does_not_block_its_directory(tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_ctrl_c_once_or_twice_ends_the_command_with_130_and_the_study_goes_on_later(tmp_path: Path) -> None:
     """As a terminal does it: every process of the foreground group gets the signal."""
@@ -206,9 +204,10 @@ def test_a_second_driver_is_refused_by_name_and_a_killed_one_is_in_nobodys_way(t
     open_record(study).ask()
     code = (
         "import sys, time\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
-        "with StudyDirectory.at(sys.argv[1]).locked():\n    time.sleep(60)\n"
+        f"with StudyDirectory.at(sys.argv[1]).locked():\n    time.sleep({PATIENCE_S})\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(study.root)])
+    atexit.register(holder.kill)  # if the test fails before it does
     wait_until(lambda: is_driven(study), "the lock")
     refused = CliRunner().invoke(app, ["resume", str(study.root)])
     assert refused.exit_code == 2

@@ -187,7 +187,7 @@ def test_a_torn_journal_is_cut_and_a_stale_lock_removed(study: StudyDirectory, r
     assert open_record(study).trial(number).intermediate_values == {10: 1, 20: 2}
 
 
-@pytest.mark.parametrize("cut", range(0, 200, 7))
+@pytest.mark.parametrize("cut", range(7, 200, 7))
 def test_any_prefix_of_the_journal_can_be_resumed(tmp_path: Path, cut: int) -> None:
     """The driver may die at any byte; the trials' directories are ahead of the journal, as they are in life."""
     study = new_study(tmp_path, settings(trials=2, early_stopping=NO_STOPPING))

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 from fake_processes import FakeProcesses, curve, drive
 from fake_store import ADDRESS, FakeStore, RemoteProcesses, live_on_store
-from fake_study import MAX_ITER, PERIOD, config, open_record, settings, space
+from fake_study import MAX_ITER, PERIOD, config, laid_out, open_record, settings, space
 from optuna.trial import TrialState
+from patience import wait_until
 
 from raytune_m2f.errors import CheckpointError, InputError, StudyError
 from raytune_m2f.mirror import Mirror
 from raytune_m2f.tuning import confirm, remote
 from raytune_m2f.tuning.earlier import knowledge_of
+from raytune_m2f.tuning.layout import NewStudy
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.remote import LEASE, Lease
 from raytune_m2f.tuning.runner import create_study
@@ -120,7 +122,9 @@ def test_addresses_are_shown_and_a_copy_is_not(store: FakeStore) -> None:
 
 
 def test_a_second_study_at_an_address_is_refused(store: FakeStore) -> None:
-    new_study()
+    study = new_study()
+    with study.locked():
+        open_record(study).ask()
     with pytest.raises(StudyError, match=f"{ADDRESS} is a study already.*resume {ADDRESS}"):
         new_study()
 
@@ -190,9 +194,9 @@ def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypa
     RemoteProcesses(driver, random.Random(0)).run()
     driver.record.directory.commit()
 
-    def run(folder: str, **_: object) -> None:
-        again = drive(StudyDirectory.at(folder))
-        RemoteProcesses(again, random.Random(0), address=folder).run()
+    def run(target: StudyDirectory | NewStudy, **_: object) -> None:
+        again = drive(laid_out(target))
+        RemoteProcesses(again, random.Random(0), address=str(again.record.directory)).run()
         again.record.directory.commit()
 
     monkeypatch.setattr(confirm, "run_study", run)
@@ -206,8 +210,8 @@ def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypa
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease is renewed often: who waits for a sign of life has it soon, and it may still come late."""
     monkeypatch.setattr(remote, "RENEW_S", 0.1)
-    monkeypatch.setattr(remote, "STALE_S", 1.0)
 
 
 @pytest.mark.usefixtures("quick")
@@ -225,7 +229,8 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(store: FakeStore)
 
 
 @pytest.mark.usefixtures("quick", "store")
-def test_a_lease_that_nobody_renews_is_taken() -> None:
+def test_a_lease_that_nobody_renews_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "STALE_S", 1.0)
     new_study()
     mirror = Mirror.at(ADDRESS)
     mirror.write(LEASE, json.dumps({"holder": "one that was killed", "token": "theirs"}))
@@ -240,10 +245,9 @@ def drive_while_another_takes(study: StudyDirectory, store: FakeStore) -> None:
         driver = drive(study)
         driver.next_trial()
         (store.root / "bucket/study" / LEASE).write_text(json.dumps({"holder": "the other", "token": "theirs"}))
-        end = time.monotonic() + 30
-        while study.remote is not None and study.remote.lease._lost is None:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+        assert study.remote is not None
+        lease = study.remote.lease
+        wait_until(lambda: lease._lost is not None, "the next renewal")
         driver.next_trial()
 
 

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import fake_study
@@ -26,6 +25,7 @@ from fake_study import (
     settings,
     space,
 )
+from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError, TrainingError
@@ -155,11 +155,12 @@ def start_driver(study: StudyDirectory) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", code, str(study.root)], stderr=subprocess.PIPE, text=True)
 
 
+def written(study: StudyDirectory) -> int:
+    return sum(path.read_text().count("\n") for path in study.trials.glob("*/metrics.jsonl"))
+
+
 def wait_for_reports(study: StudyDirectory, count: int) -> None:
-    end = time.monotonic() + 90
-    while sum(path.read_text().count("\n") for path in study.trials.glob("*/metrics.jsonl")) < count:
-        assert time.monotonic() < end, "no reports"
-        time.sleep(0.05)
+    wait_until(lambda: written(study) >= count, f"{count} reports")
 
 
 @pytest.mark.slow
@@ -184,7 +185,7 @@ def test_ctrl_c_leaves_the_study_to_be_resumed(tmp_path: Path) -> None:
     driver = start_driver(study)
     wait_for_reports(study, 3)
     driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
+    _, errors = driver.communicate(timeout=PATIENCE_S)
     assert driver.returncode == 130, errors
     assert "Traceback" not in errors
     status = study_status(study.root)

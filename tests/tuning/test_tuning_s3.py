@@ -16,7 +16,8 @@ import fake_study
 import pytest
 import ray
 from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, config, open_record, score, settings, space
-from fault_study import end_of, states, wait_until
+from fault_study import end_of, states
+from patience import PATIENCE_S, wait_until
 from s3_server import BUCKET, S3Server, s3_server
 from typer.testing import CliRunner, Result
 
@@ -63,7 +64,7 @@ def test_files_go_there_and_back(server: S3Server) -> None:
     back.copy("empty", "another")
     back.delete("checkpoints/best.pth", "nothing")
     assert there.names(recursive=True) == ["another", "empty"]
-    assert there.modified("another") == pytest.approx(there.modified("empty"), abs=60)
+    assert there.modified("another") == pytest.approx(there.modified("empty"), abs=PATIENCE_S)
     assert there.modified("nothing") is None
     assert there.read("nothing") is None
 
@@ -142,7 +143,6 @@ def test_a_training_there_goes_on_and_is_exported(server: S3Server, tiny_config:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_of_a_trial_meet_on_the_store(server: S3Server) -> None:
     address = server.address("workers")
@@ -156,7 +156,6 @@ def test_two_workers_of_a_trial_meet_on_the_store(server: S3Server) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_server_that_hangs_ends_the_study_with_one_error_and_it_goes_on_later(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
@@ -208,13 +207,12 @@ def started(folder: Path, *arguments: object) -> subprocess.Popen[str]:
 
 def done(process: subprocess.Popen[str]) -> str:
     """What a command has printed; it has done its work."""
-    said, complaints = process.communicate(timeout=400)
+    said, complaints = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, complaints
     return said
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 def test_a_killed_study_goes_on_from_another_directory(server: S3Server, tiny_config: Config, tmp_path: Path) -> None:
     """Real trainings; the same study without a kill, on disk, gives the same record."""
     file = tmp_path / "config.yaml"

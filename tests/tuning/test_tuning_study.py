@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_study import config, new_study, settings, space
+from fake_study import config, new_study, open_record, settings, space
 from pydantic import ValidationError
 
 from raytune_m2f.errors import StudyError
@@ -33,6 +33,7 @@ def test_the_plan_survives_the_file(tmp_path: Path) -> None:
 
 def test_a_second_study_in_the_directory_is_refused(tmp_path: Path) -> None:
     study = new_study(tmp_path)
+    open_record(study).ask()
     with pytest.raises(StudyError, match="is a study already"):
         create_study(study.root, config(), space(), settings())
 
@@ -71,12 +72,13 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path: Path) -
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     script = (
-        "import sys, time\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
-        "with StudyDirectory.at(sys.argv[1]).locked():\n    print('locked', flush=True)\n    time.sleep(60)\n"
+        "import sys\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
+        "with StudyDirectory.at(sys.argv[1]).locked():\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", script, str(study.root)], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", script, str(study.root)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
-    with holder.stdout:
+    with holder:
         assert holder.stdout.readline() == "locked\n"
         assert f"process {holder.pid} on" in (study.driver() or "")
         holder.send_signal(signal.SIGKILL)

@@ -1,0 +1,130 @@
+"""Subcategory labels that stand elsewhere in an annotation than in the field of their head.
+
+Annotation tools put them into an `attributes` object, write the class as text, or spell the field otherwise. Such
+labels would count as unknown, and the head would learn nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
+DEPTH = 4
+LONG = 50  # entries of a list that are looked at
+SHOWN = 4
+
+
+@dataclass
+class Search:
+    """What was found in the annotations that have no label of a head.
+
+    Attributes:
+        values: for each place, such as `attributes.ripeness`, how often which value.
+        fields: the other fields that these annotations have, and how often.
+    """
+
+    values: dict[str, Counter[str]] = field(default_factory=dict)
+    fields: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        """In how many annotations, at least."""
+        return max((sum(values.values()) for values in self.values.values()), default=0)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{place}: {_counts(values)}" for place, values in list(self.values.items())[:SHOWN])
+
+
+def search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[str], *, by_name: bool = False) -> Search:
+    """Look for a head's labels in all fields of annotations whose own field does not give one.
+
+    Args:
+        by_name: take only fields that are called like the head, not all that hold the name of a class.
+    """
+    names, found = set() if by_name else {_plain(name) for name in classes}, Search()
+    for entry in entries:
+        if entry.get(head) is not None:
+            continue
+        found.fields.update(key for key in entry if key not in COCO_FIELDS and key != head)
+        for place, value in {f.place: f.value for f in _fields(entry) if f.may_be_label(head, names)}.items():
+            found.values.setdefault(place, Counter())[repr(value)] += 1
+    return found
+
+
+def nothing_known(head: str, classes: Sequence[str], found: Search, annotations: int) -> str:
+    """Why a head has no label in a file, and what to do."""
+    listed = ", ".join(f"{index} = {name}" for index, name in enumerate(classes))
+    if found.values:
+        seen = f"What looks like them is in another place: {found}."
+    elif found.fields:
+        seen = f"Beside COCO's own fields the annotations have {_counts(found.fields)}."
+    else:
+        seen = "The annotations have none but COCO's own fields."
+    return (
+        f"not one of the {annotations} annotations has a label of the subcategory {head!r}, so its head has nothing "
+        f'to learn from or to be scored by. {seen} Give each annotation an integer field "{head}" ({listed}), or '
+        "take the head out of DATASETS.SUBCATEGORIES."
+    )
+
+
+def wrong_label(head: str, value: object, classes: Sequence[str]) -> str:
+    """What is wrong with the value of a head's field."""
+    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    allowed = f"{head} = {value!r}, allowed is an integer from 0 to {len(classes) - 1} ({shown})"
+    known = {_plain(name): index for index, name in enumerate(classes)}
+    if isinstance(value, str) and _plain(value) in known:
+        return f"{allowed}; write the index of {value!r}, {known[_plain(value)]}"
+    if value == len(classes) and type(value) is int:
+        return f"{allowed}; classes are counted from 0"
+    return f"{allowed}; leave the field out where the class is unknown"
+
+
+VALUE_KEYS = ("value", "values", "text", "label")
+"""Where an object {name, value} holds the value."""
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A value somewhere in an annotation, its place and key, and the object that it stands in."""
+
+    place: str
+    key: str
+    value: object
+    siblings: Mapping[str, Any]
+
+    def may_be_label(self, head: str, names: set[str]) -> bool:
+        if self.value is None or self.place == head:
+            return False
+        called, key = _plain(head), _plain(self.key)
+        if key == called or (isinstance(self.value, str) and _plain(self.value) in names):
+            return True
+        if key in VALUE_KEYS and any(isinstance(v, str) and _plain(v) == called for v in self.siblings.values()):
+            return True
+        return self.value is True and key in names
+
+
+def _fields(inside: Mapping[str, Any], place: str = "", depth: int = 0) -> Iterator[_Field]:
+    """All values of an annotation, of nested objects and lists too."""
+    for key, value in inside.items():
+        if depth == 0 and key in COCO_FIELDS:
+            continue
+        where = f"{place}.{key}" if place else key
+        if not isinstance(value, Mapping):
+            yield _Field(where, key, value, inside)
+        for part in value[:LONG] if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping) and depth < DEPTH:
+                yield from _fields(part, where if part is value else f"{where}[]", depth + 1)
+            elif part is not value:
+                yield _Field(f"{where}[]", "", part, {})
+
+
+def _plain(name: str) -> str:
+    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+
+
+def _counts(values: Counter[str]) -> str:
+    shown = ", ".join(f"{value} ({count})" for value, count in values.most_common(SHOWN))
+    return shown + (", ..." if len(values) > SHOWN else "")

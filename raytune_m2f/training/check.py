@@ -1,0 +1,137 @@
+"""Everything that can be known to go wrong before the first step: one function for trainings, workers and studies."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import math
+from collections.abc import Iterator, Sequence
+
+from raytune_m2f.config import Config
+from raytune_m2f.engines import Engine
+from raytune_m2f.errors import ConfigError, StudyError
+from raytune_m2f.training.objective import Constraint, Objective, quoted
+
+BATCH = "SOLVER.IMS_PER_BATCH"
+QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
+PERIOD = "TEST.EVAL_PERIOD"
+NORMS = {"build_resnet_backbone": "MODEL.RESNETS.NORM", "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM"}
+COARSEST = 32  # pixels a cell of the coarsest map
+USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")
+"""Entries of a report beside the evaluator's that a study may maximise or bound."""
+
+log = logging.getLogger(__name__)
+
+
+def check_experiment(
+    config: Config,
+    engine: Engine,
+    *,
+    asked: Sequence[Objective | Constraint] = (),
+    largest_batch: float | None = None,
+    fewest_queries: float | None = None,
+) -> list[str]:
+    """Compare what was read with what is asked for.
+
+    Args:
+        asked: metrics and constraints, whose keys the reports must have.
+        largest_batch, fewest_queries: of a search space; otherwise the configuration's.
+
+    Returns:
+        what the user should know but may want.
+
+    Raises:
+        DatasetError: the data cannot be meant, or there is nothing to learn or to find.
+        ConfigError: a global batch is more than there is to train on.
+        StudyError: a metric or a constraint names what no report has.
+    """
+    engine.summary.require_sense()
+    if largest_batch is None:
+        _check_batch(engine, "is", config.SOLVER.IMS_PER_BATCH)
+    else:
+        _check_batch(engine, "can be", largest_batch)
+    _check_batch_norm(config)
+    check_keys(config, engine, asked)
+    return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries)]
+
+
+def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
+    """`check_experiment` before a training; `aloud`, the log says what was read and what is worth a look.
+
+    Raises:
+        InputError: as `check_experiment`.
+    """
+    notes = check_experiment(config, engine)
+    if not aloud:
+        return
+    log.info("%s", engine.summary.text())
+    if config.TEST.EVAL_PERIOD == 0:
+        log.info("%s = 0: the training is evaluated only at its end, at iteration %d", PERIOD, config.SOLVER.MAX_ITER)
+    for note in notes:
+        log.warning("%s", note)
+
+
+def _check_batch(engine: Engine, verb: str, batch: float) -> None:
+    images = engine.summary.images
+    if batch > images:
+        raise ConfigError(
+            f"{BATCH} {verb} {batch:g}, but there are {images} images to train on "
+            f"({', '.join(part.file for part in engine.summary.train)}): a step would see an "
+            f"image more than once. Lower it to {images} at most."
+        )
+
+
+def _check_batch_norm(config: Config) -> None:
+    """Batch norm cannot learn from one image whose coarsest map has one cell."""
+    if not config.knows(QUERIES) or config.MODEL.BACKBONE.NAME not in NORMS:
+        return
+    norm = NORMS[config.MODEL.BACKBONE.NAME]
+    divisibility = config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
+    side = -(-config.INPUT.IMAGE_SIZE // divisibility) * divisibility
+    at_once = config.SOLVER.MICRO_BATCH or config.SOLVER.IMS_PER_BATCH
+    if config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
+        raise ConfigError(
+            f"{norm} = 'BN' with INPUT.IMAGE_SIZE = {config.INPUT.IMAGE_SIZE} and one image at once: batch norm needs "
+            "more than one value of each channel, and the coarsest map has one cell. Raise INPUT.IMAGE_SIZE, take more "
+            "images at once, or NORM GN or FrozenBN."
+        )
+
+
+def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iterator[str]:
+    most, queries = engine.most_instances, _queries(config) if fewest_queries is None else fewest_queries
+    if queries < most:
+        yield (
+            f"an image has {most} instances, but {QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: "
+            "they cannot all be found"
+        )
+    period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
+    if period > end:
+        yield f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end"
+
+
+def _queries(config: Config) -> float:
+    return float(config.value(QUERIES)) if config.knows(QUERIES) else math.inf  # of our own network only
+
+
+def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Constraint]) -> None:
+    """Refuse metrics and constraints that no report will have, or that would be NaN in every report.
+
+    Raises:
+        StudyError: naming the key, and what is allowed.
+    """
+    wanted = {key for entry in asked for key in entry.keys} - {config.metric, *USAGE}
+    if not wanted:
+        return  # the evaluation of nothing, which tells all keys, takes a while on a large test set
+    for subset in (False, True) if config.TEST.SUBSET else (False,):
+        scores = engine.evaluator(subset=subset).evaluate()
+        known = [*USAGE, *(key for key, value in scores.items() if math.isfinite(value))]
+        part = f" on the images of TEST.SUBSET = {config.TEST.SUBSET}" if subset else ""
+        for key in sorted(wanted - set(known)):
+            if key in scores:
+                raise StudyError(
+                    f"every report would have {key!r} as NaN{part}: {engine.summary.test.file} has nothing there that "
+                    "it measures"
+                )
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean {quoted(close[0])}?" if close else ""
+            raise StudyError(f"no report will have {key!r}{part}.{hint} Allowed: {', '.join(map(quoted, known))}")

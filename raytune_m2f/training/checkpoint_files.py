@@ -1,0 +1,57 @@
+"""The files of a run's checkpoints: their names, and which of them stay.
+
+best.pth            the weights of the best report
+iter_0000040.pth    all that it takes to go on from iteration 40
+rung_0000040.pth    the same, kept for another trial to go on from
+
+What is in them is the business of `checkpoint.py`; who only looks after the files, as `status` does, needs no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from raytune_m2f.files import replacing
+
+KEPT = 2
+BEST = "best.pth"
+_OURS = re.compile(r"iter_\d{7,}\.pth")
+
+
+def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
+    """Of a run's checkpoints keep the newest two; those of the iterations `keep` stay as `rung_<iteration>.pth`."""
+    checkpoints = newest_first(folder)
+    if checkpoints and (iteration := int(checkpoints[0].stem.removeprefix("iter_"))) in keep:
+        link(checkpoints[0], rung_file(folder, iteration))
+    for old in checkpoints[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a checkpoint a second name; its file is never changed, only replaced."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # not every shared storage has links
+        with source.open("rb") as old, replacing(target) as new:
+            shutil.copyfileobj(old, new)
+
+
+def rung_file(folder: Path, iteration: int) -> Path:
+    """The checkpoint of an iteration that another trial may go on from."""
+    return folder / f"rung_{iteration:07d}.pth"
+
+
+def iteration_file(folder: Path, iteration: int) -> Path:
+    """Where the checkpoint of an iteration lies."""
+    return folder / f"iter_{iteration:07d}.pth"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a run, by iteration; other tools' files (iter_2000.pth) are none of ours."""
+    return sorted((path for path in folder.glob("iter_*.pth") if _OURS.fullmatch(path.name)), reverse=True)
