@@ -149,7 +149,7 @@ def test_gpu_hours_without_a_gpu_are_refused(tmp_path: Path) -> None:
 )
 def test_a_new_study_that_is_refused_leaves_nothing(tmp_path: Path, asked: dict[str, Any]) -> None:
     new = layout.new_study(tmp_path / "study", fake_study.config(), space(), settings(trials=1, **asked))
-    with pytest.raises(StudyError, match="GPU|CPU"):
+    with pytest.raises(StudyError, match=r"GPU|CPU"):
         run_study(new)
     assert list(tmp_path.iterdir()) == []
 
