@@ -42,7 +42,7 @@ def test_what_cannot_be_meant_is_refused(words: list[str], option: str, monkeypa
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit | None)
     if option == "--time":
-        assert "allowed: a duration above 0" in result.stderr or "c.yaml" in result.stderr
+        assert "duration" in result.stderr
     else:
         assert option in result.stderr
 
