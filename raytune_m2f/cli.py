@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -28,6 +27,13 @@ app = typer.Typer(
 )
 
 
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Refuse larger images; by default what the environment variable RAYTUNE_M2F_MAX_MEGAPIXELS says, or 178.",
+    ),
+]
 ModelDir = Annotated[Path, typer.Option("--model", help="Exported model: a directory made by `export`.")]
 
 
@@ -148,26 +154,43 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="New file for all detections: COCO's results (JSON), as its loadRes reads them.")
+    ] = None,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
 
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
+        from raytune_m2f.evaluation import results_to_json
         from raytune_m2f.export import load_export
+        from raytune_m2f.files import require_free, require_new, sealed_json, write_atomically
         from raytune_m2f.predict import evaluate_export
 
         log_to_stderr()
+        if output is not None:
+            require_free(output, "--output")
+        if predictions is not None:
+            require_new(predictions, "--predictions")
         with err.status("evaluating") as line:
             evaluator = evaluate_export(
-                load_export(model), annotations, images, progress=lambda *done: line.update(_counted(*done))
+                load_export(model),
+                annotations,
+                images,
+                max_megapixels=max_megapixels,
+                progress=lambda *done: line.update(_counted(*done)),
             )
         metrics = evaluator.evaluate()
+        if predictions is not None:
+            predictions.parent.mkdir(parents=True, exist_ok=True)
+            results_to_json(evaluator.results, predictions)
         if output is not None:
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
             content = {name: value if value == value else None for name, value in metrics.items()}
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps({"metrics": content, "confusion": tables}, indent=2) + "\n", encoding="utf-8")
+            write_atomically(output, sealed_json({"metrics": content, "confusion": tables}, indent=2))
         _print_metrics(metrics, f"{model} on {annotations}")
 
 
@@ -177,6 +200,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
     score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances below this score.")] = 0.5,
+    max_megapixels: MaxMegapixels = None,
 ) -> None:
     """Predict images: an overlay PNG for each, and all instances as COCO JSON.
 
@@ -193,6 +217,7 @@ def predict(
                 images,
                 output,
                 score_threshold=score_threshold,
+                max_megapixels=max_megapixels,
                 progress=lambda *done: line.update(_counted(*done)),
             )
         found = len(content["annotations"])
