@@ -182,6 +182,6 @@ def _finish_masks(logits: Tensor, padded: Size, resized: Size, original: Size) -
     logits = logits[:, :, : resized[0], : resized[1]]
     logits = F.interpolate(logits, size=original, mode="bilinear", align_corners=False)[0]
     masks = logits > 0
-    inside = masks.sum((1, 2))
+    inside = masks.count_nonzero((1, 2))  # `sum` would make numbers of eight bytes of all of them first
     quality = logits.sigmoid_().mul_(masks).sum((1, 2)) / (inside + 1e-6)
     return masks, quality

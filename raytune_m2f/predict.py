@@ -186,9 +186,9 @@ def _shrunk(image: Image.Image) -> Image.Image:
 def _mask(rle: Rle, size: tuple[int, int]) -> NDArray[np.bool_]:
     """A mask at `size` (w, h), that of its image or a smaller one."""
     height, width = rle["size"]
-    mask = decode([rle], height, width)[0]
+    mask: NDArray[np.uint8] = decode([rle], height, width)[0]
     if (width, height) == size:
-        return mask.astype(bool)
+        return mask > 0
     small: NDArray[np.bool_] = np.asarray(Image.fromarray(mask * 255).resize(size, Image.Resampling.BOX)) >= 128
     return small
 
