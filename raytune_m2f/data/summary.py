@@ -160,7 +160,7 @@ class Summary:
             return
         what = f"{agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox"
         if not agreement.differing:
-            what = f"the {agreement.compared} masks and their boxes do not go together"
+            what = "the masks and their boxes do not go together"
         examples = "".join(f"\n  {example}" for example in agreement.examples)
         reading = f"It seems that {agreement.reading}." if agreement.reading else "Correct the file."
         yield f"{self.file}: {what} [x, y, width, height].{examples}\n  {reading}"
