@@ -87,7 +87,8 @@ class Driven:
         self._tune = [
             "tune", "--config", str(root / "demo.yaml"), "--space", "demo", "--study", str(self.study.root),
             "--trials", str(trials), "--seed", str(seed), "--concurrent", "2", "--gpus-per-worker", "0",
-            f"SOLVER.MAX_ITER={MAX_ITER}", f"TEST.EVAL_PERIOD={PERIOD}", f"SOLVER.CHECKPOINT_PERIOD={PERIOD}",
+            "SOLVER.IMS_PER_BATCH=8", f"SOLVER.MAX_ITER={MAX_ITER}",
+            f"TEST.EVAL_PERIOD={PERIOD}", f"SOLVER.CHECKPOINT_PERIOD={PERIOD}",
         ]  # fmt: skip
 
     def start(self) -> tuple[str, subprocess.Popen[bytes]]:

@@ -38,7 +38,12 @@ def configure(root: Path, iterations: int, period: int) -> Config:
     """The demo on its synthetic shapes, with GroupNorm: batch norm sees how a batch is split."""
     generate_shapes(root / "data", train_images=80, val_images=2, seed=0)
     (root / "demo.yaml").write_text(DEMO.read_text(encoding="utf-8"), encoding="utf-8")
-    overrides = ["MODEL.RESNETS.NORM=GN", "SOLVER.BASE_LR=1e-5", "SOLVER.CHECKPOINT_PERIOD=100000"]
+    overrides = [
+        "MODEL.RESNETS.NORM=GN",
+        "SOLVER.IMS_PER_BATCH=8",
+        "SOLVER.BASE_LR=1e-5",
+        "SOLVER.CHECKPOINT_PERIOD=100000",
+    ]
     return load_config(root / "demo.yaml", [*overrides, f"SOLVER.MAX_ITER={iterations}", f"TEST.EVAL_PERIOD={period}"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
@@ -11,15 +12,21 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from raytune_m2f import cli_cluster, cli_study
-from raytune_m2f.console import clear_errors, err, log_to_stderr, out, require_pairs
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
+from raytune_m2f.console import clear_errors, out, require_pairs
+from raytune_m2f.introduce import announce_training, require_empty
+from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, Trust, application
+from raytune_m2f.progress_line import still
+from raytune_m2f.screen import log_to_stderr, print_table, show_progress
+
+log = logging.getLogger(__name__)
 
 # heavy modules (torch, ray) are imported where they are used, so that --help answers at once
 
 app = typer.Typer(
+    cls=Group,
+    callback=application,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -36,16 +43,21 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
     trials: Annotated[int, typer.Option(min=2, help="Trials of the study.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of the search.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train five times as long: better masks, a longer wait.")
+    ] = False,
 ) -> None:
-    """Do it all once on synthetic shapes: generate, tune, export, predict. On two CPU cores, in minutes.
+    """Do it all once on synthetic shapes: generate, tune, export, evaluate, predict. On two CPU cores, in minutes.
 
     Example: raytune-m2f demo --output demo
     """
     with clear_errors():
-        from raytune_m2f.demo import run_demo
-
         log_to_stderr()
-        run_demo(output, trials=trials, seed=seed)
+        require_empty(output)
+        log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
+        from raytune_m2f.demo import run_demo  # imports torch, which takes seconds
+
+        run_demo(output, trials=trials, seed=seed, full=full)
 
 
 @app.command()
@@ -73,18 +85,21 @@ def train(
     with clear_errors():
         from raytune_m2f.config import load_config
 
-        loaded = load_config(config, require_pairs(overrides or []))  # a misspelt key need not wait for torch
-        from raytune_m2f.train import run_training
-
         log_to_stderr()
-        report = run_training(
-            loaded,
-            output,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            address=address,
-            resume=resume,
-        )
+        loaded = load_config(config, require_pairs(overrides or []))
+        announce_training(loaded, output)
+        from raytune_m2f.train import run_training  # imports torch, which takes seconds
+
+        with show_progress("training") as progress:
+            report = run_training(
+                loaded,
+                output,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                address=address,
+                resume=resume,
+                progress=progress,
+            )
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
@@ -127,8 +142,10 @@ def export(
             run = source
         from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
+        log.info("exporting %s to %s", run, output)
         others = partial(_next_best, source, run) if is_study else None
-        report = export_run(run, output, iteration=iteration, others=others)
+        with still(log, "exporting"):
+            report = export_run(run, output, iteration=iteration, others=others)
         _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
 
 
@@ -155,13 +172,16 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
+        log_to_stderr()
+        log.info("evaluating %s on %s", model, annotations)
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import evaluate_export
 
-        log_to_stderr()
-        with err.status("evaluating") as line:
+        exported = load_export(model, trust=trust)
+        log.info("on %s", exported.device)
+        with show_progress("evaluating", "image") as progress:
             evaluator = evaluate_export(
-                load_export(model, trust=trust), annotations, images, progress=lambda *done: line.update(_counted(*done))
+                exported, annotations, images, progress=lambda done, total, name: progress(done, total)
             )
         metrics = evaluator.evaluate()
         if output is not None:
@@ -185,24 +205,23 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
+        log_to_stderr()
+        log.info("predicting with %s; pictures and instances.json: %s", model, output)
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import predict_files
 
-        log_to_stderr()
-        with err.status("predicting") as line:
+        exported = load_export(model, trust=trust)
+        log.info("on %s", exported.device)
+        with show_progress("predicting", "image") as progress:
             content = predict_files(
-                load_export(model, trust=trust),
+                exported,
                 images,
                 output,
                 score_threshold=score_threshold,
-                progress=lambda *done: line.update(_counted(*done)),
+                progress=lambda done, total, name: progress(done, total),
             )
         found = len(content["annotations"])
         out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
-
-
-def _counted(done: int, total: int, name: str) -> Text:
-    return Text(f"{done} of {total}: {name}")
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:
@@ -211,8 +230,8 @@ def _print_metrics(report: dict[str, float], title: str) -> None:
     for name, value in report.items():
         if "/" in name:
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
-    out.print(title, soft_wrap=True)
-    out.print(table)
+    out.print(title, soft_wrap=True, markup=False, highlight=False)
+    print_table(table)
 
 
 def main() -> None:

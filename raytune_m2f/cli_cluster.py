@@ -29,14 +29,20 @@ def submit(
     address: Dashboard,
     module: Annotated[
         list[Path] | None,
-        typer.Option(help="Module (.py) or package folder that the job can import. Several times: several."),
+        typer.Option(help="Module (.py) or package folder whose Python the job can import. Several times: several."),
+    ] = None,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data file that the job reads beside its modules, or in its package. Several times: several."
+        ),
     ] = None,
     follow: Follow = False,
 ) -> None:
     """Run a command on a Ray cluster as a job, which goes on when this terminal is closed.
 
-    The configuration, the search space and the modules are sent along. The study, the data and the weights are on the
-    cluster: give their paths as its nodes see them.
+    The configuration, the search space, the Python files of the modules and what --file names are sent along, and shown
+    before. The study, the data and the weights are on the cluster: give their paths as its nodes see them.
 
     Example: raytune-m2f submit --address http://head:8265 -- tune --config my.yaml --space default
     --study /mnt/shared/studies/first
@@ -44,16 +50,22 @@ def submit(
     with clear_errors(), tempfile.TemporaryDirectory(prefix="raytune_m2f_") as folder:
         from raytune_m2f.cluster.command import read_command
         from raytune_m2f.cluster.jobs import Jobs
+        from raytune_m2f.cluster.send import what_is_sent
 
-        wanted = read_command(context, command, module or [], Path(folder))
+        wanted = read_command(context, command, module or [], Path(folder), file or [])
         jobs = Jobs(address)
+        for line in what_is_sent(Path(folder)):
+            err.print(line, soft_wrap=True, highlight=False)
+        if wanted.left_out:
+            err.print(
+                f"left out: {wanted.left_out} files of the packages that are no Python; name what is needed: --file"
+            )
         job = jobs.submit(wanted, Path(folder))
-        along = [word for path in wanted.modules for word in ("--module", path)]
         lines = {
             "follow": ["logs", "--address", address, job, "--follow"],
             "status": ["status", "--address", address, wanted.home],
             "stop": ["stop", "--address", address, job],
-            "resume": ["submit", "--address", address, *along, "--", *wanted.again],
+            "resume": ["submit", "--address", address, *wanted.along, "--", *wanted.again],
         }
         if wanted.name == "train":
             del lines["status"]  # a training has only its log

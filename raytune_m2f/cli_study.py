@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,12 +13,16 @@ import typer
 from rich.live import Live
 from rich.text import Text
 
-from raytune_m2f.console import clear_errors, err, log_to_stderr, out, parse_duration, require_pairs
+from raytune_m2f.console import clear_errors, out, parse_duration, require_pairs
+from raytune_m2f.introduce import announce_study
 from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
+from raytune_m2f.progress_line import still
+from raytune_m2f.screen import log_to_stderr, print_table
 
 if TYPE_CHECKING:
     from raytune_m2f.tuning import Extension, NewStudy, StudyStatus
 
+log = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
@@ -108,6 +113,7 @@ def tune(
         searched = tuning.load_space(space, loaded)
         if sampler == "grid":
             trials = min(trials or sys.maxsize, len(tuning.grid(searched)))
+        announce_study(loaded, study, trials)
         settings = tuning.StudySettings(
             budget=tuning.Budget(trials=trials, seconds=seconds, iterations=iterations, gpu_hours=gpu_hours),
             metrics=tuple(metric or ["segm/AP"]),
@@ -127,14 +133,16 @@ def tune(
         )
         points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
         new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
-        for note in tuning.check_before_start(
-            loaded,
-            searched,
-            workers=settings.resources.most_workers,
-            asked=settings.asked,
-            stops=settings.early_stopping.method != "none",
-        ):
-            err.print(note, style="yellow", soft_wrap=True)
+        with still(log, "reading the data"):
+            notes = tuning.check_before_start(
+                loaded,
+                searched,
+                workers=settings.resources.most_workers,
+                asked=settings.asked,
+                stops=settings.early_stopping.method != "none",
+            )
+        for note in notes:
+            log.warning("%s", note)
         _drive(new, address, trust=True)  # the user has just given the configuration
 
 
@@ -150,6 +158,7 @@ def resume(
     """
     with clear_errors():
         log_to_stderr()
+        log.info("study %s: going on with it", study)
         _drive(study, address, concurrent, trust=trust)
 
 
@@ -172,6 +181,7 @@ def extend(
         from raytune_m2f import tuning
 
         log_to_stderr()
+        log.info("study %s: reading it, to go on with more", study)
         more = tuning.Extension(
             trials=trials,
             iterations=iterations,
@@ -198,7 +208,8 @@ def confirm(
         from raytune_m2f import tuning
 
         log_to_stderr()
-        with tuning.StudyProgress(err) as progress:
+        log.info("study %s: its best %d again under %d new seeds, in %s/confirm", study, top, seeds, study.rstrip("/"))
+        with tuning.shown_progress() as progress:
             found = tuning.confirm_study(
                 study,
                 top=top,
@@ -208,7 +219,7 @@ def confirm(
                 progress=progress,
                 trust=trust,
             )
-        out.print(tuning.confirmation_table(found))
+        print_table(tuning.confirmation_table(found))
         out.print(tuning.verdict(found), soft_wrap=True)
 
 
@@ -239,7 +250,7 @@ def status(
                     state = read()
                     live.update(tuning.status_table(state, tuning.rows_that_fit(out)), refresh=True)
         else:
-            out.print(tuning.status_table(state))
+            print_table(tuning.status_table(state, folded=out.is_terminal))
 
 
 def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
@@ -267,10 +278,10 @@ def _drive(
     found = tuning.StudyDirectory.at(study) if isinstance(study, str) else study
     if isinstance(found, tuning.StudyDirectory):
         found.require()  # before what runs one is imported
-    with tuning.StudyProgress(err) as progress:
+    with tuning.shown_progress() as progress:
         status = tuning.run_study(
             found, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust
         )
-    out.print(tuning.status_table(status))
+    print_table(tuning.status_table(status, folded=out.is_terminal))
     if (words := tuning.closing_words(status)) is not None:
         out.print(Text(words), soft_wrap=True)

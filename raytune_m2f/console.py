@@ -15,7 +15,6 @@ from typing import TextIO
 
 import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.text import Text
 
 from raytune_m2f.errors import InputError, RaytuneM2FError
@@ -102,14 +101,7 @@ def _print_anything(stream: TextIO) -> None:
 
 def _show(message: str) -> None:
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
-
-
-def log_to_stderr() -> None:
-    """Show the package's log on stderr."""
-    handler = RichHandler(console=err, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    log = logging.getLogger("raytune_m2f")
-    log.handlers = [handler]
-    log.setLevel(logging.INFO)
+    logging.getLogger("raytune_m2f").debug("where it arose:", exc_info=True)
 
 
 def parse_duration(text: str | None) -> float | None:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
+import logging
+import platform
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration in detectron2's keys (YAML).")]
+from raytune_m2f.screen import set_verbosity
+
+ConfigFile = Annotated[
+    str,
+    typer.Option(
+        "--config",
+        metavar="FILE|NAME",
+        help="Configuration in detectron2's keys (YAML), or the name of one that comes with the package: small_data.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration values that win over the file.")
 ]
@@ -29,3 +41,68 @@ Trust = Annotated[
 GpusPerWorker = Annotated[
     float | None, typer.Option(min=0, help="GPUs of a worker, a fraction shares one; by default 1 if there is any.")
 ]
+
+
+class Group(TyperGroup):
+    """The commands, each of which takes the application's -q and -v as well: before its name, and behind it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        everywhere = [parameter for parameter in self.params if parameter.name in ("quiet", "verbose")]
+        for command in self.commands.values():
+            command.params.extend(everywhere)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        set_verbosity()  # a second command line in one process starts anew
+        return super().parse_args(ctx, args)
+
+
+def _quiet(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(logging.ERROR)
+
+
+def _verbose(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(logging.DEBUG)
+
+
+def _version(wanted: bool) -> None:
+    """Print the versions, of which a report of an error needs all; nothing of them is imported."""
+    if wanted:
+        for name, found in versions().items():
+            typer.echo(f"{name} {found}")
+        raise typer.Exit
+
+
+def application(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors and results only.", callback=_quiet, expose_value=False)
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print more: steps, where an error arose.", callback=_verbose, expose_value=False
+        ),
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the versions and exit.", callback=_version, is_eager=True, expose_value=False
+        ),
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python, and what matters most; without importing them."""
+    found = {"raytune_m2f": _installed("raytune-m2f"), "python": platform.python_version()}
+    return found | {name: _installed(name) for name in ("torch", "torchvision", "ray", "optuna")}
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -6,6 +6,7 @@ import os
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from raytune_m2f.credentials import holds_credentials
 from raytune_m2f.errors import InputError
 
 SCHEMES = ("s3", "gs")
@@ -34,7 +35,7 @@ def connect(address: str) -> tuple[Any, str]:
     from pyarrow.fs import FileType  # here, as it takes long to import
 
     parts = urlsplit(address)
-    if "@" in parts.netloc and not parts.netloc.startswith("anonymous@"):
+    if ("@" in parts.netloc and not parts.netloc.startswith("anonymous@")) or holds_credentials(address):
         raise InputError(
             f"the address {parts.scheme}://...@... holds credentials, which would be saved and shown. Give them in the "
             "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or the machine's role)."

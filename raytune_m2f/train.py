@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -15,6 +15,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.progress_line import Progress, nobody, still
 from raytune_m2f.store import is_address
 from raytune_m2f.training.checkpoint_files import newest_first
 from raytune_m2f.training.context import Report, TrialContext
@@ -32,6 +33,7 @@ def run_training(
     gpus_per_worker: float | None = None,
     address: str | None = None,
     resume: bool = False,
+    progress: Progress = nobody,
 ) -> Report:
     """Train, and return the last report.
 
@@ -41,6 +43,7 @@ def run_training(
         gpus_per_worker: None takes one each if there are as many.
         address: of a Ray cluster.
         resume: go on from the newest checkpoint in `output`, which may otherwise have none.
+        progress: told how many iterations are done, of how many.
 
     Raises:
         ModelError: MODEL.WEIGHTS names what is not there.
@@ -63,15 +66,17 @@ def run_training(
     if not resume and address is None:  # a cluster's files need not be here
         check_source(config.MODEL.WEIGHTS)
     if workers is None and address is None:
-        return _train_here(config, folder, gpus_per_worker, mirror)
+        return _train_here(config, folder, gpus_per_worker, mirror, progress)
     if mirror is None:
         refuse_second(folder)  # before Ray is started; its workers then take the lock
-    return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror)
+    return _train_on_ray(config, folder, workers or 1, gpus_per_worker, address, mirror, progress)
 
 
-def _train_here(config: Config, folder: Path, gpus_per_worker: float | None, mirror: Mirror | None) -> Report:
+def _train_here(
+    config: Config, folder: Path, gpus_per_worker: float | None, mirror: Mirror | None, progress: Progress
+) -> Report:
     device = torch.device("cuda" if torch.cuda.is_available() and gpus_per_worker != 0 else "cpu")
-    context = TrialContext(folder, device=device, metric=config.metric)
+    context = TrialContext(folder, device=device, metric=config.metric, progress=progress)
     if mirror is None:
         with only_process(folder, patient=False), _log_file(folder):
             return train_trial(config, context)
@@ -97,6 +102,7 @@ def _train_on_ray(
     gpus_per_worker: float | None,
     address: str | None,
     mirror: Mirror | None,
+    progress: Progress,
 ) -> Report:
     import ray  # only where it is asked for
 
@@ -107,7 +113,9 @@ def _train_on_ray(
         log.info("iteration %d: %s %.2f", report["iteration"], config.metric, report[config.metric])
         return False
 
-    with ray_session(address):
+    with ExitStack() as stack:
+        with still(log, "starting Ray"):
+            stack.enter_context(ray_session(address))
         cpus, gpus = (ray.cluster_resources().get(kind, 0) for kind in ("CPU", "GPU"))
         if gpus_per_worker is None:
             gpus_per_worker = 1.0 if gpus >= workers else 0.0
@@ -126,6 +134,7 @@ def _train_on_ray(
             on_report=tell,
             metric=config.metric,
             mirror=mirror,
+            progress=progress,
         )
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -143,6 +147,62 @@ def test_train_resume_export_evaluate_predict(
     predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
     assert predicted.exit_code == 0, predicted.output
     assert len(list((tmp_path / "p").glob("*.png"))) == 6
+
+
+def test_a_training_says_at_once_what_it_does_and_then_how_far_it_is(
+    run: Run, config_file: Path, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    trained = run("train", "--config", config_file, "--output", output)
+    first, *others = trained.stderr.splitlines()
+    assert first.endswith(
+        f"training: 4 iterations of 4 images, scored each 2; heads: color, texture; log: {output}/log.txt"
+    )
+    assert any("training on cpu, workers: 1, threads of each: " in line for line in others)
+    assert any(line.startswith("training 4/4, ") and "loss " in line and "segm/AP " in line for line in others)
+    log = (output / "log.txt").read_text()
+    assert "iteration 4/4, " in log
+    assert " iteration 4/4, " not in trained.stderr, "said twice"
+    assert not [line for line in (trained.stderr + trained.stdout).splitlines() if line != line.rstrip()]
+    run("export", output, "--output", tmp_path / "model")
+    paths = ["--annotations", tiny_dataset["val_annotations"], "--images", tiny_dataset["val_images"]]
+    assert "evaluating 6/6, " in run("evaluate", "--model", tmp_path / "model", *paths).stderr
+    predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
+    assert "predicting 6/6, " in predicted.stderr
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_quiet_leaves_results_and_errors_alone(run: Run, config_file: Path, tmp_path: Path, place: int) -> None:
+    words = ["train", "--config", config_file, "--output", tmp_path / "run"]
+    words.insert(place, "-q")
+    done = run(*words)
+    assert done.stderr == ""
+    assert "segm/AP" in done.stdout
+    assert refused(run(*words)).startswith("error: --output ")
+
+
+def test_verbose_says_where_an_error_arose_and_only_then(run: Run, config_file: Path, tmp_path: Path) -> None:
+    words = ["train", "--config", config_file, "--output", tmp_path / "run", "SEED=x"]
+    assert "Traceback" not in refused(run(*words))
+    assert "in load_config" in run("-v", *words).stderr
+    assert "in load_config" in run(*words, "--verbose").stderr
+    assert "Traceback" not in refused(run(*words))  # it is not remembered
+
+
+def test_the_versions_are_told_without_importing_what_they_are_of() -> None:
+    script = """
+import sys
+from typer.testing import CliRunner
+from raytune_m2f.cli import app
+print(CliRunner().invoke(app, ["--version"]).stdout)
+assert not {"torch", "ray", "optuna"} & set(sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    versions = dict(line.split() for line in ran.stdout.strip().splitlines())
+    assert list(versions) == ["raytune_m2f", "python", "torch", "torchvision", "ray", "optuna"]
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"] == metadata.version("torch")
 
 
 @pytest.mark.parametrize("command", ["demo", "train", "tune", "resume", "status", "export", "evaluate", "predict"])

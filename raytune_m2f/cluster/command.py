@@ -11,9 +11,12 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from raytune_m2f.cluster.jobs import on_cluster, require_shared
-from raytune_m2f.cluster.pack import CONFIG, pack_config, pack_module, pack_space
+from raytune_m2f.cluster.pack import CONFIG, pack_config, pack_space
+from raytune_m2f.cluster.send import pack_file, pack_module
 from raytune_m2f.console import parse_duration, require_pairs
+from raytune_m2f.credentials import holds_credentials, without_credentials
 from raytune_m2f.errors import InputError
+from raytune_m2f.tuning.storage import check_address
 
 HOMES = {"tune": "study", "resume": "study", "extend": "study", "confirm": "study", "train": "output"}
 """The commands that can be a job, and the parameter that says where each writes."""
@@ -28,21 +31,25 @@ class JobCommand:
         home: the study, or the output of `train`: a path that all nodes see, or an address.
         arguments: after `raytune-m2f`, for the folder in which the job starts.
         again: the command that goes on with it after it was stopped.
-        modules: that it takes along, here.
+        along: options of `submit` for the files that it takes along.
+        left_out: files of its packages that it does not.
     """
 
     name: str
     home: str
     arguments: list[str]
     again: list[str]
-    modules: list[str]
+    along: list[str]
+    left_out: int
 
     @property
     def entrypoint(self) -> str:
         return on_cluster(self.arguments)
 
 
-def read_command(context: typer.Context, words: Sequence[str], modules: Sequence[Path], folder: Path) -> JobCommand:
+def read_command(
+    context: typer.Context, words: Sequence[str], modules: Sequence[Path], folder: Path, files: Sequence[Path] = ()
+) -> JobCommand:
     """Check a command line, and pack what it needs.
 
     Args:
@@ -50,6 +57,7 @@ def read_command(context: typer.Context, words: Sequence[str], modules: Sequence
         words: the command and its arguments, as they would be typed on the head.
         modules: that the job's processes can import.
         folder: empty; the job starts in it.
+        files: data that the job reads.
 
     Raises:
         InputError: the command, its configuration or its search space is wrong, or a path would mean this machine.
@@ -63,15 +71,41 @@ def read_command(context: typer.Context, words: Sequence[str], modules: Sequence
     assert isinstance(command, TyperCommand)
     own = command.make_context(name, list(rest), parent=context)  # refuses what the command itself would refuse
     given: dict[str, Any] = command.make_parser(own).parse_args(list(rest))[0]  # the same, as text
+    _refuse_credentials(words, given)
     home = _home_on_cluster(command, given, HOMES[name])
-    again = ["resume", home]
+    imported = _pack(given, folder)
+    again = ["resume", home, *(["--trust"] if imported or given.get("trust") else [])]
     if name == "train":
         again = [*words, *([] if given.get("resume") else ["--resume"])]
-    files = dict.fromkeys(path.absolute() for path in [*modules, *_pack(given, folder)])
-    for path in files:
-        pack_module(path, folder)
+    packages = list(
+        dict.fromkeys(_named(path) for path in [*modules, *(Path(n) for n in imported if n.endswith(".py"))])
+    )
+    left_out = sum(pack_module(path, folder) for path in packages)
+    data = [_named(path) for path in files]
+    for path in data:
+        pack_file(path, packages, folder)
     arguments = [name, *_arguments(command, {**given, "address": "auto"})]
-    return JobCommand(name, home, arguments, again, [str(path) for path in files])
+    along = [*(("--module", path) for path in packages), *(("--file", path) for path in data)]
+    return JobCommand(name, home, arguments, again, [str(word) for pair in along for word in pair], left_out)
+
+
+def _named(path: Path) -> Path:
+    """A path that can be looked for from elsewhere. Raises InputError if it has no name, as `.` has none."""
+    if path.name in ("", ".."):
+        raise InputError(f"--module {path}: got no name; give the .py file or the package's folder by its name")
+    return path.absolute()
+
+
+def _refuse_credentials(words: Sequence[str], given: dict[str, Any]) -> None:
+    """Raises InputError: the command line of a job is shown by its cluster's dashboard."""
+    if given.get("optuna_storage") is not None:
+        check_address(str(given["optuna_storage"]))
+    for word in words:
+        if holds_credentials(word):
+            raise InputError(
+                f"{without_credentials(word)}: holds credentials, which the cluster's dashboard would show. Give them "
+                "in the environment of the cluster's nodes"
+            )
 
 
 def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) -> str:
@@ -85,11 +119,11 @@ def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) ->
     return str(given[home]).rstrip("/")
 
 
-def _pack(given: dict[str, Any], folder: Path) -> list[Path]:
+def _pack(given: dict[str, Any], folder: Path) -> tuple[str, ...]:
     """Put what the command reads here into the folder, and name it as it lies there.
 
     Returns:
-        the files that its configuration imports.
+        the modules and files that its configuration imports.
     """
     parse_duration(given.get("time"))
     config = None
@@ -98,8 +132,7 @@ def _pack(given: dict[str, Any], folder: Path) -> list[Path]:
         given["config"] = CONFIG
     if "space" in given:
         given["space"] = pack_space(given["space"], folder, config)
-    imports = config.DATASETS.IMPORT if config is not None else ()
-    return [Path(name) for name in imports if name.endswith(".py")]
+    return config.DATASETS.IMPORT if config is not None else ()
 
 
 def _arguments(command: TyperCommand, given: dict[str, Any]) -> list[str]:

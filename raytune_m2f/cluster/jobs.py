@@ -46,7 +46,7 @@ def require_shared(what: str, path: str) -> None:
 
 
 class Jobs:
-    """The jobs of raytune-m2f on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
+    """The jobs of ours on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
 
     Args:
         address: of its dashboard, http://HOST:PORT.

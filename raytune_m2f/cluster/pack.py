@@ -1,4 +1,4 @@
-"""What a job takes along: the configuration, the search space and the user's modules, in one folder.
+"""What a job takes along: the configuration and the search space, in one folder with the user's files (send.py).
 
 Data and weights stay on the cluster, so the paths to them are as its nodes see them: the client's disk means nothing
 there. A path that starts with a $VARIABLE is sent as it stands, for the nodes to fill in.
@@ -6,7 +6,6 @@ there. A path that starts with a $VARIABLE is sent as it stands, for the nodes t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +18,13 @@ from raytune_m2f.config.build import build, in_one_message
 from raytune_m2f.config.load import file_layers, override_layers
 from raytune_m2f.config.nested import merge
 from raytune_m2f.config.paths import is_path
+from raytune_m2f.config.shipped import find_config
 from raytune_m2f.config.yaml_file import read_yaml
-from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
+from raytune_m2f.errors import ConfigError, SearchSpaceError
 from raytune_m2f.tuning import SearchSpace, load_space
 from raytune_m2f.tuning.space import packaged_spaces
 
 CONFIG, SPACE = "config.yaml", "space.yaml"
-LEFT_OUT = shutil.ignore_patterns("__pycache__", ".git", ".venv")
 
 
 def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
@@ -38,7 +37,7 @@ def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
     Raises:
         ConfigError: it is wrong, or a path in it would mean this machine.
     """
-    layers = [*file_layers(path, ()), *override_layers(overrides)]
+    layers = [*file_layers(find_config(path), ()), *override_layers(overrides)]
     checked = build(Config, [replace(layer, values=_change_paths(layer.values, _filled_in)) for layer in layers])
     merged: dict[Any, Any] = {}
     for layer in layers:
@@ -71,23 +70,6 @@ def pack_space(name: str, folder: Path, config: Config | None = None) -> str:
         return name
     (folder / SPACE).write_text(yaml.safe_dump(space.to_dict(), sort_keys=False), encoding="utf-8")
     return SPACE
-
-
-def pack_module(path: Path, folder: Path) -> None:
-    """Copy a module or a package to where the job's processes can import it.
-
-    Raises:
-        InputError: it is not there, or another one has its name.
-    """
-    target = folder / path.name
-    if not path.exists():
-        raise InputError(f"{path}: no such file or folder; give a .py file or the folder of a package")
-    if target.exists():
-        raise InputError(f"{path}: a job takes all its modules in one folder, where {path.name} is taken; rename one")
-    if path.is_dir():
-        shutil.copytree(path, target, ignore=LEFT_OUT)
-    else:
-        shutil.copy(path, target)
 
 
 def _change_paths(values: Mapping[Any, Any], change: Callable[[str, str], str], prefix: str = "") -> dict[Any, Any]:

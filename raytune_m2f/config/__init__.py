@@ -9,6 +9,7 @@ foreign.py     keys of detectron2's that are refused, and what to do instead
 any_model.py   the keys of any other network of detectron2's, by detectron2 itself
 imports.py     DATASETS.IMPORT: the user's own modules
 paths.py       `~`, $VARIABLE and relative paths
+shipped.py     those that come with the package, by name
 yaml_file.py   safe YAML without double keys
 nested.py      nested dictionaries and dotted keys
 """

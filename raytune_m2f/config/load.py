@@ -12,6 +12,7 @@ from raytune_m2f.config.keys import known_keys, shown
 from raytune_m2f.config.nested import flatten, nest
 from raytune_m2f.config.paths import absolute, resolve_paths
 from raytune_m2f.config.schema import Config
+from raytune_m2f.config.shipped import advice, find_config, shipped_config
 from raytune_m2f.config.yaml_file import parse_value, read_yaml
 from raytune_m2f.errors import ConfigError
 
@@ -27,7 +28,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust: bool 
     """The configuration of a YAML file.
 
     Args:
-        path: the file; its `_BASE_`, a path relative to it, is read first, and so on.
+        path: the file, or the name of one that comes with the package (see `shipped.py`); its `_BASE_`, a path
+            relative to it or such a name, is read first, and so on.
         overrides: `KEY=VALUE`, the value in YAML; they win over the files. Relative paths in them start at
             the working directory, those of a file at the file's folder.
         trust: whether the Python files of DATASETS.IMPORT may run; of a file that is not the user's they may not.
@@ -35,7 +37,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust: bool 
     Raises:
         ConfigError: naming the file and every unknown key, wrong value and clash.
     """
-    layers = [*file_layers(Path(path), ()), *override_layers(overrides)]
+    layers = [*file_layers(find_config(path), ()), *override_layers(overrides)]
     for layer in layers if not trust else ():
         refuse_untrusted(resolve_paths(layer.values, layer.folder)[0], layer.origin)
     return build(Config, layers)
@@ -77,9 +79,10 @@ def _base_path(base: object, path: Path) -> Path:
         base_path = Path(absolute(base, path.parent))
     except ValueError as problem:
         raise ConfigError(f"{path}: {BASE_KEY}: {problem}") from None
-    if not base_path.is_file():
-        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}")
-    return base_path
+    found = base_path if base_path.is_file() else shipped_config(base)
+    if found is None:
+        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}. {advice(base)}")
+    return found
 
 
 def override_layers(overrides: Sequence[str]) -> list[Layer]:

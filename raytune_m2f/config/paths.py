@@ -8,9 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raytune_m2f.credentials import holds_credentials
+
 PATH_FIELDS = ("annotations", "images")
 IMPORT = "DATASETS.IMPORT"
 """Modules, and paths of .py files."""
+CREDENTIALS = (
+    "got an address with credentials in it, which would be saved with the run and in every export. Download the file, "
+    "and give its path; there a $VARIABLE is filled in"
+)
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
@@ -51,17 +57,25 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
             dotted = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 value = walk(value, f"{dotted}.")
-            elif isinstance(value, str | Path) and is_path(dotted, str(value)):
+            elif isinstance(value, str | Path) and "://" not in str(value) and is_path(dotted, str(value)):
                 try:
                     value = absolute(str(value), folder)
                 except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
                     problems.append((dotted, str(problem)))
+            elif any(map(holds_credentials, _texts(value))):
+                problems.append((dotted, CREDENTIALS))
+                value = ""
             elif dotted == IMPORT and isinstance(value, list | tuple):
                 value = [absolute(one, folder) if str(one).endswith(".py") else one for one in value]
             resolved[str(key)] = value  # YAML reads `5:` as a number and `on:` as true
         return resolved
 
     return walk(values, ""), problems
+
+
+def _texts(value: Any) -> list[str]:
+    items = value if isinstance(value, list | tuple) else [value]
+    return [item for item in items if isinstance(item, str) and "://" in item]
 
 
 def is_path(dotted: str, value: str) -> bool:

@@ -22,6 +22,7 @@ from torchvision.models import WeightsEnum, get_weight
 
 from raytune_m2f.errors import ModelError
 from raytune_m2f.learner.file_kinds import STATE_DICT, in_short, not_weights
+from raytune_m2f.progress_line import still
 
 log = logging.getLogger(__name__)
 logging.getLogger("iopath").setLevel(logging.CRITICAL)  # what it logs of a failure, our error says
@@ -157,7 +158,8 @@ def _impatient() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
     try:
-        yield
+        with still(log, "downloading"):
+            yield
     finally:
         socket.setdefaulttimeout(before)
 

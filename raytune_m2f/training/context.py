@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.progress_line import Progress, nobody
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class TrialContext:
         metric: what "best" means: an `Objective`, in the simplest case the report's entry that is to be high.
         keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
         save_now: asked after each iteration; True asks for a checkpoint, for the node is about to go.
+        progress: told by rank 0 after each step how many iterations are done, of how many, with loss and last score.
         mirror: of the directory, if its files are on a store; the directory is then this worker's own.
     """
 
@@ -54,6 +56,7 @@ class TrialContext:
     metric: str = "segm/AP"
     keep: frozenset[int] = frozenset()
     save_now: Callable[[], bool] = never_due
+    progress: Progress = nobody
     mirror: Mirror | None = None
 
     @property

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from raytune_m2f.config import Config
 from raytune_m2f.errors import TrainingError
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.progress_line import Progress, nobody, read_progress
 from raytune_m2f.training.bridge import Bridge, TellFailures
 from raytune_m2f.training.context import Report, TrialContext, never_stop
 from raytune_m2f.training.local_ray import is_alone
@@ -58,6 +60,7 @@ def train_on_ray(
     address: str | None = None,
     function: TrialFunction | None = None,
     mirror: Mirror | None = None,
+    progress: Progress = nobody,
 ) -> Report:
     """Train with `workers` Ray Train workers and return the last report.
 
@@ -72,6 +75,7 @@ def train_on_ray(
         address: of a Ray cluster; see `ray_session`.
         function: instead of `train_trial`; tests use this seam.
         mirror: of `output_dir`, if its files are on a store; each worker makes its own.
+        progress: told in this process how far rank 0 is, if its files can be seen from here.
     Raises:
         RaytuneM2FError: what a worker raised, as one error; TrainingError with the log's tail if it is not ours.
     """
@@ -94,7 +98,7 @@ def train_on_ray(
         }
         trainer = _trainer(loop, workers, bridge)
         try:
-            return _follow(trainer, bridge, on_report, output_dir, mirror)
+            return _follow(trainer, bridge, on_report, output_dir, mirror, _told_from(output_dir, progress))
         finally:
             if mirror is not None:
                 mirror.pull(GROUP)
@@ -160,6 +164,7 @@ def _follow(
     on_report: Callable[[Report], bool],
     output_dir: Path,
     mirror: Mirror | None = None,
+    tell: Callable[[], None] = lambda: None,
 ) -> Report:
     fit = _Fit(trainer)
     fit.start()
@@ -168,6 +173,7 @@ def _follow(
     while True:
         ended = not fit.is_alive()
         report = ray.get(bridge.next_report.remote(0.1 if ended else 0.5))
+        tell()
         if report is None:
             if ended:
                 break
@@ -187,6 +193,20 @@ def _follow(
     if last is None:
         raise TrainingError(f"the training in {output_dir} ended without a report")
     return last
+
+
+def _told_from(output_dir: Path, progress: Progress) -> Callable[[], None]:
+    """What hands on what rank 0 has said since, and nothing that was said before it began."""
+    latest = time.time()
+
+    def tell() -> None:
+        nonlocal latest
+        told = read_progress(output_dir) if progress is not nobody else None
+        if told is not None and told.at > latest:
+            latest = told.at
+            progress(told.done, told.total, **told.facts)
+
+    return tell
 
 
 def _raise_error(noted: tuple[Exception | None, str] | None, fit: BaseException | None, output_dir: Path) -> None:

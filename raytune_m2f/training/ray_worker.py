@@ -16,6 +16,7 @@ import torch.distributed as dist
 from raytune_m2f.config import Config
 from raytune_m2f.errors import RaytuneM2FError
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.progress_line import ProgressFile
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.distributed import all_gather
 from raytune_m2f.training.memory import StartAgain
@@ -44,7 +45,8 @@ def run_worker(loop: dict[str, Any]) -> None:
         torch.cuda.set_device(device)  # where NCCL gathers what is no tensor
     share_gpu(device, loop["gpus"])
     size, metric, keep = ranks.get_world_size(), loop["metric"], loop["keep"]
-    context = TrialContext(output_dir, rank, size, device, metric=metric, keep=keep, mirror=mirror)
+    told = ProgressFile(output_dir)
+    context = TrialContext(output_dir, rank, size, device, metric=metric, keep=keep, mirror=mirror, progress=told)
     with occupied(output_dir, rank, mirror=mirror):
         nodes = [node for [node] in all_gather([own_node()])]
         # rank 0's word also says that no earlier rank 0 still writes: all read the same checkpoint

@@ -5,6 +5,7 @@ config.yaml     what is trained
 log.txt         rank 0's log and all that it prints (log_1.txt, ... the others')
 metrics.jsonl   one JSON object a report, written by `train_trial`
 failure.json    why the trial ended without a result
+.raytune_m2f.progress.json  how far it is, for who follows it (`raytune_m2f.progress_line`)
 stop            somebody asks the trial to end at its next report; a person may create it
 """
 

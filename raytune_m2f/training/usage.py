@@ -71,6 +71,11 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def device_name(device: torch.device) -> str:
+    """What a person calls it: cpu, or cuda:0 (NVIDIA H100 80GB HBM3)."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def share_gpu(device: torch.device, gpus: float) -> None:
     """Keep a worker that has a share of a GPU from taking its neighbours' memory: more is out of memory for it."""
     if device.type == "cuda" and gpus < 1:

@@ -18,6 +18,7 @@ from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.progress_line import Several, logged, still
 from raytune_m2f.training import checkpoint, metrics
 from raytune_m2f.training.check import tell_experiment
 from raytune_m2f.training.context import Report, TrialContext
@@ -28,7 +29,7 @@ from raytune_m2f.training.memory import explained
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.trial_dir import CONFIG
-from raytune_m2f.training.usage import Usage, usage_report
+from raytune_m2f.training.usage import Usage, device_name, usage_report
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def train_trial(config: Config, context: TrialContext) -> Report:
 
 def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
-    engine = build_engine(config)
+    with still(log, "reading the data"):
+        engine = build_engine(config)
     tell_experiment(config, engine, aloud=context.is_main)
     learner = engine.learner()
     learner.model.to(context.device)
@@ -67,6 +69,7 @@ def _train_trial(config: Config, context: TrialContext) -> Report:
             learner.load_weights(config.MODEL.WEIGHTS)
         if run.report is not None and (context.report(run.report) or run.finished):
             return run.report  # it was told before; a restart that stays silent would wait for ever
+        run.introduce()
         return _train(run)
 
 
@@ -114,6 +117,7 @@ class Run:
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
         self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
+        self._progress = Several(logged("iteration", log), self.context.progress)
 
     @property
     def finished(self) -> bool:
@@ -162,13 +166,35 @@ class Run:
         except OSError as error:
             raise CheckpointError(f"cannot write {error.filename or output}: {error.strerror}.") from error
 
+    def introduce(self) -> None:
+        """Say on what is trained, before the first step, which may take long."""
+        if self.context.is_main:
+            heads = [f"{name} ({len(classes)})" for name, classes in self.engine.categories.subcategories.items()]
+            weights = sum(weight.numel() for weight in self.stepper.learner.model.parameters())
+            log.info(
+                "training on %s, workers: %d, threads of each: %d; %.1f million weights, categories: %d, heads: %s",
+                device_name(self.context.device),
+                self.context.world_size,
+                torch.get_num_threads(),
+                weights / 1e6,
+                len(self.engine.categories.ids),
+                ", ".join(heads) or "none",
+            )
+            self.tell()
+
     def observe(self, losses: dict[str, float]) -> None:
-        """Collect the losses for the next report, and log them now and then."""
+        """Collect the losses for the next report, and tell how far it is."""
         self.losses.add(losses)
-        done = self.iteration + 1
-        if self.context.is_main and done % 20 == 0:
-            most, lr = self.config.SOLVER.MAX_ITER, self.stepper.lr
-            log.info("iteration %d/%d  loss %.3f  lr %.2e", done, most, losses["loss"], lr)
+        log.debug("iteration %d, lr %.2e: %s", self.iteration + 1, self.stepper.lr, losses)
+        self.tell(self.iteration + 1, loss=losses["loss"])
+
+    def tell(self, done: int | None = None, **facts: Any) -> None:
+        """Tell whoever follows how many iterations are done, with the last score."""
+        if self.context.is_main:
+            if self.report is not None:
+                with contextlib.suppress(TrainingError):  # it was trained for another metric
+                    facts[self.context.metric] = self._score(self.report)
+            self._progress(self.iteration if done is None else done, self.config.SOLVER.MAX_ITER, **facts)
 
     @torch.no_grad()
     def evaluate(self) -> Report:
@@ -188,6 +214,7 @@ class Run:
             with usage.predicting(len(samples), context.device):
                 predicted = learner.predict(samples)
             evaluator.process(samples, [instances.to("cpu") for instances in predicted])
+            self.tell(evaluated=f"{usage.images} images")
         workers = all_gather([usage]) if context.world_size > 1 else [[usage]]
         return self._report(evaluator.evaluate(), usage_report([usage for [usage] in workers]))
 

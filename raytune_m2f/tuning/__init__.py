@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from raytune_m2f.tuning.extend import Extension
     from raytune_m2f.tuning.layout import NewStudy, create_study, new_study
     from raytune_m2f.tuning.preflight import check_before_start
-    from raytune_m2f.tuning.progress import StudyProgress, confirmation_table, rows_that_fit, status_table, verdict
+    from raytune_m2f.tuning.progress import (
+        StudyProgress,
+        confirmation_table,
+        rows_that_fit,
+        shown_progress,
+        status_table,
+        verdict,
+    )
     from raytune_m2f.tuning.runner import run_study
     from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources, StudySettings
     from raytune_m2f.tuning.space import SearchSpace, load_space
@@ -64,6 +71,7 @@ __all__ = [
     "plan_of",
     "rows_that_fit",
     "run_study",
+    "shown_progress",
     "status_table",
     "study_status",
     "trial_to_export",
@@ -77,7 +85,7 @@ _HOMES = {
     "extend": ("Extension",),
     "layout": ("NewStudy", "create_study", "new_study"),
     "preflight": ("check_before_start",),
-    "progress": ("StudyProgress", "confirmation_table", "rows_that_fit", "status_table", "verdict"),
+    "progress": ("StudyProgress", "confirmation_table", "rows_that_fit", "shown_progress", "status_table", "verdict"),
     "runner": ("run_study",),
     "settings": ("Budget", "EarlyStopping", "Resources", "StudySettings"),
     "space": ("SearchSpace", "load_space"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial
 
+from raytune_m2f.progress_line import read_progress
 from raytune_m2f.tuning.index import is_here
 from raytune_m2f.tuning.record import Record
 
@@ -24,8 +25,8 @@ def has_work(record: Record) -> bool:
 def seconds_left(record: Record) -> float | None:
     """About how long a driver still has to work at the rate so far; None if there is no rate yet.
 
-    The first limit of the budget that is reached counts. The rate is that of all reported iterations over all the time
-    in which a driver ran, so it takes the trials that run at once into account.
+    The first limit of the budget that is reached counts. The rate is that of all iterations over all the time in which
+    a driver ran, so it takes the trials that run at once into account.
     """
     return min(_each_limit(record), default=None)
 
@@ -36,12 +37,13 @@ def _each_limit(record: Record) -> Iterator[float]:
         yield max(0.0, budget.seconds - usage.seconds)
     if not usage.seconds:
         return
+    iterations = usage.iterations + sum(_since_report(record, number) for number in record.unfinished())
     if budget.iterations is not None and usage.iterations:
         yield max(0, budget.iterations - usage.iterations) * usage.seconds / usage.iterations
     if budget.gpu_hours is not None and usage.gpu_hours:
         yield max(0.0, budget.gpu_hours - usage.gpu_hours) * usage.seconds / usage.gpu_hours
-    if budget.trials is not None and usage.iterations:
-        yield _iterations_left(record, max(0, budget.trials - usage.trials)) * usage.seconds / usage.iterations
+    if budget.trials is not None and iterations:
+        yield _iterations_left(record, max(0, budget.trials - usage.trials)) * usage.seconds / iterations
 
 
 def _iterations_left(record: Record, new_trials: int) -> float:
@@ -49,10 +51,30 @@ def _iterations_left(record: Record, new_trials: int) -> float:
     whole = record.index.max_iter
     trials = [trial for trial in record.trials() if is_here(trial)]
     ended = [_length(trial) for trial in trials if trial.state.is_finished()]
-    typical = statistics.fmean(ended) if ended else whole
+    typical = statistics.fmean(ended) if ended else _expected_length(record)
     unfinished = set(record.unfinished())
-    done = [trial.last_step or 0 for trial in trials if trial.number in unfinished]
+    done = [
+        (trial.last_step or 0) + _since_report(record, trial.number) for trial in trials if trial.number in unfinished
+    ]
     return new_trials * typical + sum((typical if far < typical else whole) - far for far in done)
+
+
+def _expected_length(record: Record) -> float:
+    """How long a trial is, while none has ended: with ASHA one in `factor` goes on at each rung."""
+    rungs, whole = record.index.rungs, record.index.max_iter
+    if record.plan.settings.early_stopping.method != "asha":
+        return whole
+    length, share, last = 0.0, 1.0, 0
+    for rung in (*rungs.iterations, whole):
+        length += share * (rung - last)
+        share, last = share / rungs.factor, rung
+    return length
+
+
+def _since_report(record: Record, number: int) -> int:
+    """The iterations of a running trial since its last report, where its files are here."""
+    told = read_progress(record.directory.trial(number))
+    return 0 if told is None else max(0, told.done - (record.trial(number).last_step or 0))
 
 
 def _length(trial: FrozenTrial) -> int:

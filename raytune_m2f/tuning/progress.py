@@ -1,9 +1,14 @@
-"""A study on the screen: a table that is redrawn at each report, or one line per ended trial where it cannot be."""
+"""A study on the screen: a table that is redrawn; in a log lines, of ended trials and of how far the others are."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +18,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raytune_m2f.console import err
+from raytune_m2f.progress_line import INTERVAL_S, Heartbeat, duration, read_progress
+from raytune_m2f.screen import is_quiet
 from raytune_m2f.tuning.status import StudyStatus, TrialStatus, relative
 
 if TYPE_CHECKING:
@@ -35,7 +43,8 @@ FOOTNOTES = {
     "pbt": "> went on from the checkpoint of a better trial",
 }
 ENDED = ("complete", "stopped", "failed")
-AROUND = 14  # lines of a table that are not trials: title, header, caption
+REDRAW_S = 2.0  # of a table in a terminal
+AROUND = 15  # lines of a table that are not trials: title, header, caption
 
 
 class Throttle:
@@ -74,21 +83,31 @@ class Silent:
 
 
 class StudyProgress:
-    """Shows a study on a console, which should be stderr: `with StudyProgress() as progress: run_study(...)`."""
+    """Shows a study on a console, which should be stderr: `with StudyProgress() as progress: run_study(...)`.
 
-    def __init__(self, console: Console | None = None) -> None:
+    Args:
+        interval: seconds after which it is told anew how far the running trials are, reports or not.
+    """
+
+    def __init__(self, console: Console | None = None, *, interval: float | None = None) -> None:
         self._console = console or Console(markup=False, emoji=False, stderr=True)
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
         self._told: set[int] = set()
+        self._status: StudyStatus | None = None
+        self._updated = 0.0
+        self._lock = threading.Lock()
+        self._heart = Heartbeat(self.beat, interval=interval or (INTERVAL_S if self._live is None else REDRAW_S))
 
     def __enter__(self) -> StudyProgress:
         if self._live is not None:
             self._live.start()
+        self._heart.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._heart.__exit__()
         if self._live is not None:
             self._live.stop()
 
@@ -96,14 +115,73 @@ class StudyProgress:
         self._console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def update(self, status: StudyStatus) -> None:
-        if self._live is not None:
-            self._live.update(status_table(status, rows_that_fit(self._console)), refresh=True)
-            return
-        ended = [trial for trial in status.trials if trial.state in ENDED]
-        for trial in ended:
-            if trial.number not in self._told:
-                self._told.add(trial.number)
-                self._console.print(Text(_line(trial, status)), soft_wrap=True)
+        with self._lock:
+            self._status, self._updated = status, time.monotonic()
+            if self._live is not None:
+                self._redraw(self._live, status)
+                return
+            ended = [trial for trial in status.trials if trial.state in ENDED]
+            for trial in ended:
+                if trial.number not in self._told:
+                    self._told.add(trial.number)
+                    self._say(_line(trial, status))
+
+    def beat(self, seconds: float) -> None:
+        """Tell how far it is, so many seconds after the start."""
+        with self._lock:
+            status = self._status
+            if self._live is not None:
+                if status is not None:
+                    self._redraw(self._live, status)
+            elif status is None:
+                self._say(f"still starting (Ray, then the first trials), for {duration(seconds)}")
+            else:
+                for line in how_far(status, seconds, self._left()):
+                    self._say(line)
+
+    def _left(self) -> float | None:
+        """Seconds left now: those of the last change, less what has gone by since."""
+        left = None if self._status is None else self._status.seconds_left
+        return None if left is None else max(0.0, left - (time.monotonic() - self._updated))
+
+    def _redraw(self, live: Live, status: StudyStatus) -> None:
+        now = replace(status, seconds_left=self._left())
+        live.update(status_table(now, rows_that_fit(self._console)), refresh=True)
+
+    def _say(self, line: str) -> None:
+        self._console.print(Text(line), soft_wrap=True)
+
+
+def shown_progress() -> AbstractContextManager[Progress]:
+    """Who follows a study of the command line: stderr, or with -q nobody."""
+    return nullcontext(Silent()) if is_quiet() else StudyProgress(err)
+
+
+def how_far(status: StudyStatus, seconds: float, left: float | None) -> list[str]:
+    """A line on the study, and one on each running trial, which knows more than its last report."""
+    ended = sum(trial.state in ENDED for trial in status.trials)
+    limit = status.budget["trials"]
+    best = status.best_trial
+    parts = [
+        f"study {relative(status.directory)}: {ended}{f' of {limit:.0f}' if limit else ''} trials ended",
+        *([] if best is None else [f"best {status.metric} {_number(best.best)} (trial {best.number})"]),
+        f"running for {duration(seconds)}",
+        *([] if left is None else [f"about {duration(left)} left"]),
+    ]
+    return [", ".join(parts), *(_trial_now(trial, status) for trial in status.trials if trial.state == "running")]
+
+
+def _trial_now(trial: TrialStatus, status: StudyStatus) -> str:
+    told = read_progress(Path(trial.directory))
+    loss = "" if told is None or "loss" not in told.facts else f", loss {told.facts['loss']:.4g}"
+    score = "" if trial.last is None else f", last {status.metric} {_number(trial.last)}"
+    return f"  trial {trial.number} at {_reached(trial)}/{trial.max_iter}{loss}{score}"
+
+
+def _reached(trial: TrialStatus) -> int:
+    """The iterations done: those of the last report, and of a running trial those since, where its files are here."""
+    told = read_progress(Path(trial.directory)) if trial.state == "running" else None
+    return trial.iteration if told is None else max(trial.iteration, told.done)
 
 
 def rows_that_fit(console: Console) -> int:
@@ -111,18 +189,19 @@ def rows_that_fit(console: Console) -> int:
     return max(console.height - AROUND, 5)
 
 
-def status_table(status: StudyStatus, rows: int | None = None) -> Table:
+def status_table(status: StudyStatus, rows: int | None = None, *, folded: bool = True) -> Table:
     """One row a trial; the best is marked.
 
     Args:
         rows: at most so many trials: the best, those that run, then those with the best scores.
+        folded: the names of keys over several lines, to suit a terminal; else whole.
     """
     trials = status.trials if rows is None else _foremost(status, rows)
     keys = list(dict.fromkeys(key for trial in status.trials for key in trial.values))
     part = f": {len(trials)} of {len(status.trials)} trials" if len(trials) < len(status.trials) else ""
     table = Table(
-        title=f"study {relative(status.directory)}{part}",
-        caption=_caption(status),
+        title=Text(f"study {relative(status.directory)}{part}"),
+        caption=Text(_caption(status)),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
@@ -132,9 +211,10 @@ def status_table(status: StudyStatus, rows: int | None = None) -> Table:
         justify: JustifyMethod = "left" if name == "state" else "right"
         table.add_column(name, justify=justify, min_width=width, no_wrap=True)
     for name in status.metrics[1:]:
-        table.add_column(name, justify="right", overflow="fold", min_width=6)
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=6)
     for name in _short(keys):  # a line for each word, and long words folded, keep the columns narrow
-        table.add_column(name.replace("_", "_\n"), justify="right", overflow="fold", min_width=6)
+        shown = name.replace("_", "_\n") if folded else name
+        table.add_column(Text(shown), justify="right", overflow="fold", min_width=6)
     table.add_column("time", justify="right", min_width=4, no_wrap=True)
     for trial in trials:
         table.add_row(*_row(trial, keys, len(status.metrics) - 1), style="bold" if trial.number == status.best else "")
@@ -175,19 +255,19 @@ def _row(trial: TrialStatus, keys: list[str], others: int) -> list[Text | str]:
     return [
         f"{MARKS.get(trial.origin or '', '')}{trial.number}",
         Text(trial.state, style=STYLES[trial.state]),
-        f"{trial.iteration}/{trial.max_iter}",
+        f"{_reached(trial)}/{trial.max_iter}",
         _number(trial.last),
         _number(trial.best),
         *([_number(value) for value in trial.others] or [""] * others),
-        *(_value(trial.values.get(key)) for key in keys),
-        _duration(trial.seconds),
+        *(Text(_value(trial.values.get(key))) for key in keys),
+        duration(trial.seconds),
     ]
 
 
 def _caption(status: StudyStatus) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in status.counts.items())
     if not counts:
-        return "no trials yet"
+        return f"no trials yet{_next(status)}"
     limit = status.budget["trials"]
     of = f" of {limit:.0f} trials" if limit else " trials"
     best = status.best_trial
@@ -195,7 +275,16 @@ def _caption(status: StudyStatus) -> str:
     origins = dict.fromkeys(trial.origin for trial in status.trials if trial.origin in FOOTNOTES)
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
     leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
-    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{leaks}{_noise(status)}{notes}"
+    return f"{status.usage['trials']:.0f}{of} started: {counts}{leader}{leaks}{_noise(status)}{notes}{_next(status)}"
+
+
+def _next(status: StudyStatus) -> str:
+    """How long it still runs, or the command that goes on with it."""
+    if status.seconds_left is not None:
+        return f"\nabout {duration(status.seconds_left)} left"
+    if status.resumable:
+        return f"\nnobody runs it; to go on with it: raytune-m2f resume {quote(relative(status.directory))}"
+    return ""
 
 
 def _noise(status: StudyStatus) -> str:
@@ -237,9 +326,3 @@ def _number(value: float | None) -> str:
 
 def _value(value: Any) -> str:
     return f"{value:.2g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -5,6 +5,7 @@ open the record -> reconcile it with what the trials left -> hand out what is un
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -39,6 +40,8 @@ from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.status import StatusReader, StudyStatus
 from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 from raytune_m2f.tuning.trial import TRAIN_TRIAL, TrialFunction, TrialJob, run_trial
+
+log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.3  # a terminal need not be redrawn more often
 WAITING_BYTES = 2**30  # of a trial whose workers train: two processes that have imported torch
@@ -110,6 +113,14 @@ def _run(
 ) -> None:
     largest = _largest(address)
     allotment = _allotment(record.plan.settings, concurrent, largest)
+    log.info(
+        "trials on %s, %d at once, each %s of %d CPUs; their logs: %s/*/log.txt",
+        "a GPU" if allotment.gpus_per_trial else "the CPU",
+        allotment.room(cluster_nodes()),
+        "1 worker" if allotment.workers[1] == 1 else f"{allotment.workers[1]} workers",
+        allotment.cpus_per_worker,
+        record.directory.address_of(record.directory.trials),
+    )
     record.directory.save(record.plan)  # an extension counts only now that it can be run
     room = Room(allotment, largest, progress.note)
     try:

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from raytune_m2f.credentials import holds_credentials
 from raytune_m2f.errors import StudyError
 from raytune_m2f.tuning.journal import Journal
 from raytune_m2f.tuning.settings import StudySettings
@@ -53,7 +54,7 @@ def check_address(address: str) -> None:
         ) from None
     if url.drivername.startswith("sqlite") and not Path(url.database or "").is_absolute():
         raise StudyError("--optuna-storage: name a SQLite file by its whole path, e.g. sqlite:////shared/optuna.db")
-    if any(str(password or "").strip("0") for password in (url.password, url.query.get("password"))):
+    if str(url.password or "").strip("0") or holds_credentials(address):
         raise StudyError(
             "--optuna-storage holds a password, which would be saved in study.yaml. Name an environment variable "
             "instead, in single quotes: 'postgresql://user:${DB_PASSWORD}@host/optuna'."

@@ -16,6 +16,7 @@ from ray import tune
 
 from raytune_m2f.config import Config
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.progress_line import ProgressFile
 from raytune_m2f.training.context import Report, TrialContext
 from raytune_m2f.training.objective import Constraint, Objective
 from raytune_m2f.training.preemption import NODE, Announcement, note_node, own_node
@@ -134,6 +135,7 @@ def _train(job: TrialJob, config: Config, output_dir: Path, mirror: Mirror | Non
             metric=job.metrics[0],
             keep=job.keep,
             save_now=announced.due,
+            progress=ProgressFile(output_dir),
             mirror=mirror,
         )
         try:

@@ -32,7 +32,7 @@ class Cluster:
     def submit_job(self, **sent: Any) -> str:
         self.sent = sent
         folder = Path(sent["runtime_env"]["working_dir"])
-        self.files = {path.name: path.read_text() for path in folder.iterdir()}
+        self.files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
         return str(sent["submission_id"])
 
     @property
@@ -105,7 +105,7 @@ def test_files_that_the_configuration_imports_go_along_by_name(
     assert result.exit_code == 0, result.output
     assert yaml.safe_load(cluster.files["config.yaml"])["DATASETS"]["IMPORT"] == ["my_data", "installed.module"]
     assert "my_data.py" in cluster.files
-    assert f" --module {module} -- resume /shared/first" in result.stdout.splitlines()[-1]
+    assert f" --module {module} -- resume /shared/first --trust" in result.stdout.splitlines()[-1]
 
 
 def test_how_to_go_on_is_printed(submit: Submit, cluster: Cluster) -> None:
@@ -155,6 +155,73 @@ def test_what_is_wrong_is_said_here_and_nothing_is_sent(
 ) -> None:
     words = [str(config_file) if word == "CONFIG" else word for word in words]
     assert said in refused(submit(*words), cluster)
+
+
+def test_what_is_sent_is_said_before(submit: Submit, cluster: Cluster, config_file: Path) -> None:
+    package = config_file.parent / "mine"
+    (package / "data").mkdir(parents=True)
+    for name in ("__init__.py", ".env", "id_rsa", "notes.txt", "data/colours.json"):
+        (package / name).write_text("x" * 2000)
+    table = config_file.with_name("table.csv")
+    table.write_text("a,b\n")
+    words = ("train", "--config", config_file, "--output", "/shared/run")
+    before = ["--module", package, "--file", table, "--file", package / "data" / "colours.json"]
+    result = submit(*words, before=before)
+    assert result.exit_code == 0, result.output
+    assert set(cluster.files) == {"config.yaml", "mine/__init__.py", "mine/data/colours.json", "table.csv"}
+    for line in ("sent along: 4 files", "2.0 kB  mine/__init__.py", "2.0 kB  mine/data/colours.json", "table.csv"):
+        assert line in result.stderr
+    assert "left out: 3 files that are no Python" in result.stderr  # the hidden one is not even looked at
+    assert f"--module {package} --file {table} --file" in cluster_resume(result)
+
+
+def cluster_resume(result: Result) -> str:
+    """How the job goes on, as it was printed."""
+    return result.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "--optuna-storage=postgresql://me:hunter2@host/optuna",
+        "--optuna-storage=postgresql://host/optuna?password=hunter2",
+        "--optuna-storage=mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BUID%3Dme%3BPWD%3Dhunter2",
+        "MODEL.WEIGHTS=https://me:hunter2@host/w.pth",
+        "MODEL.WEIGHTS=https://host/w.pth?token=hunter2",
+        "MODEL.WEIGHTS=https://host/w.pth?sv=1&sig=hunter2",
+        "--from=s3://key:hunter2@bucket/study",
+        "--from=s3://bucket/study?endpoint_override=http%3A%2F%2Fme%3Ahunter2%40host",
+    ],
+)
+def test_credentials_are_no_part_of_a_job(submit: Submit, cluster: Cluster, config_file: Path, word: str) -> None:
+    text = refused(submit("tune", "--config", config_file, "--space", "default", "--study", "/s", word), cluster)
+    assert "hunter2" not in text
+    assert "password" in text or "credentials" in text
+
+
+def test_credentials_of_the_nodes_environment_are_let_through(
+    submit: Submit, cluster: Cluster, config_file: Path
+) -> None:
+    storage = "--optuna-storage=postgresql://me:${DB_PASSWORD}@host/optuna"
+    result = submit("tune", "--config", config_file, "--space", "default", "--study", "/s", storage)
+    assert result.exit_code == 0, result.output
+    assert storage in cluster.arguments
+
+
+@pytest.mark.parametrize("path", [".", "..", "/etc/passwd", "no/such.py"])
+def test_what_is_no_module_is_refused(
+    submit: Submit, cluster: Cluster, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert "--module" in refused(submit("resume", "/s", before=["--module", path]), cluster)
+
+
+def test_trust_goes_along(submit: Submit, cluster: Cluster) -> None:
+    result = submit("resume", "/s", "--trust")
+    assert result.exit_code == 0, result.output
+    assert "--trust" in cluster.arguments
+    assert cluster_resume(result).endswith("-- resume /s --trust")
 
 
 def test_a_study_that_a_job_runs_gets_no_second_one(submit: Submit, cluster: Cluster) -> None:

@@ -79,7 +79,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str) -> Client:
-    """Run a command of raytune-m2f for the cluster; `environ` changes its environment."""
+    """Run a command of ours for the cluster; `environ` changes its environment."""
 
     def run(command: str, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raytune_m2f.cluster.pack import pack_config, pack_module, pack_space
+from raytune_m2f.cluster.pack import pack_config, pack_space
 from raytune_m2f.config import Config
-from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
+from raytune_m2f.errors import ConfigError, SearchSpaceError
 
 DATA = "DATASETS: {REGISTER: {train: {annotations: '%s', images: /data/train}}}\n"
 
@@ -75,15 +75,3 @@ def test_a_space_of_the_users_is_sent_and_a_shipped_one_is_named(tmp_path: Path,
     assert yaml.safe_load((folder / "space.yaml").read_text())["SOLVER.BASE_LR"]["low"] == 1e-5
     with pytest.raises(SearchSpaceError, match="no such"):
         pack_space(str(tmp_path / "other.yaml"), folder)
-
-
-def test_modules_are_copied_without_what_python_leaves(tmp_path: Path, folder: Path) -> None:
-    package = tmp_path / "mine"
-    (package / "__pycache__").mkdir(parents=True)
-    (package / "__init__.py").touch()
-    pack_module(package, folder)
-    assert [path.name for path in (folder / "mine").iterdir()] == ["__init__.py"]
-    with pytest.raises(InputError, match="taken"):
-        pack_module(package, folder)
-    with pytest.raises(InputError, match="no such"):
-        pack_module(tmp_path / "no.py", folder)

@@ -10,11 +10,15 @@ import torch
 
 from model import MobileNetV3, ResNet, SwinTransformer
 from raytune_m2f.config import Config, load_config
+from raytune_m2f.config.shipped import find_config
 from raytune_m2f.data import Categories
+from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.build import build_network
 from raytune_m2f.learner.weight_files import check_source
 
 SHIPPED = sorted(Path(str(files("configs"))).glob("*.yaml"))
+BASES = [path for path in SHIPPED if path.stem.startswith(("maskformer2_", "small_data"))]
+EXPERIMENTS = [path for path in SHIPPED if path not in BASES]
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +27,87 @@ def data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_configuration_is_complete(path: Path) -> None:
+def test_a_shipped_configuration_opens_with_what_it_is_for_and_with_a_command(path: Path) -> None:
+    assert path.read_text().startswith("# ")
+    assert "#   raytune-m2f " in path.read_text()
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_has_its_data(path: Path) -> None:
     config = load_config(path)
     for name in (*config.DATASETS.TRAIN, *config.DATASETS.TEST):
         assert config.dataset(name).annotations.is_absolute()
     assert config.DATASETS.TRAIN
     assert config.DATASETS.TEST
-    assert path.read_text().startswith("# "), "a configuration opens with what it is for"
-    assert "raytune-m2f" in path.read_text(), "and with a command"
+
+
+OWN_DATA = """
+DATASETS:
+  REGISTER:
+    fruit_train: {annotations: data/train.json, images: data/train}
+    fruit_val:   {annotations: data/val.json,   images: data/val}
+  TRAIN: [fruit_train]
+  TEST: [fruit_val]
+  SUBCATEGORIES: [ripeness, damage]
+"""
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{}.yaml", "configs/{}.yaml"])
+@pytest.mark.parametrize("base", [path.stem for path in BASES])
+def test_own_data_on_a_base_by_name_need_no_variable(
+    base: str, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYTUNE_M2F_DATA")
+    (tmp_path / "my.yaml").write_text(f"_BASE_: {spelling.format(base)}{OWN_DATA}")
+    config = load_config(tmp_path / "my.yaml")
+    assert list(config.DATASETS.REGISTER) == ["fruit_train", "fruit_val"]
+    assert config.dataset("fruit_train").images == tmp_path / "data/train"
+    bare = load_config(base)
+    assert config.with_values({"DATASETS.REGISTER": {}}).MODEL == bare.MODEL
+    assert not bare.DATASETS.REGISTER
+    assert not bare.DATASETS.TRAIN
+
+
+def test_a_file_of_the_users_wins_over_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("small_data.yaml").SOLVER.MAX_ITER == load_config("small_data").SOLVER.MAX_ITER
+    Path("small_data.yaml").write_text("SOLVER: {MAX_ITER: 7, STEPS: []}")
+    Path("top.yaml").write_text("_BASE_: small_data.yaml")
+    assert load_config("small_data.yaml").SOLVER.MAX_ITER == 7
+    assert load_config("top.yaml").SOLVER.MAX_ITER == 7
+    assert load_config("small_data").SOLVER.MAX_ITER != 7
+
+
+def test_a_folder_below_is_a_part_of_the_name() -> None:
+    assert find_config("detectron2/fruits_nuts_mask_rcnn").name == "fruits_nuts_mask_rcnn.yaml"
+
+
+def test_a_name_that_is_none_lists_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("maskformer_R50_instance")
+    assert "maskformer_R50_instance: no such file. Did you mean maskformer2_R50_instance?" in str(caught.value)
+    assert "small_data" in str(caught.value)
+    (tmp_path / "my.yaml").write_text("_BASE_: smal_data")
+    with pytest.raises(ConfigError, match=r"my\.yaml: _BASE_: got 'smal_data', but there is no file .* small_data\?"):
+        load_config(tmp_path / "my.yaml")
+
+
+def test_small_data_trains_on_a_cpu_and_needs_no_download() -> None:
+    config = load_config("small_data")
+    assert config.MODEL.WEIGHTS == ""
+    assert config.MODEL.RESNETS.NORM == "BN"
+    assert config.INPUT.IMAGE_SIZE <= 256
+    assert config.SOLVER.MAX_ITER <= 1000
+    assert config.SOLVER.MAX_ITER % config.TEST.EVAL_PERIOD == 0
+    assert 3 * config.TEST.EVAL_PERIOD <= config.SOLVER.MAX_ITER, "early stopping needs rungs"
+
+
+def test_the_full_demo_is_the_demo_for_longer() -> None:
+    short, full = load_config("demo").flatten(), load_config("demo_full").flatten()
+    different = {key for key in full if full[key] != short[key]}
+    assert different == {
+        "SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD",
+    }  # fmt: skip
 
 
 def test_the_published_recipe_is_the_default_one() -> None:
@@ -82,5 +159,5 @@ def test_the_file_of_a_backbone_builds_it(name: str) -> None:
     learned = [value for key, value in stored.items() if not key.endswith(("running_mean", "running_var", "_index"))]
     assert sum(value.numel() for value in learned) / 1e6 == pytest.approx(millions, abs=0.06)
     check_source(config.MODEL.WEIGHTS)  # of torchvision's names: that there are such weights
-    assert f"--config configs/{path.name}" in path.read_text(), "the command names the file itself"
+    assert f"`_BASE_: {path.stem}`" in path.read_text(), "how it is named"
     assert "Expected: " in path.read_text()

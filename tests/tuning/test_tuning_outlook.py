@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_study import MAX_ITER, new_study, open_record, report, settings
 
+from raytune_m2f.progress_line import ProgressFile
 from raytune_m2f.tuning.outlook import has_work, seconds_left
 from raytune_m2f.tuning.record import Record
 from raytune_m2f.tuning.settings import Budget, EarlyStopping
@@ -86,3 +87,25 @@ def test_trials_to_come_are_taken_to_be_as_long_as_those_that_ended(tmp_path: Pa
     assert record.settle(stopped) is not None
     record.note_session("driver", 90.0)
     assert seconds_left(record) == pytest.approx((MAX_ITER + 10) / 2)
+
+
+def test_iterations_since_the_last_report_count(tmp_path: Path) -> None:
+    study = new_study(tmp_path, settings(trials=1, early_stopping=NO_STOPPING))
+    record = open_record(study)
+    number = record.ask()
+    record.note_session("driver", 10.0)
+    study.trial(number).mkdir(parents=True)
+    ProgressFile(study.trial(number))(5, MAX_ITER)  # half an iteration a second, before any report
+    assert seconds_left(record) == pytest.approx((MAX_ITER - 5) / 0.5)
+    record.absorb(number, report(10, 1.0))  # later than what the file says
+    assert seconds_left(record) == pytest.approx(MAX_ITER - 10)
+
+
+def test_before_a_trial_has_ended_asha_is_expected_to_stop_most(tmp_path: Path) -> None:
+    stopping = EarlyStopping(grace_iterations=10, reduction_factor=4)  # rungs at 10 and 40
+    record = open_record(new_study(tmp_path, settings(trials=3, early_stopping=stopping)))
+    number = record.ask()
+    record.absorb(number, report(10, 1.0))
+    record.note_session("driver", 10.0)
+    expected = 10 + 30 / 4 + (MAX_ITER - 40) / 16
+    assert seconds_left(record) == pytest.approx((expected - 10) + 2 * expected)

@@ -1,0 +1,238 @@
+"""How far long work is, at what rate, and for how long still: one mechanism for all commands, without torch or Ray.
+
+Who works calls a `Progress` as often as it likes. What becomes of it is the listener's business: a bar in a terminal
+(`Bar`), a plain line every half minute in a log (`Lines`), a small file that another process reads (`ProgressFile`).
+`Heartbeat` speaks while nobody can say how far the work is: a download, the start of Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+INTERVAL_S = 30.0
+"""Between two lines of a log."""
+FIRST_S = 5.0
+"""Until the first one, so that one sees soon at what rate it goes."""
+FILE_S = 2.0
+PROGRESS = "progress"
+"""The attribute of a log's record that is a line of `Lines`: log files keep it, a terminal shows a bar instead."""
+FILE = ".raytune_m2f.progress.json"
+Clock = Callable[[], float]
+
+
+class Progress(Protocol):
+    """Called when something is done: how much is, of how much, and what else is worth knowing."""
+
+    def __call__(self, done: int, total: int, /, **facts: Any) -> None: ...
+
+
+def nobody(done: int, total: int, /, **facts: Any) -> None:
+    """The `Progress` of work that nobody follows."""
+
+
+class Pace:
+    """The rate since the first call, and the time left at that rate [s].
+
+    Both are those of the moment at which something was done last: in a pause, an evaluation between two steps, the rate
+    does not fall.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._start: tuple[float, int] | None = None
+        self._last: tuple[float, int] = 0.0, 0
+
+    def at(self, done: int, total: int) -> tuple[float | None, float | None]:
+        """Rate [1/s] and seconds left; None while there is none."""
+        now = self._clock()
+        if self._start is None or done < self._last[1]:
+            self._start = self._last = now, done
+        if done > self._last[1]:
+            self._last = now, done
+        seconds, steps = self._last[0] - self._start[0], self._last[1] - self._start[1]
+        if seconds <= 0 or steps <= 0:
+            return None, None
+        return steps / seconds, max(0.0, (total - done) * seconds / steps - (now - self._last[0]))
+
+
+def described(facts: Mapping[str, Any], rate: float | None, left: float | None, unit: str) -> str:
+    """What stands behind the count: "3.1 it/s, loss 24.1, segm/AP 12.3, 1:20 left"."""
+    speed = [] if rate is None else [f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"]
+    known = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()]
+    return ", ".join([*speed, *known, *([] if left is None else [f"{duration(left)} left"])])
+
+
+def duration(seconds: float) -> str:
+    """1:05 or 2:01:05."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Lines:
+    """A `Progress` that says a plain line: the first soon, then one in `interval` seconds, and one at the end.
+
+    Args:
+        what: is done, the beginning of each line.
+        say: called with the line.
+        unit: of the rate, in the singular.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        say: Callable[[str], None],
+        unit: str = "it",
+        *,
+        interval: float = INTERVAL_S,
+        first: float = FIRST_S,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._what, self._say, self._unit, self._interval, self._clock = what, say, unit, interval, clock
+        self._pace = Pace(clock)
+        self._due = clock() + first
+        self._ended = False
+
+    def __call__(self, done: int, total: int, /, **facts: Any) -> None:
+        rate, left = self._pace.at(done, total)
+        ends = done >= total and not self._ended
+        if not ends and self._clock() < self._due:
+            return
+        self._due = self._clock() + self._interval
+        self._ended = done >= total
+        more = described(facts, rate, None if self._ended else left, self._unit)
+        self._say(f"{self._what} {done}/{total}{', ' if more else ''}{more}")
+
+
+def logged(what: str, log: logging.Logger) -> Lines:
+    """A `Progress` that writes its lines to a log, marked as such."""
+    return Lines(what, lambda line: log.info("%s", line, extra={PROGRESS: True}))
+
+
+class Several:
+    """A `Progress` that tells several."""
+
+    def __init__(self, *listeners: Progress) -> None:
+        self._listeners = listeners
+
+    def __call__(self, done: int, total: int, /, **facts: Any) -> None:
+        for listener in self._listeners:
+            listener(done, total, **facts)
+
+
+class Bar:
+    """A `Progress` that moves a bar of rich."""
+
+    def __init__(self, shown: RichProgress, what: str, unit: str = "it") -> None:
+        self._shown, self._unit, self._pace = shown, unit, Pace()
+        self._task = shown.add_task(what, total=None, count="", more="")
+
+    def __call__(self, done: int, total: int, /, **facts: Any) -> None:
+        rate, left = self._pace.at(done, total)
+        more = described(facts, rate, left, self._unit)
+        self._shown.update(self._task, completed=done, total=total, count=f"{done}/{total}", more=more)
+
+
+@contextmanager
+def following(console: Console, what: str, unit: str = "it") -> Iterator[Progress]:
+    """Show on a console, which should be stderr, how far the work within is."""
+    if not console.is_terminal:
+        yield Lines(what, lambda line: console.print(Text(line), soft_wrap=True), unit)
+        return
+    name, count, more = (
+        TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[count]", "fields[more]")
+    )
+    with RichProgress(name, BarColumn(), count, more, console=console, transient=True) as shown:
+        yield Bar(shown, what, unit)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a `ProgressFile` says.
+
+    Attributes:
+        at: when it was written [s since 1970].
+    """
+
+    done: int
+    total: int
+    facts: dict[str, Any]
+    at: float
+
+
+class ProgressFile:
+    """A `Progress` that leaves word in a folder, at most once in `interval` seconds, for whoever asks there.
+
+    It is for the eye alone: a disk that is full does not stop the work for it.
+    """
+
+    def __init__(self, folder: Path, *, interval: float = FILE_S, clock: Clock = time.monotonic) -> None:
+        self._folder, self._interval, self._clock = folder, interval, clock
+        self._due = clock()
+        # no rename is waited for on the disk, as `files.py` would; a kill leaves what `files.sweep` clears
+        self._temporary = folder / f".progress.{uuid.uuid4().hex[:12]}.raytune_m2f.tmp"
+
+    def __call__(self, done: int, total: int, /, **facts: Any) -> None:
+        if self._clock() < self._due and done < total:
+            return
+        self._due = self._clock() + self._interval
+        content = json.dumps({"done": done, "total": total, "facts": facts, "at": time.time()})
+        with suppress(OSError):
+            self._temporary.write_text(content, encoding="utf-8")
+            self._temporary.replace(self._folder / FILE)
+
+
+def read_progress(folder: Path) -> Told | None:
+    """What a `ProgressFile` said last; None if there is none, or it cannot be read."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Told(int(content["done"]), int(content["total"]), dict(content["facts"]), float(content["at"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Heartbeat:
+    """Calls something again and again, beside what is done within; never after it.
+
+    Args:
+        beat: called with the seconds since the start.
+    """
+
+    def __init__(self, beat: Callable[[float], None], *, interval: float = INTERVAL_S) -> None:
+        self._beat, self._interval = beat, interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
+
+    def __enter__(self) -> Heartbeat:
+        self._start = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._beat(time.monotonic() - self._start)
+
+
+@contextmanager
+def still(log: logging.Logger, what: str, *, interval: float = INTERVAL_S) -> Iterator[None]:
+    """Say every half minute that something is still under way, which cannot say itself how far it is."""
+    with Heartbeat(lambda seconds: log.info("still %s, for %s", what, duration(seconds)), interval=interval):
+        yield
