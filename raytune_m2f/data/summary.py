@@ -14,6 +14,7 @@ from typing import Any
 from model import UNKNOWN
 from raytune_m2f.data.agreement import Agreement, masks_and_boxes
 from raytune_m2f.data.categories import Categories
+from raytune_m2f.data.collection import without_collection
 from raytune_m2f.data.headers import Headers, look_at
 from raytune_m2f.data.records import CocoDataset
 from raytune_m2f.errors import DatasetError
@@ -34,6 +35,7 @@ class Summary:
         per_category: name of every category to its number of instances and of crowds.
         most_instances: of the fullest image.
         labels: for each head, how many instances have a label and how many have none.
+        per_class: for each head, how many instances are of which class.
         without_polygon: annotations left out, for they have no polygon of three points.
         unnamed_files: images in the folder that the file does not name.
         repeated: files that more than one image names.
@@ -50,6 +52,7 @@ class Summary:
     per_category: dict[str, tuple[int, int]]
     most_instances: int
     labels: dict[str, tuple[int, int]]
+    per_class: dict[str, dict[str, int]]
     without_polygon: int
     unnamed_files: int
     repeated: tuple[str, ...]
@@ -95,7 +98,8 @@ class Summary:
         if absent := [name for name, (count, _) in self.per_category.items() if not count]:
             yield f"no instance of {len(absent)} of the {len(self.categories)} categories: {some(absent, SHOWN)}"
         for head, (known, unknown) in self.labels.items():
-            yield f"{head}: {known} labels known, {unknown} unknown"
+            classes = [f"{name} {count}" for name, count in self.per_class[head].items()]
+            yield f"{head}: {known} labels known ({some(classes, SHOWN)}), {unknown} unknown"
         if self.agreement.compared:
             agreeing = self.agreement.compared - self.agreement.differing
             yield f"masks and boxes agree in {agreeing} of {self.agreement.compared} annotations"
@@ -186,17 +190,14 @@ class Summary:
             raise DatasetError("\n".join(found))
 
 
+@without_collection()
 def summarize(dataset: CocoDataset, *, look: bool = False) -> Summary:
     """The numbers of a data set; `look` at some of its image files, too."""
-    names = dataset.categories.names
-    counts = [Counter[int](), Counter[int]()]
-    known: Counter[str] = Counter()
-    for record in dataset.records:
-        for annotation in record.annotations:
-            counts[annotation.iscrowd][annotation.label] += 1
-            if not annotation.iscrowd:
-                known.update(head for head, label in annotation.sublabels.items() if label != UNKNOWN)
-    instances = sum(counts[False].values())
+    names, heads = dataset.categories.names, dataset.categories.subcategories
+    annotations = [a for record in dataset.records for a in record.annotations]
+    regular = [a for a in annotations if not a.iscrowd]
+    counts = Counter(a.label for a in regular), Counter(a.label for a in annotations if a.iscrowd)
+    of_class = {head: Counter(a.sublabels[head] for a in regular) for head in heads}
     per_image = [len(record.instances) for record in dataset.records]
     files = Counter(os.fspath(record.file) for record in dataset.records)
     return Summary(
@@ -205,9 +206,10 @@ def summarize(dataset: CocoDataset, *, look: bool = False) -> Summary:
         categories=dataset.categories,
         images=len(dataset.records),
         with_instances=sum(count > 0 for count in per_image),
-        per_category={name: (counts[False][label], counts[True][label]) for label, name in enumerate(names)},
+        per_category={name: (counts[0][label], counts[1][label]) for label, name in enumerate(names)},
         most_instances=max(per_image, default=0),
-        labels={head: (known[head], instances - known[head]) for head in dataset.categories.subcategories},
+        labels={head: (len(regular) - count[UNKNOWN], count[UNKNOWN]) for head, count in of_class.items()},
+        per_class={head: {name: of_class[head][i] for i, name in enumerate(heads[head])} for head in heads},
         without_polygon=dataset.without_polygon,
         unnamed_files=dataset.unnamed_files,
         repeated=tuple(file for file, count in files.items() if count > 1),
