@@ -20,6 +20,12 @@ DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2"
 SIZE = 64
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where `-m gpu` asks for them, tests that need a GPU are skipped by name without one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """The folder of the real datasets (fruits_nuts, nuclei_dsb, coco_cc); tests that need it are skipped without."""
