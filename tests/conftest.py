@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+
+# One thread for each process, as in CI: several share few cores, and what one thread adds up is the same everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -98,7 +98,7 @@ def test_micro_batches_do_not_change_what_is_learned(tiny_config: Config, tmp_pa
     train_trial(config.with_values({"SOLVER.MICRO_BATCH": 1}, source="test"), TrialContext(tmp_path / "small"))
     for small, whole in zip(read_reports(tmp_path / "small"), read_reports(tmp_path / "whole"), strict=True):
         assert (small["micro_batch"], whole["micro_batch"]) == (1, 4)
-        assert small["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        assert small["loss"] == pytest.approx(whole["loss"], rel=1e-4)
 
 
 def test_evaluations_before_the_last_score_a_subset_which_the_last_supersedes(
