@@ -83,7 +83,7 @@ install() {
 
 # Warnings are errors to pytest, but here the versions may be others than those that were tested.
 tests() {
-    works "$PY" && "$PY" -m pytest -m gpu -W default -rs --durations=5 -p no:cacheprovider
+    works "$PY" && "$PY" -m pytest -m gpu -W default -rs --durations=5 -p no:cacheprovider tests/model tests/training
 }
 
 losses() {

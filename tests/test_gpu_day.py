@@ -14,10 +14,10 @@ SHELLCHECK = Path(sys.executable).parent / "shellcheck"
 LAID_OUT = {"install.log", "tests.log", "losses.log", "steps.log", "study.log", "note.md"}
 
 
-def gpu_day(folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def gpu_day(folder: Path, *words: str, script: Path = SCRIPT, **environ: str) -> subprocess.CompletedProcess[str]:
     outside = {name: value for name, value in os.environ.items() if name != "OUT"}
     return subprocess.run(
-        ["bash", str(SCRIPT), *words], cwd=folder, env={**outside, **environ}, capture_output=True, text=True
+        ["bash", str(script), *words], cwd=folder, env={**outside, **environ}, capture_output=True, text=True
     )
 
 
@@ -88,6 +88,35 @@ def test_where_nothing_can_be_installed_there_is_a_note_as_well(tmp_path: Path) 
     note = (tmp_path / "out" / "note.md").read_text()
     assert note.count("**failed** (exit code 1)") == 5
     assert "no versions: see install.log" in note
+
+
+BARE = """
+case "$*" in
+"-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/made" ;;
+"-m pip install"*) echo "installs: $*" ;;
+-c*) case "$PYTHONPATH" in */site*) exit 0 ;; esac; [ -e "$(dirname "$0")/../made" ] ;;
+*) echo "ran by $0 with $PYTHONPATH" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("wheels", [False, True])
+def test_a_bare_machine_gets_an_environment(wheels: bool, tmp_path: Path) -> None:
+    """Its own, or wheels beside what Python has: in a checkout without a .venv."""
+    script = tmp_path / "checkout" / "benchmarks" / SCRIPT.name
+    script.parent.mkdir(parents=True)
+    script.write_bytes(SCRIPT.read_bytes())
+    (tmp_path / "any-1.0-py3-none-any.whl").touch()
+    words = ["--python", stub(tmp_path, BARE), "--output", "out", "--device", "cpu"]
+    done = gpu_day(tmp_path, *words, *(["--wheels", str(tmp_path)] if wheels else []), script=script)
+    assert done.returncode == 0, (tmp_path / "out" / "note.md").read_text()
+    asked = (tmp_path / "out" / "install.log").read_text()
+    assert ("--no-index" in asked) == wheels
+    assert ("--constraint constraints.txt --editable .[dev]" in asked) != wheels
+    ran = (tmp_path / "out" / "study.log").read_text()
+    assert ("/venv/bin/python" in ran) != wheels
+    assert ("/site" in ran) == wheels
+    assert "no git checkout" in (tmp_path / "out" / "note.md").read_text()
 
 
 @pytest.mark.slow
