@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+
 import pytest
 from typer.testing import CliRunner
 
@@ -9,6 +12,15 @@ from raytune_m2f.cli import app
 
 STUDY = ["tune", "--config", "c.yaml", "--space", "default", "--study", "s"]
 MODEL = ["--model", "m", "--output", "o"]
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What the commands set is taken back."""
+    yield
+    log = logging.getLogger("raytune_m2f")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.mark.parametrize(
