@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,9 @@ def _base_path(base: object, path: Path) -> Path:
         )
     try:
         base_path = Path(absolute(base, path.parent))
-    except ValueError as problem:
+    except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
         raise ConfigError(f"{path}: {BASE_KEY}: {problem}") from None
-    found = base_path if base_path.is_file() else shipped_config(base)
+    found = base_path if os.path.isfile(base_path) else shipped_config(base)  # a name may be too long for a file
     if found is None:
         raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}. {advice(base)}")
     return found

@@ -58,20 +58,25 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
             dotted = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 value = walk(value, f"{dotted}.")
-            elif isinstance(value, str | Path) and "://" not in str(value) and is_path(dotted, str(value)):
-                try:
-                    value = absolute(str(value), folder)
-                except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
-                    problems.append((dotted, str(problem)))
             elif any(map(holds_credentials, _texts(value))):
                 problems.append((dotted, CREDENTIALS))
                 value = ""
-            elif dotted == IMPORT and isinstance(value, list | tuple):
-                value = [absolute(one, folder) if str(one).endswith(".py") else one for one in value]
+            else:
+                try:
+                    value = _resolved(dotted, value, folder)
+                except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
+                    problems.append((dotted, str(problem)))
             resolved[str(key)] = value  # YAML reads `5:` as a number and `on:` as true
         return resolved
 
     return walk(values, ""), problems
+
+
+def _resolved(dotted: str, value: Any, folder: Path) -> Any:
+    if dotted == IMPORT and isinstance(value, list | tuple):
+        return [absolute(one, folder) if isinstance(one, str) and one.endswith(".py") else one for one in value]
+    whole = isinstance(value, str | Path) and "://" not in str(value) and is_path(dotted, str(value))
+    return absolute(str(value), folder) if whole else value
 
 
 def _texts(value: Any) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def find_config(name: str | Path) -> Path:
         ConfigError: there is neither; with the names that there are.
     """
     own = Path(name)
-    found = own if own.exists() else shipped_config(name)
+    found = own if os.path.lexists(own) else shipped_config(name)
     if found is None:
         raise ConfigError(f"{name}: no such file{_similar_file(own)}. {advice(name)}")
     return found

@@ -117,3 +117,12 @@ def test_a_value_of_the_command_line_that_is_none_is_named(tmp_path: Path, overr
 
 def test_no_value_is_the_empty_text() -> None:
     assert parse_value("") == parse_value("  ") == ""
+
+
+@pytest.mark.parametrize("value", ["~nobody-of-this-name/x.py", "$NOT_SET_ANYWHERE/x.py"])
+def test_a_path_that_cannot_be_filled_in_is_named_wherever_it_stands(tmp_path: Path, value: str) -> None:
+    (tmp_path / "base.yaml").write_text(f"_BASE_: '{value}'\n")
+    (tmp_path / "import.yaml").write_text(f"ENGINE: detectron2\nDATASETS: {{IMPORT: ['{value}']}}\n")
+    for name in ("base.yaml", "import.yaml"):
+        with pytest.raises(ConfigError, match=rf"{name}: .*(home directory|is not set)"):
+            load_config(tmp_path / name)
