@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import tempfile
 from pathlib import Path
@@ -11,6 +12,10 @@ import typer
 
 from raytune_m2f.console import clear_errors, err, out
 from raytune_m2f.options import Dashboard
+from raytune_m2f.progress_line import still
+from raytune_m2f.screen import log_to_stderr
+
+log = logging.getLogger(__name__)
 
 JobOrStudy = Annotated[str, typer.Argument(metavar="JOB|STUDY", help="Id of the job, or the study: its latest job.")]
 Follow = Annotated[
@@ -57,9 +62,7 @@ def submit(
         for line in what_is_sent(Path(folder)):
             err.print(line, soft_wrap=True, highlight=False)
         if wanted.left_out:
-            err.print(
-                f"left out: {wanted.left_out} files of the packages that are no Python; name what is needed: --file"
-            )
+            err.print(f"left out: {wanted.left_out} files that are no Python; name those that are needed: --file")
         job = jobs.submit(wanted, Path(folder))
         lines = {
             "follow": ["logs", "--address", address, job, "--follow"],
@@ -104,7 +107,9 @@ def stop(job: JobOrStudy, address: Dashboard) -> None:
         if found.status.is_terminal():
             out.print(f"the job {found.submission_id} has ended already: {found.status}", soft_wrap=True)
             return
-        with err.status("stopping"):
+        log_to_stderr()
+        log.info("stopping the job %s: its trials have two minutes to end in order", found.submission_id)
+        with still(log, "stopping"):
             ended = jobs.stop(found.submission_id)
         out.print(f"the job {found.submission_id} has ended: {ended.status}", soft_wrap=True)
 

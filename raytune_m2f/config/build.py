@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from raytune_m2f.config.fields.base import CLASHES, Problem, Section
 from raytune_m2f.config.keys import is_section, key_info, known_keys, shown, unknown_key
 from raytune_m2f.config.nested import flatten, merge
-from raytune_m2f.config.paths import resolve_paths
+from raytune_m2f.config.paths import REGISTER, resolve_paths
 from raytune_m2f.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -57,11 +57,12 @@ def in_one_message(lines: Sequence[str]) -> str:
 def check(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> tuple[S | None, list[str]]:
     """The section, if every value has its type and bounds, and a line for each problem."""
     merged: dict[Any, Any] = {}
-    lines: list[str] = []
+    unresolved: list[tuple[str, str, str]] = []
     for layer in layers:
         values, found = resolve_paths(layer.values, layer.folder)
         merged = merge(merged, values)
-        lines += [f"{layer.origin}: {key}: {text}" for key, text in found]
+        unresolved += [(layer.origin, key, text) for key, text in found]
+    lines = [f"{origin}: {key}: {text}" for origin, key, text in unresolved if not _is_of_no_use(key, merged)]
     kind = root.variant(merged)
     merged, found = kind.complete(merged) if complete else (merged, [])
     lines += [f"{_origin((key,), layers)}: {key}: {text}" for key, text in found]
@@ -74,6 +75,15 @@ def check(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> t
     for problem in [*problems, *clashes]:
         lines.append(f"{_origin(problem.keys, layers)}: {problem.keys[0]}: {problem.text}")
     return section, lines
+
+
+def _is_of_no_use(key: str, values: Mapping[Any, Any]) -> bool:
+    """Whether a key is of a data set that is registered, by a `_BASE_` say, and neither trained nor tested on."""
+    datasets = values.get("DATASETS")
+    if not key.startswith(f"{REGISTER}.") or not isinstance(datasets, Mapping):
+        return False
+    name = key.split(".")[2]
+    return not any(name in str(datasets.get(use, "")) for use in ("TRAIN", "TEST"))
 
 
 def _origin(keys: Sequence[str], layers: Sequence[Layer]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from raytune_m2f.credentials import holds_credentials
 
 PATH_FIELDS = ("annotations", "images")
+REGISTER = "DATASETS.REGISTER"
 IMPORT = "DATASETS.IMPORT"
 """Modules, and paths of .py files."""
 CREDENTIALS = (
@@ -81,4 +82,4 @@ def _texts(value: Any) -> list[str]:
 def is_path(dotted: str, value: str) -> bool:
     if dotted == "MODEL.WEIGHTS":
         return bool(value) and "://" not in value
-    return bool(value) and dotted.startswith("DATASETS.REGISTER.") and dotted.rpartition(".")[2] in PATH_FIELDS
+    return bool(value) and dotted.startswith(f"{REGISTER}.") and dotted.rpartition(".")[2] in PATH_FIELDS

@@ -17,7 +17,6 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
 from raytune_m2f.tuning.index import is_here
 from raytune_m2f.tuning.lock import refusal
-from raytune_m2f.tuning.same_data import data_of
 from raytune_m2f.tuning.settings import StudySettings
 from raytune_m2f.tuning.space import SearchSpace
 from raytune_m2f.tuning.space_grid import grid
@@ -89,6 +88,8 @@ def new_study(
         points = [("config" if values == own else "grid", values) for values in grid(space)]
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
+    from raytune_m2f.tuning.same_data import data_of  # imports what reads data, of which a refusal has no need
+
     return NewStudy(study, StudyPlan(config, space, settings, tuple(points), data=data_of(config)), tuple(prior))
 
 

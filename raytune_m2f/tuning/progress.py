@@ -130,14 +130,15 @@ class StudyProgress:
         """Tell how far it is, so many seconds after the start."""
         with self._lock:
             status = self._status
+            starting = f"still starting (Ray, then the first trials), for {duration(seconds)}"
             if self._live is not None:
-                if status is not None:
+                if status is None:
+                    self._live.update(Text(starting), refresh=True)
+                else:
                     self._redraw(self._live, status)
-            elif status is None:
-                self._say(f"still starting (Ray, then the first trials), for {duration(seconds)}")
-            else:
-                for line in how_far(status, seconds, self._left()):
-                    self._say(line)
+                return
+            for line in [starting] if status is None else how_far(status, seconds, self._left()):
+                self._say(line)
 
     def _left(self) -> float | None:
         """Seconds left now: those of the last change, less what has gone by since."""

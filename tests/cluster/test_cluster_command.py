@@ -171,7 +171,7 @@ def test_what_is_sent_is_said_before(submit: Submit, cluster: Cluster, config_fi
     assert set(cluster.files) == {"config.yaml", "mine/__init__.py", "mine/data/colours.json", "table.csv"}
     for line in ("sent along: 4 files", "2.0 kB  mine/__init__.py", "2.0 kB  mine/data/colours.json", "table.csv"):
         assert line in result.stderr
-    assert "left out: 3 files that are no Python" in result.stderr  # the hidden one is not even looked at
+    assert "left out: 2 files that are no Python" in result.stderr  # the hidden one is not even looked at
     assert f"--module {package} --file {table} --file" in cluster_resume(result)
 
 
@@ -230,3 +230,16 @@ def test_a_study_that_a_job_runs_gets_no_second_one(submit: Submit, cluster: Clu
     cluster.jobs = [SimpleNamespace(submission_id="first-tune-1", metadata=metadata, status=running, start_time=1)]
     assert "first-tune-1" in refused(submit("resume", "/shared/first/"), cluster)
     assert submit("resume", "/shared/second").exit_code == 0
+
+
+def test_quiet_behind_the_command_is_the_jobs(submit: Submit, cluster: Cluster) -> None:
+    assert submit("resume", "-q", "/mnt/studies/first").exit_code == 0
+    assert cluster.arguments == ["resume", "--address=auto", "--quiet", "/mnt/studies/first"]
+    assert submit("resume", "/mnt/studies/first").exit_code == 0
+    assert "--quiet" not in cluster.arguments
+
+
+def test_a_configuration_that_comes_with_the_package_is_named(submit: Submit, cluster: Cluster) -> None:
+    done = submit("tune", "--config", "maskformer2_R18_instance", "--space", "queries", "--study", "/mnt/studies/first")
+    assert done.exit_code == 0, done.output
+    assert "ResNet18_Weights" in cluster.files["config.yaml"]

@@ -10,8 +10,8 @@ from raytune_m2f.config import Config, load_config
 from raytune_m2f.errors import ConfigError
 
 
-def register(annotations: str, images: str = "/i") -> str:
-    return f"DATASETS: {{REGISTER: {{d: {{annotations: '{annotations}', images: '{images}'}}}}}}\n"
+def register(annotations: str, images: str = "/i", train: str = "[]") -> str:
+    return f"DATASETS: {{TRAIN: {train}, REGISTER: {{d: {{annotations: '{annotations}', images: '{images}'}}}}}}\n"
 
 
 def test_a_path_starts_at_the_file_that_states_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,13 +47,29 @@ def test_an_unset_variable_is_named_together_with_the_other_problems(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAYTUNE_TEST_DATA", raising=False)
-    (tmp_path / "c.yaml").write_text(register("${RAYTUNE_TEST_DATA}/a.json") + "SEED: x")
+    (tmp_path / "c.yaml").write_text(register("${RAYTUNE_TEST_DATA}/a.json", train="[d]") + "SEED: x")
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "c.yaml")
     message = str(caught.value)
     assert "c.yaml: DATASETS.REGISTER.d.annotations: got '${RAYTUNE_TEST_DATA}/a.json'" in message
     assert "the environment variable RAYTUNE_TEST_DATA is not set; set it (export RAYTUNE_TEST_DATA=...)" in message
     assert "SEED: got 'x'" in message
+
+
+def test_an_unset_variable_of_a_data_set_that_nobody_uses_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAYTUNE_TEST_DATA", raising=False)
+    (tmp_path / "base.yaml").write_text(register("${RAYTUNE_TEST_DATA}/a.json"))
+    own = "{own: {annotations: a.json, images: i}}"
+    (tmp_path / "c.yaml").write_text(f"_BASE_: base.yaml\nDATASETS: {{REGISTER: {own}, TRAIN: [own], TEST: [own]}}\n")
+    config = load_config(tmp_path / "c.yaml")
+    assert config.dataset("own").images == tmp_path / "i"
+    assert Config.from_dict(config.to_dict()) == config  # a study that is resumed reads it again
+    with pytest.raises(ConfigError, match=r"DATASETS\.REGISTER\.d\.annotations: .*RAYTUNE_TEST_DATA is not set"):
+        load_config(tmp_path / "c.yaml", ["DATASETS.TEST=[d]"])
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "c.yaml", ["DATASETS=5"])
 
 
 @pytest.mark.parametrize(
@@ -73,6 +89,6 @@ def test_a_saved_configuration_no_longer_depends_on_the_place(tmp_path: Path, mo
 
 
 def test_an_unknown_home_is_an_error_of_the_user(tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text(register("~no_such_user_at_all/a.json"))
+    (tmp_path / "c.yaml").write_text(register("~no_such_user_at_all/a.json", train="[d]"))
     with pytest.raises(ConfigError, match=r"DATASETS\.REGISTER\.d\.annotations: .*home"):
         load_config(tmp_path / "c.yaml")

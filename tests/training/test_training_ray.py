@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import fake_study
 import pytest
@@ -10,9 +11,10 @@ import ray
 from fake_study import MAX_ITER, PERIOD, FakeTraining, config
 
 from raytune_m2f.errors import DatasetError, InputError, RaytuneM2FError, TrainingError
+from raytune_m2f.progress_line import ProgressFile
 from raytune_m2f.training.context import Report
 from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.ray_train import train_on_ray
+from raytune_m2f.training.ray_train import _told_from, train_on_ray
 
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
 ray.cloudpickle.register_pickle_by_value(fake_study)  # its folder is not on the workers' path
@@ -96,3 +98,20 @@ class TestTwoWorkers:
         with pytest.raises(TrainingError, match="nobody wants this"):
             train_on_ray(config(), tmp_path, workers=2, on_report=refuse, function=FakeTraining())
         assert ray.available_resources()["CPU"] == 2.0
+
+
+def test_who_follows_several_workers_hears_what_rank_0_leaves_and_nothing_older(tmp_path: Path) -> None:
+    told: list[tuple[int, int, dict[str, Any]]] = []
+
+    def progress(done: int, total: int, /, **facts: Any) -> None:
+        told.append((done, total, facts))
+
+    left = ProgressFile(tmp_path, interval=0)
+    left(7, 9)  # by an earlier run
+    tell = _told_from(tmp_path, progress)
+    tell()
+    assert not told
+    left(1, 9, loss=2.5)
+    tell()
+    tell()  # nothing new
+    assert told == [(1, 9, {"loss": 2.5})]

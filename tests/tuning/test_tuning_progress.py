@@ -87,3 +87,14 @@ def test_names_of_keys_are_folded_in_a_terminal_only(study: StudyDirectory) -> N
     names = [str(column.header) for column in status_table(status, folded=False).columns]
     assert "BASE_LR" in names
     assert "BASE_\nLR" in [str(column.header) for column in status_table(status).columns]
+
+
+def test_a_terminal_shows_that_it_is_starting_and_then_the_table(study: StudyDirectory) -> None:
+    file = io.StringIO()
+    with StudyProgress(Console(file=file, width=120, force_terminal=True), interval=1000) as progress:
+        progress.beat(12)
+        assert "still starting (Ray, then the first trials), for 0:12" in file.getvalue()
+        progress.update(StatusReader(running(study)).read(driver="this process"))
+        ProgressFile(study.trial(1), interval=0)(33, MAX_ITER)
+        progress.beat(14)
+    assert f"33/{MAX_ITER}" in file.getvalue()
