@@ -94,7 +94,7 @@ def test_other_files_of_the_users_are_not_written_over_but_ours_are(
         content["annotations"] = content["annotations"][:1]
         (output / name).write_text(json.dumps(content) + "\n")
     else:  # a picture that was drawn on
-        Image.open(output / name).convert("L").save(output / name)
+        Image.fromarray(read_image(output / name)).convert("L").save(output / name)
     before = contents(output)
     with pytest.raises(InputError, match=rf"{name} would be written over, but it is not from raytune_m2f"):
         predict_files(model, [photos], output)
@@ -176,16 +176,16 @@ def test_masks_one_at_a_time_are_the_masks_all_at_once(model: ExportedModel, pho
 def test_a_large_image_is_shrunk_for_its_picture_alone(
     model: ExportedModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Image.open(photos / "a.png").resize((1600, 1200)).save(photos / "a.png")
+    Image.fromarray(read_image(photos / "a.png")).resize((1600, 1200)).save(photos / "a.png")
     before = predict_files(model, [photos / "a.png"], tmp_path / "full", score_threshold=0.0)
     monkeypatch.setattr(predict, "MOST_PIXELS", 800 * 600)
     after = predict_files(model, [photos / "a.png"], tmp_path / "shrunk", score_threshold=0.0)
     assert after["annotations"] == before["annotations"]
-    assert Image.open(tmp_path / "full" / "a.png").size == (1600, 1200)
-    assert Image.open(tmp_path / "shrunk" / "a.png").size[0] < 1000
-    difference = np.asarray(Image.open(tmp_path / "full" / "a.png").resize((800, 600)), float)
-    difference -= np.asarray(Image.open(tmp_path / "shrunk" / "a.png").resize((800, 600)), float)
-    assert np.abs(difference).mean() < 25
+    full, shrunk = (read_image(tmp_path / folder / "a.png") for folder in ("full", "shrunk"))
+    assert full.shape == (1200, 1600, 3)
+    assert shrunk.shape[1] < 1000
+    one, other = (np.asarray(Image.fromarray(drawn).resize((800, 600)), float) for drawn in (full, shrunk))
+    assert np.abs(one - other).mean() < 25
 
 
 @pytest.mark.parametrize("damage", ["text", "cut"])
