@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raytune_m2f.errors import DatasetError, TrainingError
-from raytune_m2f.training.trial_dir import add_to_log, log_tail, occupied, read_failure, write_failure
+from raytune_m2f.errors import DatasetError, InputError, TrainingError
+from raytune_m2f.files import sealed_yaml
+from raytune_m2f.training.trial_dir import add_to_log, log_tail, occupied, read_failure, require_own, write_failure
 
 
 def test_everything_that_is_said_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -51,3 +52,21 @@ def test_the_tail_of_the_log(tmp_path: Path) -> None:
     for number in range(5000):
         add_to_log(tmp_path, f"line {number}\n")
     assert log_tail(tmp_path, lines=2) == ["line 4998", "line 4999"]
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "failure.json", "checkpoints/best.pth", ".ray/file"])
+def test_a_new_run_does_not_begin_on_files_of_the_users(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine: true\n")
+    with pytest.raises(InputError, match=f"--output: .*{name.removesuffix('/file')} would be written over"):
+        require_own(tmp_path, "--output")
+
+
+def test_a_new_run_may_begin_beside_other_files_or_where_one_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    require_own(tmp_path, "--output")
+    require_own(tmp_path / "new", "--output")
+    (tmp_path / "config.yaml").write_text(sealed_yaml("SEED: 1\n"))
+    (tmp_path / "metrics.jsonl").touch()
+    require_own(tmp_path, "--output")
