@@ -145,6 +145,7 @@ def test_train_resume_export_evaluate_predict(
     (tmp_path / "mine.json").write_text("{}")
     assert "mine.json would be written over" in refused(run("evaluate", *given, tmp_path / "mine.json"))
     results = tmp_path / "new" / "predictions.json"
+    assert "give two" in refused(run("evaluate", *given, results, "--predictions", results))
     assert run("evaluate", *given, tmp_path / "scores.json", "--predictions", results).exit_code == 0  # ours: replaced
     assert {"image_id", "category_id", "segmentation", "score"} < json.loads(results.read_text())[0].keys()
     assert "predictions.json exists" in refused(run("evaluate", *given, tmp_path / "s.json", "--predictions", results))
