@@ -58,6 +58,7 @@ trap 'rm -rf "$WORK"' EXIT
 cd "$ROOT" || exit 1
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
 export ROOT DEVICE PYTHON WHEELS WORK
+[[ $DEVICE == cuda ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # threads that share a core wait for each other
 
 # Everything that the parts import; on a GPU day a GPU as well.
 works() {
