@@ -125,7 +125,7 @@ part() {
 hardware() {
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null || echo "no nvidia-smi"
     grep -m 1 'model name' /proc/cpuinfo
-    echo "$(nproc) cores, $(free -g | awk '/^Mem:/ { print $2 }') GiB"
+    echo "$(getconf _NPROCESSORS_ONLN) cores, $(free -g | awk '/^Mem:/ { print $2 }') GiB"
 }
 
 versions() {
@@ -157,14 +157,16 @@ note() {
     done
 }
 
-part install 140
-PY=$(cat "$WORK/python" 2>/dev/null || echo "$PYTHON")
-[[ -z $WHEELS ]] || PYTHONPATH=$PYTHONPATH:$WORK/site
-export PY PYTHONPATH
-part tests 60
-part losses 45
-part steps 80
-part study 140
-note >"$OUTPUT/note.md"
-echo "$OUTPUT/note.md"
-exit "$FAILED"
+{ # in braces it is read at once: whoever changes the file meanwhile does no harm
+    part install 140
+    PY=$(cat "$WORK/python" 2>/dev/null || echo "$PYTHON")
+    [[ -z $WHEELS ]] || PYTHONPATH=$PYTHONPATH:$WORK/site
+    export PY PYTHONPATH
+    part tests 60
+    part losses 45
+    part steps 80
+    part study 140
+    note >"$OUTPUT/note.md"
+    echo "$OUTPUT/note.md"
+    exit "$FAILED"
+}
