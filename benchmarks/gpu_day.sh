@@ -150,7 +150,7 @@ note() {
     versions
     printf '```\n\n| part | result | took | limit |\n|---|---|---|---|\n'
     printf '%s\n' "${RESULTS[@]}"
-    for name in losses steps study tests install; do
+    for name in losses steps study tests; do
         printf '\n## %s\n\n```text\n' "$name"
         tail -n 60 "$OUTPUT/$name.log"
         printf '```\n'
