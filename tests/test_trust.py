@@ -6,6 +6,7 @@ detectron2's engine is a stand-in here: its configuration is a dictionary.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,15 @@ def get_cfg() -> Node:
         DATALOADER=Node(),
         SEED=0,
     )
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What the commands set is taken back."""
+    yield
+    log = logging.getLogger("raytune_m2f")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ They run because the user gives the configuration that names them. One that lies
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def import_modules(names: Sequence[str]) -> list[ModuleType]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f"{KEY}: there is no file {path}. Workers on other machines must see it too.")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))

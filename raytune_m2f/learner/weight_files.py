@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import pickle
 import socket
 import zipfile
@@ -94,7 +95,7 @@ def _once_more(source: str, path: Path) -> str:
 
 def _local_file(source: str) -> Path:
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(
             f"MODEL.WEIGHTS = {source!r} is not a file on this machine. Give the path of weights that are here or an "
             "address (torchvision://ResNet50_Weights.IMAGENET1K_V2), or set MODEL.WEIGHTS='' to train from scratch "

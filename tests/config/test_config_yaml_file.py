@@ -87,6 +87,12 @@ def test_a_chain_of_bases_has_an_end(tmp_path: Path) -> None:
         load_config(tmp_path / "0.yaml")
 
 
+def test_a_base_of_a_name_that_no_file_can_have_is_named(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(f"_BASE_: {'n' * 3000}\n")
+    with pytest.raises(ConfigError, match="but there is no file"):
+        load_config(tmp_path / "c.yaml")
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
