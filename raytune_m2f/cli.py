@@ -183,7 +183,8 @@ def evaluate(
             evaluator = evaluate_export(
                 exported, annotations, images, progress=lambda done, total, name: progress(done, total)
             )
-        metrics = evaluator.evaluate()
+        with still(log, "scoring"):
+            metrics = evaluator.evaluate()
         if output is not None:
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
             content = {name: value if value == value else None for name, value in metrics.items()}
