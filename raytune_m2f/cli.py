@@ -222,7 +222,8 @@ def predict(
                 progress=lambda done, total, name: progress(done, total),
             )
         found = len(content["annotations"])
-        out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
+        counts = f"{found} instances in {len(content['images'])} images"
+        out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:

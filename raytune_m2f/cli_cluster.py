@@ -63,7 +63,8 @@ def submit(
             err.print(line, soft_wrap=True, highlight=False)
         if wanted.left_out:
             err.print(
-                f"left out: {wanted.left_out} files of the packages that are no Python; name what is needed: --file"
+                f"left out: {wanted.left_out} files of the packages that are no Python; name what is needed: --file",
+                soft_wrap=True,
             )
         job = jobs.submit(wanted, Path(folder))
         lines = {
