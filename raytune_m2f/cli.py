@@ -16,7 +16,18 @@ from rich.table import Table
 from raytune_m2f import cli_cluster, cli_study
 from raytune_m2f.console import clear_errors, out, require_pairs
 from raytune_m2f.introduce import announce_training, require_empty
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Group, Overrides, Trust, application
+from raytune_m2f.options import (
+    LARGEST_SEED,
+    MOST,
+    Address,
+    ConfigFile,
+    GpusPerWorker,
+    Group,
+    Overrides,
+    Trust,
+    application,
+    finite,
+)
 from raytune_m2f.progress_line import still
 from raytune_m2f.screen import log_to_stderr, print_table, show_progress
 
@@ -41,8 +52,8 @@ ModelDir = Annotated[Path, typer.Option("--model", help="Exported model: a direc
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
-    trials: Annotated[int, typer.Option(min=2, help="Trials of the study.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the data and of the search.")] = 0,
+    trials: Annotated[int, typer.Option(min=2, max=MOST, help="Trials of the study.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the data and of the search.")] = 0,
     full: Annotated[
         bool, typer.Option("--full", help="Train five times as long: better masks, a longer wait.")
     ] = False,
@@ -72,7 +83,8 @@ def train(
     ],
     overrides: Overrides = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray Train workers; by default this process trains, without Ray.")
+        int | None,
+        typer.Option(min=1, max=MOST, help="Ray Train workers; by default this process trains, without Ray."),
     ] = None,
     gpus_per_worker: GpusPerWorker = None,
     address: Address = None,
@@ -119,9 +131,9 @@ def export(
         ),
     ],
     output: Annotated[Path, typer.Option(help="Directory to make.")],
-    trial: Annotated[int | None, typer.Option(min=0, help="Trial to export; by default the best.")] = None,
+    trial: Annotated[int | None, typer.Option(min=0, max=MOST, help="Trial to export; by default the best.")] = None,
     iteration: Annotated[
-        int | None, typer.Option(min=1, help="Export the checkpoint of this iteration; by default the best.")
+        int | None, typer.Option(min=1, max=MOST, help="Export the checkpoint of this iteration; by default the best.")
     ] = None,
 ) -> None:
     """Export the best checkpoint as a directory that is enough to evaluate and predict.
@@ -198,7 +210,9 @@ def predict(
     model: ModelDir,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
-    score_threshold: Annotated[float, typer.Option(min=0, max=1, help="Leave out instances below this score.")] = 0.5,
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Leave out instances below this score.")
+    ] = 0.5,
     trust: Trust = False,
 ) -> None:
     """Predict images: an overlay PNG for each, and all instances as COCO JSON.

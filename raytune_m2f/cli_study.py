@@ -15,7 +15,7 @@ from rich.text import Text
 
 from raytune_m2f.console import clear_errors, out, parse_duration, require_pairs
 from raytune_m2f.introduce import announce_study
-from raytune_m2f.options import Address, ConfigFile, GpusPerWorker, Overrides, Trust
+from raytune_m2f.options import LARGEST_SEED, MOST, Address, ConfigFile, GpusPerWorker, Overrides, Trust, finite
 from raytune_m2f.progress_line import still
 from raytune_m2f.screen import log_to_stderr, print_table
 
@@ -28,7 +28,9 @@ WATCH_SECONDS = 2.0
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
 Method = Literal["asha", "promotion", "pbt", "none"]
 StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
-Concurrent = Annotated[int | None, typer.Option(min=1, help="Trials at once at most; by default what the study says.")]
+Concurrent = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Trials at once at most; by default what the study says.")
+]
 
 
 def tune(
@@ -49,13 +51,15 @@ def tune(
     ],
     overrides: Overrides = None,
     trials: Annotated[
-        int | None, typer.Option(min=1, help="Trials in total; by default 20 if there is no other limit.")
+        int | None, typer.Option(min=1, max=MOST, help="Trials in total; by default 20 if there is no other limit.")
     ] = None,
     time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Optimizer steps over all trials.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(min=0.01, help="GPU-hours over all trials.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="Optimizer steps over all trials.")] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(min=0.01, callback=finite, help="GPU-hours over all trials.")
+    ] = None,
     concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at once at most; by default as many as fit.")
+        int | None, typer.Option(min=1, max=MOST, help="Trials at once at most; by default as many as fit.")
     ] = None,
     workers_per_trial: Annotated[
         str, typer.Option(metavar="N", help="Ray Train workers of a trial; 2:8: as many of these as there is room for.")
@@ -79,22 +83,28 @@ def tune(
             "default asha, and none with --sampler grid.",
         ),
     ] = None,
-    grace: Annotated[int | None, typer.Option(min=1, help="Iterations before which no trial is stopped.")] = None,
-    reduction_factor: Annotated[int, typer.Option(min=2, help="One in so many trials goes on at a rung.")] = 3,
+    grace: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Iterations before which no trial is stopped.")
+    ] = None,
+    reduction_factor: Annotated[
+        int, typer.Option(min=2, max=MOST, help="One in so many trials goes on at a rung.")
+    ] = 3,
     from_study: Annotated[
         str | None,
         typer.Option(
             "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
         ),
     ] = None,
-    keep_checkpoints: Annotated[int, typer.Option(min=1, help="Keep the weights of so many best trials.")] = 5,
+    keep_checkpoints: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Keep the weights of so many best trials.")
+    ] = 5,
     optuna_storage: Annotated[
         str | None,
         typer.Option(
             help="Database for the record, e.g. 'postgresql://me:${DB_PASSWORD}@host/optuna'; default: a file."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the search.")] = 0,
     address: Address = None,
 ) -> None:
     """Search the space for the configuration with the best segm AP.
@@ -164,10 +174,10 @@ def resume(
 
 def extend(
     study: StudyDir,
-    trials: Annotated[int | None, typer.Option(min=1, help="So many trials more.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many trials more.")] = None,
     time: Annotated[str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.")] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="So many optimizer steps more.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(min=0.01, help="So many GPU-hours more.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many optimizer steps more.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0.01, callback=finite, help="So many GPU-hours more.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
     concurrent: Concurrent = None,
     address: Address = None,
@@ -194,8 +204,8 @@ def extend(
 
 def confirm(
     study: StudyDir,
-    top: Annotated[int, typer.Option(min=1, help="How many of the best trials.")] = 3,
-    seeds: Annotated[int, typer.Option(min=1, help="New seeds for each.")] = 3,
+    top: Annotated[int, typer.Option(min=1, max=MOST, help="How many of the best trials.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="New seeds for each.")] = 3,
     concurrent: Concurrent = None,
     address: Address = None,
     trust: Trust = False,

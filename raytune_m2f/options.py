@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import platform
+import re
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -11,6 +14,18 @@ import typer
 from typer.core import TyperGroup
 
 from raytune_m2f.screen import set_verbosity
+
+MOST = 10**9
+"""Of whatever is counted; a larger number is a typing error."""
+LARGEST_SEED = 2**31 - 1
+
+
+def finite(number: float | None) -> float | None:
+    """Raises BadParameter at nan and infinity, which every bound lets through."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"got {number}, allowed: a number")
+    return number
+
 
 ConfigFile = Annotated[
     str,
@@ -39,7 +54,8 @@ Trust = Annotated[
     ),
 ]
 GpusPerWorker = Annotated[
-    float | None, typer.Option(min=0, help="GPUs of a worker, a fraction shares one; by default 1 if there is any.")
+    float | None,
+    typer.Option(min=0, callback=finite, help="GPUs of a worker, a fraction shares one; by default 1 if there is any."),
 ]
 
 
@@ -54,7 +70,16 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         set_verbosity()  # a second command line in one process starts anew
+        _refuse_nothing(args)
         return super().parse_args(ctx, args)
+
+
+def _refuse_nothing(words: Sequence[str]) -> None:
+    """An empty word is an unset variable of a shell's: `--output "$RUN"` would mean the working directory."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            name = word.rstrip("=") or before or "the first argument"
+            raise typer.BadParameter(f"{name} got nothing (an environment variable that is not set?)")
 
 
 def _quiet(wanted: bool) -> None:

@@ -66,7 +66,7 @@ def read_json(path: Path, error: type[RaytuneM2FError]) -> Any:
     try:
         return parse_json(text)
     except ValueError as cause:
-        raise error(f"{path}: not JSON: {cause}") from None
+        raise error(f"{path} is no JSON: {cause}") from None
 
 
 def read_object(path: Path, error: type[RaytuneM2FError]) -> dict[str, Any]:

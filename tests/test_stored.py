@@ -15,7 +15,7 @@ from raytune_m2f.stored import parse_json, read_json, read_object
     ("content", "said"),
     [
         (b"", "it is empty"),
-        (b"{", "not JSON"),
+        (b"{", "is no JSON"),
         (b"\xff{}", "line 1 is not UTF-8"),
         ("{}".encode("utf-16"), "UTF-16"),
         (b"[" * 200_000, "nested too deep"),
@@ -32,7 +32,7 @@ def test_what_is_no_json_is_one_error(tmp_path: Path, content: bytes, said: str 
     if said is None:
         assert isinstance(read_json(tmp_path / "f.json", StudyError), list)
         return
-    with pytest.raises(StudyError, match=f"f.json: .*{said}"):
+    with pytest.raises(StudyError, match=rf"f\.json.*{said}"):
         read_json(tmp_path / "f.json", StudyError)
 
 

@@ -84,6 +84,7 @@ def read_command(
     data = [_named(path) for path in files]
     for path in data:
         pack_file(path, packages, folder)
+        left_out -= any(path.is_relative_to(package) for package in packages)
     arguments = [name, *_arguments(command, {**given, "address": "auto"})]
     along = [*(("--module", path) for path in packages), *(("--file", path) for path in data)]
     return JobCommand(name, home, arguments, again, [str(word) for pair in along for word in pair], left_out)

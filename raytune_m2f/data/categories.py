@@ -57,6 +57,8 @@ class Categories:
         Raises:
             DatasetError: a list is missing or malformed, or a head is asked for that is not there.
         """
+        if not isinstance(content, Mapping):
+            raise DatasetError(f"{source}: got {type(content).__name__}, allowed: an object with 'categories'")
         names = _names_by_id(content.get("categories"), source)
         heads = content.get("subcategories") or {}
         if not isinstance(heads, Mapping):

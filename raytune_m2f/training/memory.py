@@ -6,6 +6,7 @@ memory cannot tell them, for they wait for its gradients. The note only ever low
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,8 +61,8 @@ def noted_micro_batch(output_dir: Path) -> int | None:
     note = output_dir / NOTE
     if not note.exists():
         return None
-    text = note.read_text(encoding="utf-8").strip()
-    if not text.isdigit() or int(text) < 1:
+    text = note.read_bytes()[:40].decode("utf-8", "replace").strip()
+    if not re.fullmatch(r"[1-9]\d{0,8}", text, flags=re.ASCII):
         raise TrainingError(f"{note} holds {text!r}, not a micro-batch [images]: delete it.")
     return int(text)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.files import write_atomically
+from raytune_m2f.stored import parse_json
 from raytune_m2f.training.context import Report
 
 log = logging.getLogger(__name__)
@@ -16,17 +17,34 @@ FILE = "metrics.jsonl"
 
 
 def read_reports(folder: Path) -> list[Report]:
-    """All reports of a run in order; a last line that a kill cut short is left out."""
+    """All reports of a run in order; what is no report, as a last line that a kill cut short, is left out and named."""
     path = folder / FILE
     if not path.exists():
         return []
     reports = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            reports.append(json.loads(line))
-        except json.JSONDecodeError:
-            log.warning("%s: a line was cut short and is left out", path)
+            reports.append(_report(line))
+        except ValueError as problem:
+            log.warning("%s: line %d is no whole report and is left out: %s", path, number, problem)
     return reports
+
+
+def _report(line: bytes) -> Report:
+    """Raises ValueError, saying what is wrong."""
+    report = parse_json(line.decode("utf-8"))
+    if not isinstance(report, dict):
+        raise ValueError(f"got {type(report).__name__}, allowed: an object")
+    iteration, images = report.get("iteration"), report.get("images", 0)
+    if type(iteration) is not int or iteration < 0 or type(images) is not int:
+        raise ValueError(f"got iteration {iteration!r} and images {images!r}, allowed: whole numbers")
+    if type(report.get("seconds")) not in (int, float):
+        raise ValueError(f"got seconds {report.get('seconds')!r}, allowed: a number")
+    if nested := [key for key, value in report.items() if isinstance(value, dict | list)]:
+        raise ValueError(f"{nested[0]!r} is neither a number nor a text")
+    return report
 
 
 def append_report(folder: Path, report: Report) -> None:

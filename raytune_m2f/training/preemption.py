@@ -61,7 +61,9 @@ def note_node(output_dir: Path) -> None:
 def noted_node(output_dir: Path) -> str | None:
     """Where the trial ran; None if it never got there."""
     try:
-        return (output_dir / NODE).read_text(encoding="utf-8") or None  # empty: killed while it was written
+        return (output_dir / NODE).read_text(
+            encoding="utf-8", errors="replace"
+        ) or None  # empty: killed while it was written
     except FileNotFoundError:
         return None
 

@@ -27,6 +27,9 @@ from typing import IO, Any
 from raytune_m2f.errors import InputError, RaytuneM2FError, TrainingError
 from raytune_m2f.files import is_ours, require_free, write_atomically
 from raytune_m2f.mirror import Mirror
+from raytune_m2f.stored import read_object
+
+log = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +63,18 @@ def write_failure(output_dir: Path, error: BaseException) -> None:
 
 
 def read_failure(output_dir: Path) -> dict[str, Any] | None:
+    """Why the trial ended without a result: error_type, cause and traceback; None if it did not, or nobody can say."""
+    path = output_dir / FAILURE
+    if not path.exists() or not path.stat().st_size:  # empty: a name on a store that was not pulled
+        return None
     try:
-        record: dict[str, Any] = json.loads((output_dir / FAILURE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = read_object(path, TrainingError)
+    except TrainingError as problem:
+        log.warning("%s; the trial is taken as one that did not fail", problem)
+        return None
+    record = {key: found.get(key, "") for key in ("error_type", "cause", "traceback")}
+    if not record["error_type"] or not all(isinstance(text, str) for text in record.values()):
+        log.warning("%s is no record of a failure; the trial is taken as one that did not fail", path)
         return None
     return record
 

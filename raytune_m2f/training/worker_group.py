@@ -5,6 +5,7 @@ Killing the caller of `train_on_ray` leaves the group behind (ray#58515, #62753)
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import ray
@@ -43,9 +44,11 @@ def release_workers(output_dir: Path) -> bool:
 def noted_group(output_dir: Path) -> str | None:
     """The id of the placement group of the trial's workers, once they run; None before and after."""
     try:
-        return (output_dir / GROUP).read_text(encoding="utf-8") or None  # empty: killed while it was written
+        group = (output_dir / GROUP).read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
         return None
+    whole = re.fullmatch(rf"[0-9a-f]{{{2 * ray.PlacementGroupID.size()}}}", group)
+    return group if whole else None  # else killed while it was written
 
 
 def free_group(group: str) -> bool:

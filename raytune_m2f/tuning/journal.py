@@ -135,7 +135,7 @@ def _unused(journal: Path) -> Path:
 def _operation(line: bytes) -> dict[str, Any] | None:
     """What a line says, if it is an operation at all."""
     try:
-        content = json.loads(line)
+        content = json.loads(line.decode("utf-8-sig"))  # of bytes, json guesses other encodings
     except (ValueError, RecursionError):
         return None
     known = isinstance(content, dict) and type(content.get("op_code")) is int and content["op_code"] in OPERATIONS

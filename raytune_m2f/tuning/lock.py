@@ -42,7 +42,7 @@ class FileLock:
         """Who drives the study now, in words; None if nobody does."""
         if not self._path.exists():
             return None
-        with self._path.open() as file:
+        with self._path.open(encoding="utf-8", errors="replace") as file:
             if not _lock(file, fcntl.LOCK_SH):
                 return file.read() or "another process"
         return None

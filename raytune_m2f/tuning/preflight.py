@@ -52,7 +52,7 @@ def check_before_start(
     queries = _values(config, space, QUERIES)[0] if config.knows(QUERIES) else math.inf  # of our own network only
     notes = check_experiment(config, engine, asked=asked, largest_batch=largest, fewest_queries=queries)
     if stops:
-        _check_reports(config)
+        notes += _check_reports(config)
     if isinstance(config, AnyModelConfig):  # detectron2 looks at many of its keys only when it builds
         learner = engine.learner()
         learner.scheduler(config, learner.optimizer(config))
@@ -69,13 +69,18 @@ def check_before_start(
     return notes
 
 
-def _check_reports(config: Config) -> None:
+def _check_reports(config: Config) -> list[str]:
+    """Reports that early stopping would wait for in vain: refused, or told where one at the very end was asked for."""
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
-    if period == 0 or period >= end:
-        raise StudyError(
-            f"{PERIOD} = {period} with SOLVER.MAX_ITER = {end}: trials would report at their end only, so none could "
-            f"be stopped early. Set {PERIOD} to {max(1, end // 10)}, say, or give --early-stopping none."
-        )
+    if 0 < period < end:
+        return []
+    what = (
+        f"{PERIOD} = {period} with SOLVER.MAX_ITER = {end}: trials report at their end only, none can be stopped early"
+    )
+    cure = f"{PERIOD}={max(1, end // 10)}, say, or --early-stopping none"
+    if period == end:
+        return [f"{what} ({cure})"]
+    raise StudyError(f"{what}. Give {cure}.")
 
 
 def _values(config: Config, space: SearchSpace, key: str) -> list[float]:

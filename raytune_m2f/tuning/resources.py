@@ -91,7 +91,7 @@ def largest_cluster(bootstrap: Path = BOOTSTRAP) -> list[Node] | None:
                 (kind["resources"], 1 if name == head else min(limit, kind.get("max_workers", limit)))
                 for name, kind in config["available_node_types"].items()
             ]
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
             return None
     return [
         Node(cpus=found.get("CPU", 0), gpus=found.get("GPU", 0))

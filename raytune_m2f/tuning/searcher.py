@@ -141,7 +141,7 @@ class DriverStopper(Stopper):  # type: ignore[misc]
 def _error_text(trial: Trial) -> str:
     """What Tune has written of the latest crash; `Trial.get_error` reads a copy that is made later."""
     path = Path(trial.error_file or "")
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def last_line(error: str) -> str:

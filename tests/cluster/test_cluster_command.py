@@ -171,7 +171,7 @@ def test_what_is_sent_is_said_before(submit: Submit, cluster: Cluster, config_fi
     assert set(cluster.files) == {"config.yaml", "mine/__init__.py", "mine/data/colours.json", "table.csv"}
     for line in ("sent along: 4 files", "2.0 kB  mine/__init__.py", "2.0 kB  mine/data/colours.json", "table.csv"):
         assert line in result.stderr
-    assert "left out: 3 files that are no Python" in result.stderr  # the hidden one is not even looked at
+    assert "left out: 2 files that are no Python" in result.stderr  # the hidden one is not even looked at
     assert f"--module {package} --file {table} --file" in cluster_resume(result)
 
 

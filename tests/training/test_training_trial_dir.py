@@ -117,3 +117,21 @@ def test_the_tail_of_the_log(tmp_path: Path) -> None:
     for number in range(5000):
         add_to_log(tmp_path, f"line {number}\n")
     assert log_tail(tmp_path, lines=2) == ["line 4998", "line 4999"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[1]", b"{}", b"null", b"\xff", b"{", b'{"error_type": 1}', b'{"error_type": "E", "cause": [1]}', b"[" * 200_000],
+)
+def test_a_damaged_record_of_a_failure_is_none_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    (tmp_path / "failure.json").write_bytes(content)
+    assert read_failure(tmp_path) is None
+    assert "failure.json" in caplog.text
+
+
+def test_an_empty_failure_was_not_pulled_yet(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "failure.json").touch()
+    assert read_failure(tmp_path) is None
+    assert not caplog.text

@@ -142,6 +142,23 @@ def test_a_journal_without_its_first_line_is_lost(study: StudyDirectory) -> None
         open_record(study)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-be", "utf-7"])
+def test_a_journal_in_another_encoding_is_no_record(study: StudyDirectory, encoding: str) -> None:
+    before = study.journal.read_text().encode(encoding)
+    study.journal.write_bytes(before)
+    for action in (lambda: study_status(study.root), lambda: open_record(study)):
+        with pytest.raises(StudyError, match=r"optuna\.journal"):
+            action()
+    assert study.journal.read_bytes() == before
+
+
+def test_a_mark_and_line_ends_of_another_system_change_nothing(study: StudyDirectory) -> None:
+    expected = study_status(study.root)
+    study.journal.write_bytes(b"\xef\xbb\xbf" + study.journal.read_bytes().replace(b"\n", b"\r\n"))
+    assert study_status(study.root) == expected
+    assert open_record(study).reconcile() == [1]
+
+
 @pytest.mark.parametrize("left", [None, b"", b'{"op_code":0,"worker', b"\0" * 100])
 def test_a_study_that_was_killed_before_its_first_trial_begins(tmp_path: Path, left: bytes | None) -> None:
     study = new_study(tmp_path)

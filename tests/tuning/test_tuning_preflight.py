@@ -83,13 +83,18 @@ PERIOD, LR = "TEST.EVAL_PERIOD", "SOLVER.BASE_LR"
 RATES = {"type": "loguniform", "low": 1e-4, "high": 1e-3}
 
 
-@pytest.mark.parametrize("period", [0, 4, 5000])
+@pytest.mark.parametrize("period", [0, 5, 5000])
 def test_early_stopping_without_a_report_before_the_end_is_refused(tiny_config: Config, period: int) -> None:
     config = tiny_config.with_values({PERIOD: period})
     with pytest.raises(StudyError, match=rf"EVAL_PERIOD = {period} with SOLVER\.MAX_ITER = 4: .*--early-stopping none"):
         check_before_start(config, space(LR, **RATES), workers=1, stops=True)
     check_before_start(config, space(LR, **RATES), workers=1)
     assert check_before_start(tiny_config, space(LR, **RATES), workers=1, stops=True) == []
+
+
+def test_a_single_report_at_the_very_end_is_a_note(tiny_config: Config) -> None:
+    (note,) = check_before_start(tiny_config.with_values({PERIOD: 4}), space(LR, **RATES), workers=1, stops=True)
+    assert "none can be stopped early" in note
 
 
 def test_the_largest_batch_of_a_space_must_find_enough_images(tiny_config: Config) -> None:

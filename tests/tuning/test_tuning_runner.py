@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import fake_study
 import pytest
@@ -29,6 +30,7 @@ from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError, TrainingError
+from raytune_m2f.tuning import layout
 from raytune_m2f.tuning.runner import create_study, enqueue_points, run_study
 from raytune_m2f.tuning.settings import Budget, EarlyStopping, Resources
 from raytune_m2f.tuning.status import StudyStatus, study_status
@@ -135,6 +137,29 @@ def test_gpu_hours_without_a_gpu_are_refused(tmp_path: Path) -> None:
     study = new_study(tmp_path, settings(budget=Budget(gpu_hours=1), resources=Resources(gpus_per_worker=0)))
     with pytest.raises(StudyError, match="get no GPU"):
         run_study(study.root)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"resources": Resources(workers=3)},
+        {"resources": Resources(gpus_per_worker=1)},
+        {"budget": Budget(gpu_hours=1), "resources": Resources(gpus_per_worker=0)},
+    ],
+)
+def test_a_new_study_that_is_refused_leaves_nothing(tmp_path: Path, asked: dict[str, Any]) -> None:
+    new = layout.new_study(tmp_path / "study", fake_study.config(), space(), settings(trials=1, **asked))
+    with pytest.raises(StudyError, match=r"GPU|CPU"):
+        run_study(new)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_study_is_laid_out_and_run(tmp_path: Path) -> None:
+    new = layout.new_study(tmp_path / "study", fake_study.config(), space(), settings(trials=1))
+    status = run_study(new, trial_function=FakeTraining())
+    assert states(status) == ["complete"]
+    assert (status.resumable, status.seconds_left) == (False, None)
+    check_curves(new.directory)
 
 
 DRIVER = """
