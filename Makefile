@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# The tests run with one version; what the code uses is checked for these as well.
+OTHER_PYTHONS := 3.10 3.12 3.13
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint check clean
@@ -23,10 +25,15 @@ demo: $(STAMP)  ## tune, export, evaluate and predict on synthetic data, on the 
 test: $(STAMP)  ## the tests (without those marked slow, gpu, detectron2 or reference)
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## ruff, its formatter, and mypy --strict
+lint: $(STAMP)  ## ruff, its formatter, mypy --strict, and whether the code fits the Python versions that are not run
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy --strict
+	@for version in $(OTHER_PYTHONS); do set -x; \
+		$(BIN)/ruff check --quiet --ignore UP --target-version py$$(echo $$version | tr -d .) && \
+		$(BIN)/mypy --strict --python-version $$version raytune_m2f model || exit 1; \
+	done
+	$(BIN)/vermin --quiet --violations --no-tips --exclude str.decode --exclude long -t=3.10- raytune_m2f model tests benchmarks
 
 check: lint test  ## what has to pass before a commit: lint and test
 

@@ -154,7 +154,9 @@ def sampling(task: Task, repeats: int) -> Iterator[str]:
     places = torch.rand(batch, cells, 2, 8, 3, 4, generator=generator).mul_(pixels // 32)
     places = places.to(task.device).requires_grad_()
     weights = torch.full((batch, cells, 8, 3, 4), 1 / 12, device=task.device).requires_grad_()
-    forms: dict[str, Any] = {"grid_sample": sample_by_grid, "grid_sample, compiled": torch.compile(sample_by_grid)}
+    forms: dict[str, Any] = {"grid_sample": sample_by_grid}
+    if task.compiled:
+        forms["grid_sample, compiled"] = torch.compile(sample_by_grid)
     if task.device.type == "cpu":
         forms["rows"] = sample_by_rows
 
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--points", type=int, default=12544)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--eager", action="store_true", help="leave out what is compiled, which takes minutes")
     parser.add_argument("--only", default="", help="variants whose name contains this, or 'sampling'")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
@@ -196,7 +199,7 @@ def main() -> None:
         setting = replace(Setting(), pixels=pixels, batch=arguments.batch, points=arguments.points)
         print(f"{pixels} pixels, batch {arguments.batch}")
         for name, (build, bfloat16, compiled) in VARIANTS.items():
-            if arguments.only not in name:
+            if arguments.only not in name or (compiled and arguments.eager):
                 continue
             try:
                 run = build(Task(setting, device, bfloat16, compiled))
@@ -205,7 +208,8 @@ def main() -> None:
                 continue
             print(f"  {name:32} {measure(run, device, arguments.repeats)}", flush=True)
         if arguments.only in "sampling":
-            print(*sampling(Task(setting, device, bfloat16=False), arguments.repeats), sep="\n", flush=True)
+            task = Task(setting, device, bfloat16=False, compiled=not arguments.eager)
+            print(*sampling(task, arguments.repeats), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

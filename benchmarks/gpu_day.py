@@ -36,6 +36,7 @@ from raytune_m2f.training.worker import train_trial
 TRIALS, SHARE = 4, 0.5  # two trials on a GPU
 TOO_LARGE = 1.5  # times what a trial may have; half of it fits
 LOSSES_APART = 0.1  # relative; rounding alone makes a few hundredths after some tens of steps
+REPORTS = 4  # of each training
 WAIT_S = 0.2
 
 
@@ -62,7 +63,7 @@ SIZES = {
     "cuda": Sizes(),
     "cpu": Sizes(
         depth=18, pixels=64, hidden=32, feedforward=64, enc_layers=1, dec_layers=4, queries=8, points=128, batch=4,
-        loss_steps=6, study_steps=6, loaders=0, val_images=4,
+        loss_steps=8, study_steps=16, loaders=0, val_images=4,
     ),
 }  # fmt: skip
 
@@ -89,7 +90,7 @@ class SmallMemory:
 
 
 def experiment(sizes: Sizes, work: Path, steps: int, train_images: int) -> Config:
-    """Synthetic shapes with two subcategory heads, reported three times."""
+    """Synthetic shapes with two subcategory heads, reported four times."""
     made = generate_shapes(
         work / f"data_{train_images}",
         train_images=train_images,
@@ -120,9 +121,9 @@ def experiment(sizes: Sizes, work: Path, steps: int, train_images: int) -> Confi
         "INPUT": {"IMAGE_SIZE": sizes.pixels, "MIN_SIZE_TEST": sizes.pixels, "MAX_SIZE_TEST": sizes.pixels},
         "SOLVER": {
             "IMS_PER_BATCH": sizes.batch, "MAX_ITER": steps, "BASE_LR": 1e-4, "BACKBONE_MULTIPLIER": 1.0,
-            "CHECKPOINT_PERIOD": max(steps // 3, 1),
+            "CHECKPOINT_PERIOD": steps // REPORTS,
         },
-        "TEST": {"EVAL_PERIOD": max(steps // 3, 1), "IMS_PER_BATCH": 4},
+        "TEST": {"EVAL_PERIOD": steps // REPORTS, "IMS_PER_BATCH": 4},
     }  # fmt: skip
     return Config.from_dict(content, source="gpu_day")
 
@@ -183,7 +184,7 @@ def too_large_a_batch(sizes: Sizes, work: Path, device: str) -> int:
 
 
 def study(device: str, work: Path) -> bool:
-    """Four trials, two at once; the driver is killed after two reports, and the study resumed."""
+    """Four trials, two at once; the driver is killed on the way, and the study resumed."""
     sizes = SIZES[device]
     batch = too_large_a_batch(sizes, work, device)
     print(f"a batch of {batch} images is too large", flush=True)
@@ -208,19 +209,20 @@ def study(device: str, work: Path) -> bool:
 
 
 def killed_driver(command: list[str], root: Path) -> int:
-    """Kill the driver once each of two trials has a report; how many trials trained then."""
+    """Kill the driver once two trials train and there is a report; how many trials trained then."""
     driver = subprocess.Popen(command)
-    training: list[list[Report]] = []
+    reports, training = 0, 0
     try:
-        while driver.poll() is None and len(training) < 2:
+        while driver.poll() is None and (training < 2 or not reports):
             time.sleep(WAIT_S)
-            training = [read_reports(folder) for folder in root.glob("trials/*") if read_reports(folder)]
+            told = [len(read_reports(folder)) for folder in root.glob("trials/*") if (folder / "config.yaml").exists()]
+            reports, training = sum(told), sum(count < REPORTS for count in told)
     finally:
         alive = driver.poll() is None
         driver.kill()
         driver.wait()
-    print(f"the driver was killed with {sum(map(len, training))} reports", flush=True)
-    return len(training) if alive else 0
+    print(f"the driver was killed with {reports} reports, while {training} trials trained", flush=True)
+    return training if alive else 0
 
 
 def claims_of(root: Path, config: Config) -> dict[str, bool]:

@@ -9,7 +9,7 @@ from model.criterion import SetCriterion, count_targets
 from model.matcher import LossWeights, NonFiniteError
 from model.meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
 from model.points import RandomPoints
-from model.structures import UNKNOWN, Instances, Target
+from model.structures import UNKNOWN, Instances, PackedInstances, Target
 from model.transformer_decoder import Outputs
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "MultiTaskMaskFormer",
     "NonFiniteError",
     "Outputs",
+    "PackedInstances",
     "RandomPoints",
     "ResNet",
     "SetCriterion",

@@ -5,17 +5,20 @@ Shapes: B images, H W pixels of the padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.backbones import Backbone
-from model.inference import Ranking, Size, instances_of_image
+from model.inference import Ranking, Size, instances_of_image, packed_instances_of_image
 from model.pixel_decoder import MSDeformAttnPixelDecoder
-from model.structures import Instances
+from model.structures import Instances, PackedInstances
 from model.transformer_decoder import MultiTaskTransformerDecoder, Outputs
+
+T = TypeVar("T")
 
 
 class MaskFormerHead(nn.Module):
@@ -108,6 +111,28 @@ class MultiTaskMaskFormer(nn.Module):
             )
             for i, (image, original) in enumerate(zip(images, original_sizes, strict=True))
         ]
+
+    @torch.no_grad()
+    def predict_packed(
+        self,
+        image: Tensor,
+        original_size: Size,
+        pack: Callable[[Tensor], Sequence[T]],
+        *,
+        max_instances: int,
+        ranking: Ranking = "main",
+    ) -> PackedInstances[T]:
+        """The instances of one (3, h, w) image with what `pack` makes of masks; see `packed_instances_of_image`."""
+        return packed_instances_of_image(
+            self([image]),
+            0,
+            padded=padded_size([image], self.size_divisibility),
+            resized=(image.shape[1], image.shape[2]),
+            original=original_size,
+            max_instances=max_instances,
+            ranking=ranking,
+            pack=pack,
+        )
 
 
 def padded_size(images: Sequence[Tensor], divisibility: int) -> Size:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+T = TypeVar("T")
 UNKNOWN = -1
 """Label of a subcategory that an annotation does not give: no cost, no loss, no metric."""
 
@@ -107,3 +109,17 @@ class Instances:
             queries=self.queries.to(device),
             subprobs={name: probs.to(device) for name, probs in self.subprobs.items()},
         )
+
+
+@dataclass(frozen=True)
+class PackedInstances(Generic[T]):
+    """`Instances` whose masks are kept as something smaller, K of them."""
+
+    scores: Tensor
+    labels: Tensor
+    masks: list[T]
+    queries: Tensor
+    subprobs: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.scores)

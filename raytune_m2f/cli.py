@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from functools import partial
@@ -46,6 +45,13 @@ app = typer.Typer(
 )
 
 
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Refuse larger images; by default what the environment variable RAYTUNE_M2F_MAX_MEGAPIXELS says, or 178.",
+    ),
+]
 ModelDir = Annotated[Path, typer.Option("--model", help="Exported model: a directory made by `export`.")]
 
 
@@ -177,6 +183,10 @@ def evaluate(
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
     output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="New file for all detections: COCO's results (JSON), as its loadRes reads them.")
+    ] = None,
+    max_megapixels: MaxMegapixels = None,
     trust: Trust = False,
 ) -> None:
     """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
@@ -186,6 +196,13 @@ def evaluate(
     with clear_errors():
         log_to_stderr()
         log.info("evaluating %s on %s", model, annotations)
+        from raytune_m2f.files import require_free, require_new, sealed_json, write_atomically
+
+        if output is not None:
+            require_free(output, "--output")
+        if predictions is not None:
+            require_new(predictions, "--predictions")
+        from raytune_m2f.evaluation import results_to_json  # with torch: only now that all can be written
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import evaluate_export
 
@@ -193,15 +210,22 @@ def evaluate(
         log.info("on %s", exported.device)
         with show_progress("evaluating", "image") as progress:
             evaluator = evaluate_export(
-                exported, annotations, images, progress=lambda done, total, name: progress(done, total)
+                exported,
+                annotations,
+                images,
+                max_megapixels=max_megapixels,
+                progress=lambda done, total, name: progress(done, total),
             )
         with still(log, "scoring"):
             metrics = evaluator.evaluate()
+        if predictions is not None:
+            predictions.parent.mkdir(parents=True, exist_ok=True)
+            results_to_json(evaluator.results, predictions)
         if output is not None:
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
             content = {name: value if value == value else None for name, value in metrics.items()}
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps({"metrics": content, "confusion": tables}, indent=2) + "\n", encoding="utf-8")
+            write_atomically(output, sealed_json({"metrics": content, "confusion": tables}, indent=2))
         _print_metrics(metrics, f"{model} on {annotations}")
 
 
@@ -213,6 +237,7 @@ def predict(
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, callback=finite, help="Leave out instances below this score.")
     ] = 0.5,
+    max_megapixels: MaxMegapixels = None,
     trust: Trust = False,
 ) -> None:
     """Predict images: an overlay PNG for each, and all instances as COCO JSON.
@@ -233,6 +258,7 @@ def predict(
                 images,
                 output,
                 score_threshold=score_threshold,
+                max_megapixels=max_megapixels,
                 progress=lambda done, total, name: progress(done, total),
             )
         found = len(content["annotations"])

@@ -5,6 +5,7 @@
         NonFiniteLossError       the loss or a metric became NaN or infinite
         OutOfMemoryError         one image at a time is still too much
       CheckpointError            no checkpoint could be read or written
+      UnreadableImagesError      some images were left out, the others are done
       InputError                 exit code 2: what the user gave is wrong
         ConfigError              a configuration file, key or value
         SearchSpaceError         a search space file, key or range
@@ -39,6 +40,10 @@ class OutOfMemoryError(TrainingError):
 
 class CheckpointError(RaytuneM2FError):
     """No checkpoint could be read or written."""
+
+
+class UnreadableImagesError(RaytuneM2FError):
+    """Some images could not be read; what was asked for is done for the others."""
 
 
 class InputError(RaytuneM2FError):

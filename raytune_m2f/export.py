@@ -20,12 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import Instances, MultiTaskMaskFormer
+from model import Instances, MultiTaskMaskFormer, PackedInstances
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
+from raytune_m2f.data.masks import Rle
 from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
+from raytune_m2f.evaluation.results import encode_masks
 from raytune_m2f.export_files import (
     CATEGORIES,
     CONFIG,
@@ -73,12 +75,22 @@ class ExportedModel:
         """
         if not isinstance(self.model, MultiTaskMaskFormer):
             return predict_any(self.model, self.config, images, original_sizes)
-        return self.model.predict(
-            images,
-            original_sizes,
-            max_instances=self.config.TEST.DETECTIONS_PER_IMAGE,
-            ranking=self.config.MODEL.MASK_FORMER.TEST.RANKING,
-        )
+        return self.model.predict(images, original_sizes, **self._kept)
+
+    @torch.no_grad()
+    def predict_encoded(self, image: NDArray[np.uint8]) -> PackedInstances[Rle]:
+        """The instances of a (H, W, 3) RGB image, masks at its size as run lengths: however large, one at a time."""
+        height, width = image.shape[:2]
+        resized = self.resized(image)
+        if isinstance(self.model, MultiTaskMaskFormer):
+            return self.model.predict_packed(resized, (height, width), encode_masks, **self._kept)
+        (found,) = self.predict([resized], [(height, width)])
+        return PackedInstances(found.scores, found.labels, encode_masks(found.masks), found.queries, found.subprobs)
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        test = self.config.MODEL.MASK_FORMER.TEST
+        return {"max_instances": self.config.TEST.DETECTIONS_PER_IMAGE, "ranking": test.RANKING}
 
 
 def export_run(

@@ -19,7 +19,9 @@ import logging
 import os
 import re
 import shutil
+import struct
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,6 +38,7 @@ LONGEST_NAME = 255
 _SEAL = b"raytune_m2f:"
 _END = re.compile(rb'"\s*}\n| -->\n|\n|.{4}\0{4}IEND\xaeB`\x82', re.DOTALL)
 """What stands after a seal: the end of a JSON object, of a comment of HTML or YAML, of a PNG."""
+_SOFTWARE, _PNG_END = b"Software\0", 12
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.raytune_m2f\.tmp", re.DOTALL)
 
 
@@ -206,6 +209,13 @@ def sealed_yaml(text: str) -> str:
     return sealed(f"{text}# ".encode(), b"\n").decode()
 
 
+def sealed_png(png: bytes) -> bytes:
+    """A PNG with the seal as the text "Software", in front of its end."""
+    start = png[:-_PNG_END] + struct.pack(">I", len(_SOFTWARE) + len(_SEAL) + 64) + b"tEXt" + _SOFTWARE
+    text = _SEAL + checksum(start).encode()
+    return start + text + struct.pack(">I", zlib.crc32(b"tEXt" + _SOFTWARE + text)) + png[-_PNG_END:]
+
+
 def checksum(content: bytes) -> str:
     """SHA-256 in 64 characters."""
     return hashlib.sha256(content).hexdigest()
@@ -252,6 +262,12 @@ def require_free(path: Path, what: str) -> None:
     """
     if os.path.lexists(path) and not _is_device(path) and not is_ours(path):
         raise foreign(path, what)
+
+
+def require_new(path: Path, what: str) -> None:
+    """Refuse to write over any file, where ours could not be told from others. Raises InputError."""
+    if os.path.lexists(path) and not _is_device(path):
+        raise InputError(f"{what}: {path} exists: move it away or give another place.")
 
 
 def foreign(path: Path, what: str) -> InputError:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from model import Instances
-from raytune_m2f.data import TestSample, load_for_model, read_image
-from raytune_m2f.data.images import read_record
-from raytune_m2f.errors import InputError
+from model import Instances, PackedInstances
+from raytune_m2f.data import CocoDataset, TestSample, load_for_model, read_image
+from raytune_m2f.data.images import check_image, read_record
+from raytune_m2f.data.masks import Rle, decode
+from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
+from raytune_m2f.files import require_free, sealed_json, sealed_png, write_atomically
+from raytune_m2f.image_files import common_folder, find_images, picture_names
 from raytune_m2f.visualize import draw_instances
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 INSTANCES = "instances.json"
+MOST_PIXELS = 2**24
+"""Of a picture: a larger image is shrunk for it, as drawing takes some 50 bytes a pixel."""
+SHOWN = 10
+"""Names in an error."""
 Progress = Callable[[int, int, str], None]
 """Called when an image is done: how many are, of how many, and its file's name."""
 
@@ -39,95 +48,189 @@ def predict_files(
     output: Path,
     *,
     score_threshold: float = 0.5,
+    max_megapixels: float | None = None,
     progress: Progress = lambda done, total, name: None,
 ) -> dict[str, Any]:
     """Predict image files: an overlay PNG for each, and all instances in one COCO JSON.
 
+    What is done is written also when the rest is interrupted.
+
     Args:
         images: image files; a folder stands for all images in it.
         output: directory for `<name>.png` and `instances.json`.
-        score_threshold: instances below it are neither drawn nor written.
+        score_threshold: instances below it are neither drawn nor written, nor are those without a pixel.
+        max_megapixels: see `read_image`.
         progress: called when an image is done.
 
     Returns:
         the content of instances.json: a COCO file whose annotations have a "score" and, for each head, its class
-        index and "<head>_score".
+        index and "<head>_score". File names are relative to the folder that all images are in, info.images.
 
     Raises:
-        InputError: no image, or two of the same name.
-        DatasetError: a file is no image.
+        InputError: no image, or a file of the user's would be written over; nothing is done then.
+        UnreadableImagesError: some of the files are no images; the others are done.
     """
     files = find_images(images)
-    pictures = _picture_names(files)
+    names = picture_names(files)
+    _require_output(output, images, files, names)
     output.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"images": [], **exported.categories.to_dict(), "annotations": []}
-    for number, file in enumerate(files, start=1):
-        pixels = read_image(file)
-        instances = predict_image(exported, pixels)
-        Image.fromarray(draw_instances(pixels, instances, exported.categories, score_threshold=score_threshold)).save(
-            output / pictures[file]
-        )
-        content["images"].append(
-            {"id": number, "file_name": str(file), "width": pixels.shape[1], "height": pixels.shape[0]}
-        )
-        for result in instances_to_results(instances, image_id=number, categories=exported.categories):
-            if result["score"] >= score_threshold:
-                content["annotations"].append(_annotation(len(content["annotations"]) + 1, result))
-        progress(number, len(files), file.name)
-    (output / INSTANCES).write_text(json.dumps(content) + "\n", encoding="utf-8")
-    return content
+    folder = common_folder(files)
+    content = _Content(exported, folder, score_threshold)
+    unreadable: list[str] = []
+    try:
+        for done, file in enumerate(files, start=1):
+            try:
+                pixels = read_image(file, max_megapixels=max_megapixels)
+            except DatasetError as error:
+                unreadable.append(str(error))
+            else:
+                instances = exported.predict_encoded(pixels)
+                write_atomically(output / names[file], _picture(pixels, instances, exported, score_threshold))
+                content.add(file, pixels, instances)
+            progress(done, len(files), file.name)
+    finally:
+        text = sealed_json(content.as_dict())
+        if content.images:
+            write_atomically(output / INSTANCES, text)
+    if unreadable:
+        raise UnreadableImagesError(_unreadable(unreadable, len(files), output))
+    written: dict[str, Any] = json.loads(text)
+    return written
+
+
+class _Content:
+    """What instances.json is to hold."""
+
+    def __init__(self, exported: ExportedModel, folder: Path, score_threshold: float) -> None:
+        self.images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._folder, self._threshold, self._categories = folder, score_threshold, exported.categories
+
+    def add(self, file: Path, pixels: NDArray[np.uint8], instances: PackedInstances[Rle]) -> None:
+        height, width = pixels.shape[:2]
+        name = os.path.relpath(file.absolute(), self._folder)
+        image = {"id": len(self.images) + 1, "file_name": name, "width": width, "height": height}
+        self.images.append(image)
+        for result in instances_to_results(instances, image_id=image["id"], categories=self._categories):
+            area = int(mask_utils.area(result["segmentation"]))
+            if result["score"] >= self._threshold and area > 0:
+                annotation = {"id": len(self._annotations) + 1, **result, "area": area, "iscrowd": 0}
+                self._annotations.append(annotation)
+
+    def as_dict(self) -> dict[str, Any]:
+        info = {"description": "instances predicted by raytune_m2f", "images": str(self._folder)}
+        return {
+            "info": info,
+            "images": self.images,
+            **self._categories.to_dict(),
+            "annotations": self._annotations,
+        }
+
+
+def _require_output(output: Path, given: Sequence[Path], files: Sequence[Path], names: dict[Path, str]) -> None:
+    """Refuse to write over an image, or over anything else that is not ours; before the first image is read."""
+    for folder in given:
+        if folder.is_dir() and output.is_dir() and os.path.samefile(folder, output):
+            raise InputError(f"--output {output} is the folder of the images: give another one for the pictures.")
+    inputs = {_identity(file): file for file in files if file.exists()}
+    for path in [output / INSTANCES, *(output / names[file] for file in files)]:
+        if path.exists() and (file := inputs.get(_identity(path))) is not None:
+            raise InputError(
+                f"--output {output}: the picture {path} would be written over the image {file}: give another directory."
+            )
+        require_free(path, f"--output {output}")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What a file is, by whatever name."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _unreadable(errors: Sequence[str], total: int, output: Path) -> str:
+    shown = [*errors[:SHOWN], *([f"... and {len(errors) - SHOWN} more"] if len(errors) > SHOWN else [])]
+    rest = f"{output / INSTANCES} has the other {total - len(errors)}" if len(errors) < total else "nothing was written"
+    return "\n  ".join([f"{len(errors)} of {total} images were left out; {rest}:", *shown])
+
+
+def _picture(
+    pixels: NDArray[np.uint8], instances: PackedInstances[Rle], exported: ExportedModel, score_threshold: float
+) -> bytes:
+    """The overlay as PNG."""
+    kept = (instances.scores >= score_threshold).nonzero()[:, 0].cpu()
+    image = _shrunk(Image.fromarray(pixels))
+    masks = torch.zeros(len(kept), image.height, image.width, dtype=torch.bool)
+    for mask, i in zip(masks, kept.tolist(), strict=True):
+        mask[:] = torch.from_numpy(_mask(instances.masks[i], image.size))
+    shown = Instances(
+        scores=instances.scores.cpu()[kept],
+        labels=instances.labels.cpu()[kept],
+        masks=masks,
+        queries=instances.queries.cpu()[kept],
+        subprobs={name: probs.cpu()[kept] for name, probs in instances.subprobs.items()},
+    )
+    drawn = draw_instances(np.asarray(image), shown, exported.categories, score_threshold=score_threshold)
+    file = io.BytesIO()
+    Image.fromarray(drawn).save(file, format="PNG")
+    return sealed_png(file.getvalue())
+
+
+def _shrunk(image: Image.Image) -> Image.Image:
+    scale = (MOST_PIXELS / (image.width * image.height)) ** 0.5
+    if scale >= 1:
+        return image
+    size = max(1, int(image.width * scale)), max(1, int(image.height * scale))
+    return image.resize(size, Image.Resampling.BOX)
+
+
+def _mask(rle: Rle, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """A mask at `size` (w, h), that of its image or a smaller one."""
+    height, width = rle["size"]
+    mask: NDArray[np.uint8] = decode([rle], height, width)[0]
+    if (width, height) == size:
+        return mask > 0
+    small: NDArray[np.bool_] = np.asarray(Image.fromarray(mask * 255).resize(size, Image.Resampling.BOX)) >= 128
+    return small
 
 
 def evaluate_export(
-    exported: ExportedModel, annotations: Path, images: Path, *, progress: Progress = lambda done, total, name: None
+    exported: ExportedModel,
+    annotations: Path,
+    images: Path,
+    *,
+    max_megapixels: float | None = None,
+    progress: Progress = lambda done, total, name: None,
 ) -> CocoEvaluator:
     """Score an exported model on a dataset; `evaluate()` of the result gives the metrics. See `load_for_model`.
 
     Raises:
-        DatasetError: the annotations are wrong, have other categories than the model, or nothing to find.
+        DatasetError: the annotations are wrong, have other categories than the model, or nothing to find; or images
+            cannot be read, all of which are named: a score on the others would be another one.
     """
-    config = exported.config
     dataset = load_for_model(exported.categories, annotations, images)
-    evaluator = CocoEvaluator(dataset, max_detections=config.TEST.DETECTIONS_PER_IMAGE)
-    for number, record in enumerate(dataset.records, start=1):
-        image, size = exported.resized(read_record(record)), (record.height, record.width)
-        (instances,) = exported.predict([image], [size])
-        evaluator.process([TestSample(image, record.id, *size, record.file)], [instances.to("cpu")])
-        progress(number, len(dataset.records), record.file.name)
+    _require_images(dataset, lambda record: check_image(record.file, max_megapixels=max_megapixels))
+    evaluator = CocoEvaluator(dataset, max_detections=exported.config.TEST.DETECTIONS_PER_IMAGE)
+    for done, record in enumerate(dataset.records, start=1):
+        try:
+            pixels = read_record(record, max_megapixels=max_megapixels)
+        except DatasetError:  # its beginning was whole: look which others are like that, and stop
+            _require_images(dataset, lambda record: read_record(record, max_megapixels=max_megapixels))
+            raise
+        sample = TestSample(torch.empty(0), record.id, record.height, record.width, record.file)
+        evaluator.process([sample], [exported.predict_encoded(pixels)])
+        progress(done, len(dataset.records), record.file.name)
     return evaluator
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The image files among `paths`, those of folders included.
-
-    Raises:
-        InputError: a path does not exist, or there is no image at all.
-    """
-    found = list(_expand(paths))
-    if not found:
-        raise InputError(f"no image to predict: give files or folders with {', '.join(sorted(IMAGE_SUFFIXES))}")
-    return found
-
-
-def _expand(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.is_file():
-            yield path
-        else:
-            raise InputError(f"there is no image {path}")
-
-
-def _picture_names(files: Sequence[Path]) -> dict[Path, str]:
-    """`<name>.png` for each file, with its folder's name in front where two would be the same."""
-    for folders in range(3):
-        names = {file: "_".join((*file.absolute().parts[-1 - folders : -1], file.stem)) + ".png" for file in files}
-        if len(set(names.values())) == len(names):
-            return names
-    raise InputError("two of the images have the same name (a.png, a.jpg?): predict them in two calls")
-
-
-def _annotation(number: int, result: dict[str, Any]) -> dict[str, Any]:
-    """A COCO result as a COCO annotation."""
-    return {"id": number, **result, "area": int(mask_utils.area(result["segmentation"])), "iscrowd": 0}
+def _require_images(dataset: CocoDataset, read: Callable[[Any], object]) -> None:
+    """Raises DatasetError that names all images that `read` cannot read."""
+    errors = []
+    for record in dataset.records:
+        try:
+            read(record)
+        except DatasetError as error:
+            errors.append(str(error))
+    if errors:
+        shown = [*errors[:SHOWN], *([f"... and {len(errors) - SHOWN} more"] if len(errors) > SHOWN else [])]
+        what = f"{dataset.annotations_file}: {len(errors)} of {len(dataset)} images cannot be used, and without them"
+        raise DatasetError("\n  ".join([f"{what} the scores would be others:", *shown]))

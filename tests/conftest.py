@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+
+# One thread for each process, as in CI: several share few cores, and what one thread adds up is the same everywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +22,12 @@ from raytune_m2f.data import generate_shapes
 HEADS = {"color": 4, "texture": 3}
 DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2"
 SIZE = 64
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where `-m gpu` asks for them, tests that need a GPU are skipped by name without one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("raytune_m2f.training",),
     (
         "raytune_m2f.detectron2_compat",
+        "raytune_m2f.image_files",
         "raytune_m2f.export",
         "raytune_m2f.export_files",
         "raytune_m2f.predict",

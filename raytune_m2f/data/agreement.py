@@ -35,7 +35,7 @@ class Agreement:
     """How the masks of a data set and their boxes agree.
 
     Attributes:
-        compared: annotations with a mask of a pixel or more.
+        compared: annotations with a mask of a pixel or more, and a box that is no point.
         differing: of these, those whose mask lies elsewhere than the box says.
         without_pixel: annotations whose run lengths hold no pixel.
         areas_differing: annotations whose `area` cannot be that of their mask.
@@ -65,11 +65,15 @@ def masks_and_boxes(dataset: CocoDataset) -> Agreement:
     masks = np.concatenate(list(_bounds(annotations)))
     boxes = np.array([a.bbox for a in annotations], np.float64)
     boxes[:, 2:] += boxes[:, :2]
-    seen = (masks[:, 2:] > masks[:, :2]).any(1)
-    differs: Bools = seen & ~_agree(masks, boxes, ALIKE)
-    reading, wrong = _reading(masks[seen], boxes[seen], sizes[seen], int(differs.sum()))
+    seen = np.asarray((masks[:, 2:] > masks[:, :2]).any(1))
+    compared = np.asarray(seen & (boxes[:, 2:] > boxes[:, :2]).any(1))  # some tools leave boxes at 0
+    differs = np.asarray(compared & ~_agree(masks, boxes, ALIKE))
+    if _inside_one_pixel(masks[seen], sizes[seen]).sum() > MOST * seen.sum():
+        reading, wrong = "the polygons are in 0 to 1; multiply them by the image's width and height", True
+    else:
+        reading, wrong = _reading(masks[compared], boxes[compared], sizes[compared], int(differs.sum()))
     return Agreement(
-        compared=int(seen.sum()),
+        compared=int(compared.sum()),
         differing=int(differs.sum()),
         without_pixel=int((~seen).sum()),
         areas_differing=int((seen & _other_area(masks, np.array([a.area for a in annotations]))).sum()),
@@ -86,8 +90,6 @@ def _reading(masks: Boxes, boxes: Boxes, sizes: Boxes, differing: int) -> tuple[
     """Another reading under which masks and boxes agree, and whether the file as it is cannot be meant."""
     if not len(masks):
         return "", False
-    if _inside_one_pixel(masks, sizes).mean() > MOST:
-        return "the polygons are in 0 to 1; multiply them by the image's width and height", True
     if _agree(masks, boxes, CLOSE).mean() >= 1 / 2 and differing <= len(masks) / 2:
         return "", False
     for words, read in READINGS:

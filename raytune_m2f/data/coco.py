@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raytune_m2f.data.categories import Categories
+from raytune_m2f.data.collection import without_collection
 from raytune_m2f.data.entries import ImageEntry, parse_annotation, parse_image
 from raytune_m2f.data.labels import nothing_known, search
 from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord
@@ -43,19 +42,7 @@ class _Problems:
         raise DatasetError("\n  ".join(lines))
 
 
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Python's search for cycles looks at all that was read again and again: a third of the time, and finds none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-@_without_collection()
+@without_collection()
 def load_coco(
     name: str, annotations: Path, images: Path, subcategories: Sequence[str] = (), *, if_there: bool = False
 ) -> CocoDataset:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raytune_m2f.data.collection import without_collection
+
 Fingerprint = dict[str, Any]
 
 
+@without_collection()
 def fingerprint(file: Path, known: Fingerprint | None = None) -> Fingerprint | None:
     """Of an annotation file: "sha256", "images", "annotations", "categories" by id, "subcategories".
 
@@ -28,8 +30,6 @@ def fingerprint(file: Path, known: Fingerprint | None = None) -> Fingerprint | N
     digest = hashlib.sha256(content).hexdigest()
     if known is not None and known.get("sha256") == digest:
         return known
-    enabled = gc.isenabled()
-    gc.disable()  # see `load_coco`
     try:
         parsed = json.loads(content)
         return {
@@ -41,9 +41,6 @@ def fingerprint(file: Path, known: Fingerprint | None = None) -> Fingerprint | N
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # the engine says what is wrong with it
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def other_labels(before: Mapping[str, Any], now: Mapping[str, Any], heads: Sequence[str]) -> list[str]:

@@ -72,7 +72,8 @@ def decode(rles: Sequence[Rle], height: int, width: int) -> npt.NDArray[np.uint8
         ends = _decompress(rle["counts"]).cumsum().tolist()
         for start, end in zip(ends[::2], ends[1::2], strict=False):  # the last run may be of 0
             mask[start:end] = 1
-    return masks.reshape(-1, width, height).transpose(0, 2, 1)
+    by_rows: npt.NDArray[np.uint8] = masks.reshape(-1, width, height).transpose(0, 2, 1)
+    return by_rows
 
 
 def _parse_polygons(polygons: Sequence[Any], height: int, width: int) -> Segmentation | None:

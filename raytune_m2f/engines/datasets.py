@@ -31,6 +31,7 @@ class Datasets:
         test, test_subset: the test set, and the images of TEST.SUBSET.
         train_files: the training sets one by one.
         filter_empty: whether images without instances are left out of training.
+        look: whether the summary looks at image files.
     """
 
     train: CocoDataset
@@ -38,11 +39,12 @@ class Datasets:
     test_subset: CocoDataset
     train_files: tuple[CocoDataset, ...]
     filter_empty: bool
+    look: bool = False
 
     @cached_property
     def summary(self) -> DataSummary:
         """What was read, in numbers."""
-        return summarize_all(self.train_files, self.test, filter_empty=self.filter_empty)
+        return summarize_all(self.train_files, self.test, filter_empty=self.filter_empty, look=self.look)
 
     @property
     def most_instances(self) -> int:
@@ -53,8 +55,8 @@ class Datasets:
         return self.test_subset if subset else self.test
 
 
-def load_datasets(config: Config, load: Callable[[str], CocoDataset]) -> Datasets:
-    """Read the datasets of the configuration, each by `load`.
+def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, look: bool = False) -> Datasets:
+    """Read the datasets of the configuration, each by `load`; `look` at their image files for the summary.
 
     Raises:
         ConfigError: none is named, or there is nothing to find in the images of TEST.SUBSET.
@@ -65,7 +67,7 @@ def load_datasets(config: Config, load: Callable[[str], CocoDataset]) -> Dataset
     test = load(only_test_dataset(config))
     check_same_labels(train, test)
     subset = subset_of(test, config.TEST.SUBSET, config.SEED)
-    return Datasets(train, test, subset, files, config.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+    return Datasets(train, test, subset, files, config.DATALOADER.FILTER_EMPTY_ANNOTATIONS, look)
 
 
 def load_registered(config: Config, name: str) -> CocoDataset:

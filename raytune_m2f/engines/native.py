@@ -34,7 +34,7 @@ class NativeEngine(Engine):
 
     def __init__(self, config: Config):
         self.config = config
-        self.datasets = load_datasets(config, lambda name: load_registered(config, name))
+        self.datasets = load_datasets(config, lambda name: load_registered(config, name), look=True)
         self.categories = self.datasets.train.categories
         self.most_instances = self.datasets.most_instances
         self.summary = self.datasets.summary

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from model import Instances
+from model import Instances, PackedInstances
 from raytune_m2f.data import CocoDataset, TestSample
+from raytune_m2f.data.masks import Rle
 from raytune_m2f.evaluation.coco import coco_ground_truth
 from raytune_m2f.evaluation.results import Result, evaluate_results, instances_to_results
 from raytune_m2f.evaluation.subcategories import HeadEvaluation
@@ -60,11 +61,11 @@ class CocoEvaluator:
         self._images = {}
         self.heads = {}
 
-    def process(self, inputs: Sequence[TestSample], outputs: Sequence[Instances]) -> None:
+    def process(self, inputs: Sequence[TestSample], outputs: Sequence[Instances | PackedInstances[Rle]]) -> None:
         """Raises ValueError where masks are not of the size of the original image."""
         for sample, instances in zip(inputs, outputs, strict=True):
-            size = tuple(instances.masks.shape[-2:])
-            if size != (sample.height, sample.width):
+            size = _mask_size(instances)
+            if size is not None and size != (sample.height, sample.width):
                 raise ValueError(
                     f"predictions for {sample.file} must have masks of the original size (height, width) = "
                     f"{(sample.height, sample.width)}, but got {size}"
@@ -87,6 +88,13 @@ class CocoEvaluator:
     def results(self) -> list[Result]:
         """COCO results in the order of image ids: this worker's, and after `evaluate` those of all workers."""
         return [result for image_id in sorted(self._images) for result in self._images[image_id]]
+
+
+def _mask_size(instances: Instances | PackedInstances[Rle]) -> tuple[int, ...] | None:
+    """(height, width); None without any mask."""
+    if isinstance(instances, Instances):
+        return tuple(instances.masks.shape[-2:])
+    return tuple(instances.masks[0]["size"]) if instances.masks else None
 
 
 def _merged(workers: Sequence[Sequence[tuple[int, list[Result]]]]) -> dict[int, list[Result]]:

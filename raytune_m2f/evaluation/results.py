@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
+from torch import Tensor
 
-from model import Instances
+from model import Instances, PackedInstances
 from raytune_m2f.data import Categories, CocoDataset
+from raytune_m2f.data.masks import Rle
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth, run_cocoeval, segm_metrics
 from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
+from raytune_m2f.files import write_atomically
 
 Result = dict[str, Any]
 """One detection: "image_id", "category_id" (COCO's id), "segmentation" (RLE, counts as text), "bbox" (x, y, width,
@@ -64,19 +67,29 @@ def evaluate_results(
     return Evaluation(metrics={**segm_metrics(evaluation), **error, **head_metrics(heads)}, heads=heads)
 
 
-def instances_to_results(instances: Instances, *, image_id: int, categories: Categories) -> list[Result]:
-    """The instances of one image as results, in the same order; masks become run lengths."""
-    if len(instances) == 0:
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """Masks (K, H, W) bool as run lengths, counts as text."""
+    if len(masks) == 0:
         return []
     # pycocotools reads columns: transposed in torch, the (H, W, K) view of (K, W, H) is in Fortran's order at no cost.
-    columns = instances.masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
+    columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
     rles = mask_utils.encode(columns.transpose(2, 1, 0))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def instances_to_results(
+    instances: Instances | PackedInstances[Rle], *, image_id: int, categories: Categories
+) -> list[Result]:
+    """The instances of one image as results, in the same order; masks become run lengths, if they are none yet."""
+    if len(instances) == 0:
+        return []
+    rles = instances.masks if isinstance(instances, PackedInstances) else encode_masks(instances.masks)
     boxes = mask_utils.toBbox(rles).tolist()
     results: list[Result] = [
         {
             "image_id": image_id,
             "category_id": categories.ids[label],
-            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            "segmentation": rle,
             "bbox": box,
             "score": score,
         }
@@ -94,7 +107,7 @@ def instances_to_results(instances: Instances, *, image_id: int, categories: Cat
 def results_to_json(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write results as COCO's results file: one JSON list, a result on each line."""
     lines = ",\n".join(json.dumps(result, allow_nan=False) for result in results)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    write_atomically(path, f"[\n{lines}\n]\n")
 
 
 def _check_heads(heads: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:

@@ -51,6 +51,15 @@ class EngineConformance:
             for head, labels in target.sublabels.items():
                 assert ((labels >= -1) & (labels < sizes[head])).all()
 
+    def test_its_summary_is_of_what_it_gives_out(self, engine: Engine) -> None:
+        summary = engine.summary
+        test = [sample for batch in engine.test_batches(rank=0, world_size=1) for sample in batch]
+        assert summary.test.images == len(test)
+        assert summary.heads == tuple(engine.categories.sizes)
+        assert summary.most_instances == engine.most_instances
+        assert 0 < summary.images <= sum(part.images for part in summary.train)
+        summary.require_sense()
+
     def test_every_test_image_is_given_out_once(self, engine: Engine) -> None:
         alone = [s.image_id for batch in engine.test_batches(rank=0, world_size=1) for s in batch]
         shared = [

@@ -42,17 +42,17 @@ def check_experiment(
 
     Raises:
         DatasetError: the data cannot be meant, or there is nothing to learn or to find.
-        ConfigError: a global batch is more than there is to train on.
+        ConfigError: a global batch would hold every training image more than once, or batch norm a single number.
         StudyError: a metric or a constraint names what no report has.
     """
     engine.summary.require_sense()
     if largest_batch is None:
-        _check_batch(engine, "is", config.SOLVER.IMS_PER_BATCH)
+        batch = _batch_note(engine, "is", config.SOLVER.IMS_PER_BATCH)
     else:
-        _check_batch(engine, "can be", largest_batch)
+        batch = _batch_note(engine, "can be", largest_batch)
     _check_batch_norm(config)
     check_keys(config, engine, asked)
-    return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries)]
+    return [*engine.summary.warnings(), *batch, *_notes(config, engine, fewest_queries)]
 
 
 def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
@@ -61,24 +61,25 @@ def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
     Raises:
         InputError: as `check_experiment`.
     """
+    if aloud:
+        log.info("%s", engine.summary.text())
     notes = check_experiment(config, engine)
     if not aloud:
         return
-    log.info("%s", engine.summary.text())
     if config.TEST.EVAL_PERIOD == 0:
         log.info("%s = 0: the training is evaluated only at its end, at iteration %d", PERIOD, config.SOLVER.MAX_ITER)
     for note in notes:
         log.warning("%s", note)
 
 
-def _check_batch(engine: Engine, verb: str, batch: float) -> None:
+def _batch_note(engine: Engine, verb: str, batch: float) -> list[str]:
+    """A batch may reach over the end of an epoch; one of whole epochs is no batch any more."""
     images = engine.summary.images
-    if batch > images:
-        raise ConfigError(
-            f"{BATCH} {verb} {batch:g}, but there are {images} images to train on "
-            f"({', '.join(part.file for part in engine.summary.train)}): a step would see an "
-            f"image more than once. Lower it to {images} at most."
-        )
+    files = ", ".join(part.file for part in engine.summary.train)
+    what = f"{BATCH} {verb} {batch:g}, but there are {images} images to train on ({files})"
+    if batch >= 2 * images:
+        raise ConfigError(f"{what}: a step would see every image more than once. Lower it to {images} at most.")
+    return [f"{what}: a step sees some of them more than once"] if batch > images else []
 
 
 def _check_batch_norm(config: Config) -> None:

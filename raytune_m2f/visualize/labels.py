@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from raytune_m2f.visualize.colours import Colour
+from raytune_m2f.visualize.fonts import draw_line, line_length
 from raytune_m2f.visualize.shapes import Anchors, Box
 
 _GAP = 3
@@ -41,14 +41,6 @@ class PlacedLabel:
 
     label: Label
     box: Box
-
-
-@cache
-def load_font(size: float) -> ImageFont.FreeTypeFont:
-    """Pillow's own scalable font: no file to find, the same on every machine."""
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
 
 
 def font_size(size: tuple[int, int]) -> int:
@@ -139,21 +131,22 @@ def _overlap(a: Box, b: Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _lines(label: Label, size: int) -> Iterator[tuple[str, ImageFont.FreeTypeFont, tuple[int, int, int, int]]]:
-    yield label.title, load_font(size), _TITLE
+def _lines(label: Label, size: int) -> Iterator[tuple[str, float, tuple[int, int, int, int]]]:
+    """Each line's text, size and colour."""
+    yield label.title, size, _TITLE
     for detail in label.details:
-        yield detail, load_font(size * _DETAIL_SIZE), _DETAIL
+        yield detail, size * _DETAIL_SIZE, _DETAIL
 
 
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return round(font.size * 1.22)
+def _line_height(size: float) -> int:
+    return round(size * 1.22)
 
 
 def _extent(label: Label, size: int) -> tuple[int, int]:
     """Width and height of a label's box."""
     lines = list(_lines(label, size))
-    width = max(font.getlength(text) for text, font, _ in lines)
-    return round(width) + 3 * _PADDING, sum(_line_height(font) for _, font, _ in lines) + _PADDING
+    width = max(line_length(text, height) for text, height, _ in lines)
+    return round(width) + 3 * _PADDING, sum(_line_height(height) for _, height, _ in lines) + _PADDING
 
 
 def _area(label: Label, size: int) -> int:
@@ -177,6 +170,6 @@ def _draw_label(draw: ImageDraw.ImageDraw, placed: PlacedLabel, size: int) -> No
         (left + 3, top + 4, left + 3 + _PADDING // 2, bottom - 5), radius=1, fill=(*placed.label.colour, 255)
     )
     y = top + _PADDING // 2
-    for text, font, colour in _lines(placed.label, size):
-        draw.text((left + 2 * _PADDING, y + _line_height(font) / 2), text, colour, font, anchor="lm")
-        y += _line_height(font)
+    for text, height, colour in _lines(placed.label, size):
+        draw_line(draw, (left + 2 * _PADDING, y + _line_height(height) / 2), text, height, colour)
+        y += _line_height(height)

@@ -5,8 +5,10 @@ Everything is drawn at the output size (h, w): a small image is enlarged first, 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,8 +19,11 @@ from torch import Tensor
 from model import Instances
 from raytune_m2f.data import Categories
 from raytune_m2f.visualize.colours import Colour, category_colour, instance_colours
+from raytune_m2f.visualize.fonts import missing
 from raytune_m2f.visualize.labels import Label, PlacedLabel, draw_labels, place_labels, place_legend
 from raytune_m2f.visualize.shapes import Shape, mask_shape
+
+log = logging.getLogger(__name__)
 
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB."""
@@ -114,14 +119,42 @@ def _owners(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.int64]
 
 def _text(instances: Instances, i: int, categories: Categories, show_scores: bool) -> tuple[str, tuple[str, ...]]:
     """Title and details of instance i."""
-    title = _named(categories.names[int(instances.labels[i])], float(instances.scores[i]), show_scores)
+    title = _named(_category(categories, int(instances.labels[i])), float(instances.scores[i]), show_scores)
     best = {name: probabilities[i].max(dim=0) for name, probabilities in instances.subprobs.items()}
     details = (
-        _named(categories.subcategories[name][int(top.indices)], float(top.values), show_scores)
+        _named(_class(categories, name, int(top.indices)), float(top.values), show_scores)
         for name, top in best.items()
         if top.values > 0
     )
     return title, tuple(details)
+
+
+def _category(categories: Categories, label: int) -> str:
+    return _legible(categories.names[label], f"category {categories.ids[label]}")
+
+
+def _class(categories: Categories, head: str, index: int) -> str:
+    return _legible(categories.subcategories[head][index], f"{'' if missing(head) else head} {index}".strip())
+
+
+@cache
+def _legible(name: str, number: str) -> str:
+    """A name, or where no font has its characters, its number."""
+    if not missing(name):
+        return name
+    _advise()
+    log.warning("no font here can draw %r: it is %r in the pictures", name, number)
+    return number
+
+
+@cache
+def _advise() -> None:
+    """Say once where a font comes from."""
+    log.warning(
+        "Names that no font of this machine can draw are written as numbers. Install a font that has them "
+        "(fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for most others, fonts-symbola for emoji), "
+        "or put its .ttf into ~/.fonts."
+    )
 
 
 def _named(name: str, probability: float, show: bool) -> str:
@@ -132,5 +165,5 @@ def _named(name: str, probability: float, show: bool) -> str:
 def _legend(classes: Sequence[int], categories: Categories, size: tuple[int, int]) -> list[PlacedLabel]:
     counts = Counter(classes).most_common()
     return place_legend(
-        [(f"{categories.names[label]}: {number}", category_colour(label)) for label, number in counts], size
+        [(f"{_category(categories, label)}: {number}", category_colour(label)) for label, number in counts], size
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from raytune_m2f.visualize.labels import load_font
+from raytune_m2f.visualize.fonts import draw_line
 
 _GUTTER = 12
 _CAPTION = 30  # height in pixels
@@ -59,5 +59,5 @@ def _cell(image: NDArray[np.uint8], width: int) -> Image.Image:
 def _captioned(cell: Image.Image, text: str) -> Image.Image:
     whole = Image.new("RGB", (cell.width, cell.height + _CAPTION), _PAPER)
     whole.paste(cell, (0, _CAPTION))
-    ImageDraw.Draw(whole).text((0, _CAPTION / 2), text, _INK, load_font(18), anchor="lm")
+    draw_line(ImageDraw.Draw(whole), (0, _CAPTION / 2), text, 18, _INK)
     return whole

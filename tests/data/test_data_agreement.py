@@ -114,6 +114,18 @@ def test_polygons_and_boxes_in_shares_agree_and_cannot_be_meant() -> None:
     assert "0 to 1" in agreement.reading
 
 
+def test_polygons_in_shares_cannot_be_meant_without_boxes_either() -> None:
+    nothing = boxed(lambda box: (0, 0, 0, 0))
+    agreement = masks_and_boxes(dataset(lambda a: nothing(drawn(1 / WIDTH, 1 / HEIGHT)(a))))
+    assert agreement.wrong
+    assert "0 to 1" in agreement.reading
+
+
+def test_boxes_that_were_left_at_0_are_not_compared() -> None:
+    agreement = masks_and_boxes(dataset(boxed(lambda box: (0, 0, 0, 0))))
+    assert (agreement.compared, agreement.differing, agreement.wrong) == (0, 0, False)
+
+
 def test_masks_of_other_objects_are_wrong_without_a_reading() -> None:
     boxes = [a.bbox for a in dataset().records[0].annotations]
     agreement = masks_and_boxes(dataset(lambda a: replace(a, bbox=boxes[-a.id])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raytune_m2f.data import ImageRecord, read_image
+from raytune_m2f.data import ImageRecord, images, read_image
 from raytune_m2f.data.images import read_record
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.errors import ConfigError, DatasetError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
@@ -107,6 +108,58 @@ def test_no_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for name in ("text.png", "absent.png", "."):
         with pytest.raises(DatasetError, match=r"image .* cannot be read"):
+            read_image(tmp_path / name)
+
+
+def test_a_limit_is_named_and_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (2000, 1500)).save(tmp_path / "sat.png")
+    said = r"sat\.png cannot be read: it has 3 megapixels \(2000 x 1500\), at most 2\.5 are allowed.* tiles, .* {}=3 in"
+    with pytest.raises(DatasetError, match=said.format(images.LIMIT)):
+        read_image(tmp_path / "sat.png", max_megapixels=2.5)
+    monkeypatch.setenv(images.LIMIT, "2.5")
+    with pytest.raises(DatasetError, match=said.format(images.LIMIT)):
+        images.check_image(tmp_path / "sat.png")
+    monkeypatch.setenv(images.LIMIT, "3")
+    assert read_image(tmp_path / "sat.png").shape == (1500, 2000, 3)
+    for text in ("many", "0", "-1", "nan"):
+        monkeypatch.setenv(images.LIMIT, text)
+        with pytest.raises(ConfigError, match=f"{images.LIMIT}: got '{text}'"):
+            read_image(tmp_path / "sat.png")
+
+
+def test_ours_is_the_only_limit(tmp_path: Path) -> None:
+    """Pillow's own would warn from half of ours on, and refuse without saying what is allowed."""
+    Image.new("1", (12000, 10000)).save(tmp_path / "large.png")
+    images.check_image(tmp_path / "large.png")
+    Image.new("1", (20000, 10000)).save(tmp_path / "larger.png")
+    with pytest.raises(DatasetError, match=r"200 megapixels \(20000 x 10000\), at most 178"):
+        images.check_image(tmp_path / "larger.png")
+    images.check_image(tmp_path / "larger.png", max_megapixels=200)
+    assert Image.MAX_IMAGE_PIXELS is not None
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "png", "webp"])
+def test_pages_that_are_not_used_are_said_once_a_folder(
+    pixels: Pixels, tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str
+) -> None:
+    pages = [Image.fromarray(np.full((6, 9, 3), 80 * number, np.uint8)) for number in range(3)]
+    for name in ("a", "b"):
+        pages[1].save(tmp_path / f"{name}.{suffix}", save_all=True, append_images=[pages[2], pages[0]])
+    Image.fromarray(pixels).save(tmp_path / "one.tif")
+    read_image(tmp_path / "one.tif")
+    assert caplog.text == ""
+    for name in ("a", "b"):
+        assert abs(read_image(tmp_path / f"{name}.{suffix}").astype(int) - 80).max() <= 3
+    assert caplog.text.count("3 pages") == 1
+    assert f"a.{suffix} has 3 pages (or frames): the first is used" in caplog.text
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "empty.png").touch()
+    for name, what in (("pipe.png", "a pipe"), ("folder.png", "folder"), ("empty.png", "of a known kind")):
+        with pytest.raises(DatasetError, match=rf"{name} cannot be read: it is .*{what}"):
             read_image(tmp_path / name)
 
 

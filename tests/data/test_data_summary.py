@@ -43,7 +43,7 @@ def test_everything_is_counted() -> None:
         "2 annotations without a valid polygon",
         "instances of red 2",
         "no instance of 1 of the 2 categories: blue",
-        "ripeness: 1 labels known, 1 unknown",
+        "ripeness: 1 labels known (green 1, ripe 0), 1 unknown",
         "masks and boxes agree in 4 of 4 annotations",
         "7 further images in the folder, which the file does not name",
     ]

@@ -74,12 +74,25 @@ def test_data_that_cannot_be_meant_are_refused_before_anything_is_written(
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_batch_of_more_images_than_there_are_is_refused(tiny_config: Config) -> None:
-    config = tiny_config.with_values({"SOLVER.IMS_PER_BATCH": 13})
-    with pytest.raises(ConfigError, match=r"IMS_PER_BATCH is 13, but there are 12 images .*Lower it to 12"):
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_of_another_size_is_refused_before_it_comes_up(
+    tiny_config: Config, tmp_path: Path, split: str
+) -> None:
+    def wider(content: dict[str, Any]) -> None:
+        content["images"][-1]["width"] += 1  # one without instances, whose masks would have the old size
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] != content["images"][-1]["id"]]
+
+    with pytest.raises(DatasetError, match=r"1 are of no use:\n  image .* 64 x 64 pixels, but .* says 65 x 64"):
+        train_trial(changed(tiny_config, tmp_path, wider, split), TrialContext(tmp_path / "run"))
+
+
+def test_a_batch_of_every_image_twice_is_refused_and_one_of_some_is_a_note(tiny_config: Config) -> None:
+    for size, notes in ((12, 0), (13, 1), (23, 1)):
+        config = tiny_config.with_values({"SOLVER.IMS_PER_BATCH": size})
+        assert len(check_experiment(config, build_engine(config))) == notes
+    config = tiny_config.with_values({"SOLVER.IMS_PER_BATCH": 24})
+    with pytest.raises(ConfigError, match=r"IMS_PER_BATCH is 24, but there are 12 images .*Lower it to 12"):
         check_experiment(config, build_engine(config))
-    exactly = tiny_config.with_values({"SOLVER.IMS_PER_BATCH": 12})
-    assert check_experiment(exactly, build_engine(exactly)) == []
 
 
 def test_batch_norm_of_a_single_cell_is_refused(tiny_config: Config) -> None:

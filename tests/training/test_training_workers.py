@@ -31,7 +31,9 @@ def test_two_ray_train_workers_give_the_loss_curve_of_one(tiny_config: Config, t
     for alone, shared in zip(one, two, strict=True):
         for name in ("loss", "loss_ce", "loss_color", "loss_texture", "loss_mask", "loss_dice"):
             assert shared[name] == pytest.approx(alone[name], rel=1e-4), (shared["iteration"], name)
-        assert shared["segm/AP"] == pytest.approx(alone["segm/AP"], abs=0.05)
+        assert shared["images"] == alone["images"] == 6
+        # an instance whose mask rounds to the other side of an IoU threshold: 1 of 5 in one of 3 categories, 1 of 10
+        assert shared["segm/AP"] == pytest.approx(alone["segm/AP"], abs=3 * 100 / 5 / 3 / 10)
     assert last["iteration"] == 4
 
 

@@ -234,9 +234,11 @@ def test_trials_of_two_workers_run_one_after_the_other_and_leave_nothing(tmp_pat
 @pytest.mark.slow
 def test_the_real_training_leaves_the_same_record_by_one_worker_as_by_two(tmp_path: Path, tiny_config: Config) -> None:
     values = []
+    # Adam's first steps are the sign of the gradient: at a high rate they amplify float noise where it is nearly 0
+    config = tiny_config.with_values({LR: 1e-5})
     for workers in (1, 2):
         asked = settings(trials=1, resources=Resources(workers=workers, cpus_per_worker=1))
-        study = create_study(tmp_path / str(workers), tiny_config, space(), asked)
+        study = create_study(tmp_path / str(workers), config, space(), asked)
         trial = run_study(study.root).trials[0]
         assert (trial.state, trial.iteration, trial.origin) == ("complete", 4, "config")
         assert "segm/AP" in (study.trial(0) / "log.txt").read_text()

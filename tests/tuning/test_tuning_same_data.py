@@ -11,6 +11,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
+from raytune_m2f.tuning import Budget, SearchSpace, StudySettings, create_study, run_study
 from raytune_m2f.tuning.same_data import compare_data, data_of
 
 CONTENT: dict[str, Any] = {
@@ -91,3 +92,18 @@ def test_a_file_that_is_gone_or_broken_is_left_to_the_trials(config: Config) -> 
         assert compare_data(config, before, "study") == []
     file.unlink()
     assert compare_data(config, before, "study") == []
+
+
+def test_a_study_goes_on_with_its_own_labels_only(tiny_config: Config, tmp_path: Path) -> None:
+    content = tiny_config.to_dict()
+    entry = content["DATASETS"]["REGISTER"]["train"]
+    annotations = json.loads(Path(entry["annotations"]).read_text())
+    entry["annotations"] = str(tmp_path / "train.json")
+    (tmp_path / "train.json").write_text(json.dumps(annotations))
+    space = SearchSpace.from_dict({"SOLVER.BASE_LR": {"type": "loguniform", "low": 1e-5, "high": 1e-2}})
+    settings = StudySettings(budget=Budget(trials=1))
+    study = create_study(tmp_path / "study", Config.from_dict(content), space, settings)
+    annotations["categories"].append({"id": 99, "name": "star"})
+    (tmp_path / "train.json").write_text(json.dumps(annotations))
+    with pytest.raises(StudyError, match=r"train\.json: categories: disc, ring, cross before, .*, star now"):
+        run_study(study.root)
