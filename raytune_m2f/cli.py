@@ -221,7 +221,8 @@ def evaluate(
                 max_megapixels=max_megapixels,
                 progress=lambda done, total, name: progress(done, total),
             )
-        metrics = evaluator.evaluate()
+        with still(log, "scoring"):
+            metrics = evaluator.evaluate()
         if predictions is not None:
             results_to_json(evaluator.results, predictions)
         if output is not None:
@@ -264,7 +265,8 @@ def predict(
                 progress=lambda done, total, name: progress(done, total),
             )
         found = len(content["annotations"])
-        out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
+        counts = f"{found} instances in {len(content['images'])} images"
+        out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:
