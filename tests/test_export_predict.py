@@ -114,7 +114,7 @@ def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "categories.json").write_text("{")
-    with pytest.raises(ModelError, match=r"categories.json: not JSON"):
+    with pytest.raises(ModelError, match=r"categories.json is no JSON"):
         load_export(tmp_path, CPU)
     (tmp_path / "categories.json").write_bytes((exported / "categories.json").read_bytes())
     (tmp_path / "model.pth").write_bytes(b"no weights")
