@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -194,6 +196,7 @@ def main() -> None:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here; --device cpu tries the script")
+    failed: list[str] = []
     print(torch.cuda.get_device_name() if device.type == "cuda" else "CPU", "torch", torch.__version__)
     for pixels in arguments.pixels:
         setting = replace(Setting(), pixels=pixels, batch=arguments.batch, points=arguments.points)
@@ -202,14 +205,18 @@ def main() -> None:
             if arguments.only not in name or (compiled and arguments.eager):
                 continue
             try:
-                run = build(Task(setting, device, bfloat16, compiled))
+                said = measure(build(Task(setting, device, bfloat16, compiled)), device, arguments.repeats)
             except ImportError as error:
-                print(f"  {name:32} left out: {error}")
-                continue
-            print(f"  {name:32} {measure(run, device, arguments.repeats)}", flush=True)
+                said = f"left out: {error}"
+            except Exception as error:  # the others are measured all the same
+                traceback.print_exc()
+                failed.append(name)
+                said = f"failed: {error}"
+            print(f"  {name:32} {said}", flush=True)
         if arguments.only in "sampling":
             task = Task(setting, device, bfloat16=False, compiled=not arguments.eager)
             print(*sampling(task, arguments.repeats), sep="\n", flush=True)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ trap 'rm -rf "$WORK"' EXIT
 cd "$ROOT" || exit 1
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 RAY_USAGE_STATS_ENABLED=0
 export ROOT DEVICE PYTHON WHEELS WORK
+[[ $DEVICE == cuda ]] || export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" # threads that share a core wait for each other
 
 # Everything that the parts import; on a GPU day a GPU as well.
 works() {
@@ -124,7 +125,7 @@ part() {
 hardware() {
     nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader 2>/dev/null || echo "no nvidia-smi"
     grep -m 1 'model name' /proc/cpuinfo
-    echo "$(nproc) cores, $(free -g | awk '/^Mem:/ { print $2 }') GiB"
+    echo "$(getconf _NPROCESSORS_ONLN) cores, $(free -g | awk '/^Mem:/ { print $2 }') GiB"
 }
 
 versions() {
@@ -149,21 +150,23 @@ note() {
     versions
     printf '```\n\n| part | result | took | limit |\n|---|---|---|---|\n'
     printf '%s\n' "${RESULTS[@]}"
-    for name in losses steps study tests install; do
+    for name in losses steps study tests; do
         printf '\n## %s\n\n```text\n' "$name"
         tail -n 60 "$OUTPUT/$name.log"
         printf '```\n'
     done
 }
 
-part install 140
-PY=$(cat "$WORK/python" 2>/dev/null || echo "$PYTHON")
-[[ -z $WHEELS ]] || PYTHONPATH=$PYTHONPATH:$WORK/site
-export PY PYTHONPATH
-part tests 60
-part losses 45
-part steps 80
-part study 140
-note >"$OUTPUT/note.md"
-echo "$OUTPUT/note.md"
-exit "$FAILED"
+{ # in braces it is read at once: whoever changes the file meanwhile does no harm
+    part install 140
+    PY=$(cat "$WORK/python" 2>/dev/null || echo "$PYTHON")
+    [[ -z $WHEELS ]] || PYTHONPATH=$PYTHONPATH:$WORK/site
+    export PY PYTHONPATH
+    part tests 60
+    part losses 45
+    part steps 80
+    part study 140
+    note >"$OUTPUT/note.md"
+    echo "$OUTPUT/note.md"
+    exit "$FAILED"
+}

@@ -194,14 +194,19 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
-        log_to_stderr()
-        log.info("evaluating %s on %s", model, annotations)
+        from raytune_m2f.errors import InputError
         from raytune_m2f.files import require_free, require_new, sealed_json, write_atomically
 
+        log_to_stderr()
+        log.info("evaluating %s on %s", model, annotations)
         if output is not None:
             require_free(output, "--output")
         if predictions is not None:
             require_new(predictions, "--predictions")
+        if output is not None and predictions is not None and output.resolve() == predictions.resolve():
+            raise InputError(f"--output and --predictions are the same file, {output}: give two.")
+        for file in filter(None, (output, predictions)):
+            file.parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is told before the work
         from raytune_m2f.evaluation import results_to_json  # with torch: only now that all can be written
         from raytune_m2f.export import load_export
         from raytune_m2f.predict import evaluate_export
@@ -216,14 +221,13 @@ def evaluate(
                 max_megapixels=max_megapixels,
                 progress=lambda done, total, name: progress(done, total),
             )
-        metrics = evaluator.evaluate()
+        with still(log, "scoring"):
+            metrics = evaluator.evaluate()
         if predictions is not None:
-            predictions.parent.mkdir(parents=True, exist_ok=True)
             results_to_json(evaluator.results, predictions)
         if output is not None:
             tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
             content = {name: value if value == value else None for name, value in metrics.items()}
-            output.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(output, sealed_json({"metrics": content, "confusion": tables}, indent=2))
         _print_metrics(metrics, f"{model} on {annotations}")
 
@@ -261,7 +265,8 @@ def predict(
                 progress=lambda done, total, name: progress(done, total),
             )
         found = len(content["annotations"])
-        out.print(f"{found} instances in {len(content['images'])} images: pictures and instances.json in {output}")
+        counts = f"{found} instances in {len(content['images'])} images"
+        out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:

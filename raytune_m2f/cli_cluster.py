@@ -62,7 +62,8 @@ def submit(
         for line in what_is_sent(Path(folder)):
             err.print(line, soft_wrap=True, highlight=False)
         if wanted.left_out:
-            err.print(f"left out: {wanted.left_out} files that are no Python; name those that are needed: --file")
+            left_out = f"left out: {wanted.left_out} files that are no Python; name those that are needed: --file"
+            err.print(left_out, soft_wrap=True)
         job = jobs.submit(wanted, Path(folder))
         lines = {
             "follow": ["logs", "--address", address, job, "--follow"],

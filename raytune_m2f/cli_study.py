@@ -109,7 +109,7 @@ def tune(
 ) -> None:
     """Search the space for the configuration with the best segm AP.
 
-    Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space default --study studies/fruits --trials 20
+    Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
     """
     with clear_errors():
         from raytune_m2f import tuning

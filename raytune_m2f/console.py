@@ -54,7 +54,7 @@ def clear_errors() -> Iterator[None]:
         _show(f"a path holds a NUL character ({error}). Give a path that can be used.")
         raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
-        err.print(Text.assemble(("interrupted", "bold"), "; what was finished is kept"))
+        err.print(Text.assemble(("interrupted", "bold"), "; what was finished is kept"), soft_wrap=True)
         raise SystemExit(130) from None
 
 

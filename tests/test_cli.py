@@ -144,6 +144,19 @@ def test_train_resume_export_evaluate_predict(
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert "segm/AP" in scores["metrics"]
     assert len(scores["confusion"]["texture"]) == 3
+    given = ["--model", tmp_path / "model", "--annotations", tiny_dataset["val_annotations"]]
+    given += ["--images", tiny_dataset["val_images"], "--output"]
+    (tmp_path / "mine.json").write_text("{}")
+    assert "mine.json would be written over" in refused(run("evaluate", *given, tmp_path / "mine.json"))
+    results = tmp_path / "new" / "predictions.json"
+    assert "give two" in refused(run("evaluate", *given, results, "--predictions", results))
+    assert run("evaluate", *given, tmp_path / "scores.json", "--predictions", results).exit_code == 0  # ours: replaced
+    assert {"image_id", "category_id", "segmentation", "score"} < json.loads(results.read_text())[0].keys()
+    assert "predictions.json exists" in refused(run("evaluate", *given, tmp_path / "s.json", "--predictions", results))
+    (output / "checkpoints" / "best.pth").write_bytes(b"damaged")
+    damaged = run("export", output, "--output", tmp_path / "other")
+    assert damaged.exit_code == 1
+    assert "--iteration 6" in damaged.stderr
     predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
     assert predicted.exit_code == 0, predicted.output
     assert len(list((tmp_path / "p").glob("*.png"))) == 6

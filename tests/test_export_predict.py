@@ -14,7 +14,8 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco
 from raytune_m2f.errors import DatasetError, InputError, ModelError
 from raytune_m2f.export import export_run, load_export
-from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, predict_files
+from raytune_m2f.image_files import find_images
+from raytune_m2f.predict import INSTANCES, evaluate_export, predict_files
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.context import TrialContext
 from raytune_m2f.training.metrics import read_reports
@@ -113,7 +114,7 @@ def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "categories.json").write_text("{")
-    with pytest.raises(ModelError, match=r"categories.json: not JSON"):
+    with pytest.raises(ModelError, match=r"categories.json is no JSON"):
         load_export(tmp_path, CPU)
     (tmp_path / "categories.json").write_bytes((exported / "categories.json").read_bytes())
     (tmp_path / "model.pth").write_bytes(b"no weights")

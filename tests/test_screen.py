@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.table import Table
@@ -13,6 +15,7 @@ from raytune_m2f.progress_line import logged, nobody
 from raytune_m2f.screen import is_quiet, log_to_stderr, print_table, set_verbosity, show_progress
 
 LONG = "x" * 200
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -62,3 +65,17 @@ def test_a_table_in_a_log_is_as_wide_as_it_needs_to_be(capsys: pytest.CaptureFix
         f"best: {LONG}",
         "nobody runs it",
     ]
+
+
+def test_no_line_of_a_command_is_folded() -> None:
+    """What is printed goes to logs and pipes as well, where a path that is folded cannot be copied."""
+    calls = {
+        f"{path.name}:{call.lineno}"
+        for path in sorted((REPOSITORY / "raytune_m2f").rglob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func) in ("out.print", "err.print")
+        and "soft_wrap" not in {keyword.arg for keyword in call.keywords}
+        and not any(isinstance(argument, ast.Name) and argument.id == "table" for argument in call.args)
+    }
+    assert not calls, f"say soft_wrap=True in {sorted(calls)}"

@@ -67,8 +67,9 @@ def load_coco(
     entries = _entries(content, "images", annotations), _entries(content, "annotations", annotations)
     if not entries[0]:
         raise DatasetError(f"empty annotation file {annotations}: 'images' is an empty list")
-    if if_there:
-        subcategories = [head for head in subcategories if head in (content.get("subcategories") or ())]
+    listed = content.get("subcategories") or {}
+    if if_there and isinstance(listed, Mapping):
+        subcategories = [head for head in subcategories if head in listed]
     categories = Categories.from_dict(content, subcategories, source=str(annotations))
     problems = _Problems(annotations)
     by_id = _read_images(entries[0], problems)

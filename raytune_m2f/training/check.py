@@ -42,17 +42,17 @@ def check_experiment(
 
     Raises:
         DatasetError: the data cannot be meant, or there is nothing to learn or to find.
-        ConfigError: a global batch would hold every training image more than once, or batch norm a single number.
+        ConfigError: a global batch is larger than the training set, or batch norm would see a single number.
         StudyError: a metric or a constraint names what no report has.
     """
     engine.summary.require_sense()
     if largest_batch is None:
-        batch = _batch_note(engine, "is", config.SOLVER.IMS_PER_BATCH)
+        _check_batch(engine, "is", config.SOLVER.IMS_PER_BATCH)
     else:
-        batch = _batch_note(engine, "can be", largest_batch)
+        _check_batch(engine, "can be", largest_batch)
     _check_batch_norm(config)
     check_keys(config, engine, asked)
-    return [*engine.summary.warnings(), *batch, *_notes(config, engine, fewest_queries)]
+    return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries)]
 
 
 def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
@@ -72,14 +72,15 @@ def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
         log.warning("%s", note)
 
 
-def _batch_note(engine: Engine, verb: str, batch: float) -> list[str]:
-    """A batch may reach over the end of an epoch; one of whole epochs is no batch any more."""
+def _check_batch(engine: Engine, verb: str, batch: float) -> None:
     images = engine.summary.images
-    files = ", ".join(part.file for part in engine.summary.train)
-    what = f"{BATCH} {verb} {batch:g}, but there are {images} images to train on ({files})"
-    if batch >= 2 * images:
-        raise ConfigError(f"{what}: a step would see every image more than once. Lower it to {images} at most.")
-    return [f"{what}: a step sees some of them more than once"] if batch > images else []
+    if batch > images:
+        files = ", ".join(part.file for part in engine.summary.train)
+        raise ConfigError(
+            f"{BATCH} {verb} {batch:g}, but there are {images} images to train on ({files}): a step would see an image "
+            f"more than once. Lower it to {images} at most"
+            + ("." if verb == "is" else ", in a copy of the search space, or take one without it (learning_rate).")
+        )
 
 
 def _check_batch_norm(config: Config) -> None:

@@ -216,7 +216,9 @@ class Run:
             evaluator.process(samples, [instances.to("cpu") for instances in predicted])
             self.tell(evaluated=f"{usage.images} images")
         workers = all_gather([usage]) if context.world_size > 1 else [[usage]]
-        return self._report(evaluator.evaluate(), usage_report([usage for [usage] in workers]))
+        with still(log, "scoring"):
+            scores = evaluator.evaluate()
+        return self._report(scores, usage_report([usage for [usage] in workers]))
 
     def _evaluator(self, subset: bool) -> Evaluator:
         if subset not in self._evaluators:

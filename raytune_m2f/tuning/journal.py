@@ -80,13 +80,13 @@ class Journal:
                 "best weights of a trial, and `raytune-m2f tune` begins a new study in another directory."
             )
 
-    def cut(self) -> None:
-        """Cut a damaged end off, for whoever appends; what is cut is kept in a file beside.
+    def cut(self) -> Path | None:
+        """Cut a damaged end off, for whoever appends; what is cut is kept in a file beside, which is returned.
 
         Of what it said, reports and ends of trials are told once more: they are in the trials' directories.
         """
         if self.damage is None:
-            return
+            return None
         aside = _unused(self.path)
         with self.path.open("rb+") as file:
             file.seek(self.end)
@@ -104,6 +104,7 @@ class Journal:
             self.damage,
             aside.name,
         )
+        return aside
 
     def storage(self, *, writable: bool) -> JournalStorage:
         """For the only driver, who holds the study's lock and has cut a damaged end, or for a reader."""

@@ -133,7 +133,8 @@ def _open_journal(study: StudyDirectory, writable: bool) -> JournalStorage:
     found.require(str(study))
     if writable:
         Path(f"{path}.lock").unlink(missing_ok=True)
-        found.cut()
+        if (aside := found.cut()) is not None:
+            study.push(aside)
     return found.storage(writable=writable)
 
 

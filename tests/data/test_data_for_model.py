@@ -113,6 +113,7 @@ def test_labels_are_matched_by_name(load: Any, caplog: pytest.LogCaptureFixture)
         ({"categories": [{"id": 1, "name": "red"}, {"id": 2, "name": "blue"}, {"id": 3, "name": "pink"}]},
          "categories: only the file has pink"),
         ({"subcategories": {"size": ["small", "large", "huge"]}}, "classes of 'size': only the file has huge"),
+        ({"subcategories": -1}, "'subcategories' must be an object"),
         ({"annotations": []}, "nothing to find in .*val.json: 1 images, but no annotation"),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from raytune_m2f.errors import DatasetError, InputError, TrainingError
+from raytune_m2f.files import sealed_yaml
 from raytune_m2f.training.trial_dir import (
     add_to_log,
     log_tail,
@@ -19,6 +20,7 @@ from raytune_m2f.training.trial_dir import (
     only_process,
     read_failure,
     refuse_second,
+    require_own,
     write_failure,
 )
 
@@ -135,3 +137,21 @@ def test_an_empty_failure_was_not_pulled_yet(tmp_path: Path, caplog: pytest.LogC
     (tmp_path / "failure.json").touch()
     assert read_failure(tmp_path) is None
     assert not caplog.text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "failure.json", "checkpoints/best.pth", ".ray/file"])
+def test_a_new_run_does_not_begin_on_files_of_the_users(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("mine: true\n")
+    with pytest.raises(InputError, match=f"--output: .*{name.removesuffix('/file')} would be written over"):
+        require_own(tmp_path, "--output")
+
+
+def test_a_new_run_may_begin_beside_other_files_or_where_one_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    require_own(tmp_path, "--output")
+    require_own(tmp_path / "new", "--output")
+    (tmp_path / "config.yaml").write_text(sealed_yaml("SEED: 1\n"))
+    (tmp_path / "metrics.jsonl").touch()
+    require_own(tmp_path, "--output")

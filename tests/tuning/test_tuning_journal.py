@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from fake_store import ADDRESS, FakeStore
 from fake_study import LR, MAX_ITER, config, leave_reports, new_study, open_record, report, settings, space
 
 from raytune_m2f.errors import StudyError
@@ -178,10 +179,24 @@ def test_a_line_that_went_missing_is_noticed_by_the_trials_that_it_shifts(study:
         study_status(study.root)
 
 
+def test_on_a_store_what_is_cut_is_kept_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore(tmp_path / "store", monkeypatch)
+    study = create_study(ADDRESS, config(), space(), settings())
+    with study.locked():
+        open_record(study).ask()
+        with study.journal.open("ab") as file:
+            file.write(b"garbage\n")
+    again = StudyDirectory.at(ADDRESS)
+    with again.locked():
+        open_record(again)
+    assert (store.root / "bucket/study/optuna.journal.damaged-1").read_bytes() == b"garbage\n"
+    assert b"garbage" not in (store.root / "bucket/study/optuna.journal").read_bytes()
+
+
 def test_a_sound_journal_is_left_as_it_is(study: StudyDirectory) -> None:
     found = Journal.read(study.journal)
     assert (found.damage, found.has_study, found.end) == (None, True, found.size)
-    found.cut()
+    assert found.cut() is None
     assert sorted(path.name for path in study.root.glob("optuna*")) == ["optuna.journal"]
 
 

@@ -98,10 +98,9 @@ def test_a_single_report_at_the_very_end_is_a_note(tiny_config: Config) -> None:
 
 
 def test_the_largest_batch_of_a_space_must_find_enough_images(tiny_config: Config) -> None:
-    (note,) = check_before_start(tiny_config, space(BATCH, type="categorical", choices=[2, 4, 16]), workers=1)
-    assert "IMS_PER_BATCH can be 16, but there are 12 images to train on" in note
-    with pytest.raises(ConfigError, match="IMS_PER_BATCH can be 32, but there are 12 images to train on"):
-        check_before_start(tiny_config, space(BATCH, type="categorical", choices=[2, 32]), workers=1)
+    assert check_before_start(tiny_config, space(BATCH, type="categorical", choices=[2, 4, 12]), workers=1) == []
+    with pytest.raises(ConfigError, match="IMS_PER_BATCH can be 16, but there are 12 images to train on"):
+        check_before_start(tiny_config, space(BATCH, type="categorical", choices=[2, 4, 16]), workers=1)
 
 
 def without_category(config: Config, folder: Path) -> Config:

@@ -69,9 +69,8 @@ def test_without_a_font_labels_are_numbers_and_a_note_says_so(caplog: pytest.Log
     plain = Categories(ids=(7,), names=("category 7",), subcategories={"stage": ("stage 0", "ripe")})
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     mask[:, 20:40, 20:40] = True
-    found = Instances(
-        torch.ones(1), torch.zeros(1, dtype=torch.long), mask, torch.zeros(1), {"stage": torch.eye(2)[:1]}
-    )
+    probabilities = {"stage": torch.eye(2)[:1]}
+    found = Instances(torch.ones(1), torch.zeros(1, dtype=torch.long), mask, torch.zeros(1), probabilities)
     image = np.full((64, 64, 3), 128, np.uint8)
     for _ in range(2):
         np.testing.assert_array_equal(draw_instances(image, found, chinese), draw_instances(image, found, plain))
