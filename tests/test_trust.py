@@ -226,7 +226,7 @@ def test_another_spelling_is_no_way_around(model: Path, foreign: Path, named: st
     assert not ran(foreign)
 
 
-def test_a_search_space_is_no_way_around(foreign: Path, tmp_path: Path) -> None:
+def test_a_search_space_is_no_way_around(foreign: Path, tmp_path: Path, ray_cluster: None) -> None:
     """Of a stored study, or values in its record: the trial refuses them."""
     for key, value in (("DATASETS.IMPORT", f"('{foreign}',)"), ("ENGINE", "detectron2")):
         (tmp_path / key).mkdir()

@@ -265,7 +265,8 @@ class Run:
         if self.context.is_main:
             metrics.append_report(self.context.output_dir, report)
             metric, score = self.context.metric, self._score(report)
-            log.info("iteration %d: %s %.2f on %d images", self.iteration, metric, score, report["images"])
+            told = self.iteration, metric, score, report["images"], report["lr"]
+            log.info("iteration %d: %s %.2f on %d images, lr %.2e", *told)
 
     def _rank(self, report: Report) -> tuple[int, float]:
         return report.get("images", 0), self._score(report)

@@ -31,7 +31,7 @@ class Cluster:
         monkeypatch.setattr(ray, "get_runtime_context", context)
 
     def make(self, name: str, job: str = JOB, bundle: dict[str, float] = BUNDLE) -> str:
-        group = f"{name}{job}"
+        group = name.encode().hex().ljust(28, "0") + job  # as long as Ray's
         self.groups[group] = {"state": "CREATED", "bundles": {0: dict(bundle), 1: dict(bundle)}}
         return group
 
