@@ -69,6 +69,7 @@ def predict_files(
     Raises:
         InputError: no image, or a file of the user's would be written over; nothing is done then.
         UnreadableImagesError: some of the files are no images; the others are done.
+        DatasetError: none is an image that can be read.
     """
     files = find_images(images)
     names = picture_names(files)
@@ -93,7 +94,8 @@ def predict_files(
         if content.images:
             write_atomically(output / INSTANCES, text)
     if unreadable:
-        raise UnreadableImagesError(_unreadable(unreadable, len(files), output))
+        kind = UnreadableImagesError if content.images else DatasetError
+        raise kind(_unreadable(unreadable, len(files), output))
     written: dict[str, Any] = json.loads(text)
     return written
 

@@ -121,7 +121,7 @@ def test_what_is_no_image_is_named_and_the_others_are_done(model: ExportedModel,
     assert seen == list(range(1, 8))
     content = json.loads((tmp_path / "out" / INSTANCES).read_text())
     assert [image["file_name"] for image in content["images"]] == ["a.png", "b.png"]
-    with pytest.raises(UnreadableImagesError, match="1 of 1 images were left out; nothing was written"):
+    with pytest.raises(DatasetError, match="1 of 1 images were left out; nothing was written"):
         predict_files(model, [photos / "d_empty.png"], tmp_path / "none")
     assert list((tmp_path / "none").iterdir()) == []
 
