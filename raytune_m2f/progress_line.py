@@ -105,17 +105,27 @@ class Lines:
         self._what, self._say, self._unit, self._interval, self._clock = what, say, unit, interval, clock
         self._pace = Pace(clock)
         self._due = clock() + first
+        self._spoke = clock()
         self._ended = False
+        self._count = ""
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
         rate, left = self._pace.at(done, total)
+        self._count = f" {done}/{total}"
         ends = done >= total and not self._ended
         if not ends and self._clock() < self._due:
             return
-        self._due = self._clock() + self._interval
+        self._spoke = self._clock()
+        self._due = self._spoke + self._interval
         self._ended = done >= total
         more = described(facts, rate, None if self._ended else left, self._unit)
-        self._say(f"{self._what} {done}/{total}{', ' if more else ''}{more}")
+        self._say(f"{self._what}{self._count}{', ' if more else ''}{more}")
+
+    def beat(self, seconds: float) -> None:
+        """Say that the work goes on, where nothing was done for an interval: one image, one step may take minutes."""
+        if not self._ended and self._clock() >= self._spoke + self._interval:
+            self._spoke = self._clock()
+            self._say(f"{self._what}{self._count}, for {duration(seconds)}")
 
 
 def logged(what: str, log: logging.Logger) -> Lines:
@@ -151,7 +161,9 @@ class Bar:
 def following(console: Console, what: str, unit: str = "it") -> Iterator[Progress]:
     """Show on a console, which should be stderr, how far the work within is."""
     if not console.is_terminal:
-        yield Lines(what, lambda line: console.print(Text(line), soft_wrap=True), unit)
+        lines = Lines(what, lambda line: console.print(Text(line), soft_wrap=True), unit)
+        with Heartbeat(lines.beat, interval=FIRST_S):
+            yield lines
         return
     name, count, more = (
         TextColumn(f"{{task.{field}}}", markup=False) for field in ("description", "fields[count]", "fields[more]")

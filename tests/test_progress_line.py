@@ -90,6 +90,27 @@ def test_the_end_is_said_once(clock: Clock) -> None:
     assert said == ["image 4/4"]
 
 
+def test_while_nothing_is_done_a_beat_says_that_it_goes_on(clock: Clock) -> None:
+    said: list[str] = []
+    lines = Lines("predicting", said.append, "image", interval=30, first=5, clock=clock)
+    for now, beat in ((110, 10), (130, 30), (135, 35)):
+        clock.now = now
+        lines.beat(beat)
+    assert said == ["predicting, for 0:30"]
+    lines(1, 2)
+    clock.now = 166
+    lines.beat(66)
+    lines(2, 2)
+    clock.now = 300
+    lines.beat(200)
+    assert said == [
+        "predicting, for 0:30",
+        "predicting 1/2",
+        "predicting 1/2, for 1:06",
+        "predicting 2/2, 31.0 s/image",
+    ]
+
+
 def test_what_is_slower_than_one_a_second_says_how_long_each_takes() -> None:
     assert described({"segm/AP": 12.3, "name": "a.png"}, 0.5, 3661, "image") == (
         "2.0 s/image, segm/AP 12.3, name a.png, 1:01:01 left"
