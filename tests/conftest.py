@@ -8,6 +8,8 @@ import warnings
 
 # One thread for each process, as in CI: several share few cores, and what one thread adds up is the same everywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+# Ray's workers would give way to everything else on the machine, and never come to an end on one that is busy.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
