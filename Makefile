@@ -31,7 +31,7 @@ lint: $(STAMP)  ## ruff, its formatter, mypy --strict, and whether the code fits
 	$(BIN)/mypy --strict
 	@for version in $(OTHER_PYTHONS); do set -x; \
 		$(BIN)/ruff check --quiet --ignore UP --target-version py$$(echo $$version | tr -d .) && \
-		$(BIN)/mypy --strict --python-version $$version raytune_m2f model || exit 1; \
+		$(BIN)/mypy --strict --python-version $$version raytune_m2f || exit 1; \
 	done
 	$(BIN)/vermin --quiet --violations --no-tips --exclude str.decode --exclude long -t=3.10- raytune_m2f model tests benchmarks
 

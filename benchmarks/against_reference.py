@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Run, alternate, peak_memory
 from benchmarks.reference import CATEGORIES, SETTINGS, Batch, Setting, build_criterion, build_ours, build_pair
-from model import MultiTaskMaskFormer, RandomPoints
 from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
 from raytune_m2f.learner.mask_former import MaskFormerLearner
 from raytune_m2f.learner.optimizer import build_optimizer
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.model import MultiTaskMaskFormer, RandomPoints
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.step import Stepper
 
 CPU = torch.device("cpu")

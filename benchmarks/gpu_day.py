@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 
-from raytune_m2f import tuning
+from raytune_m2f import api as tuning
 from raytune_m2f.config import Config
 from raytune_m2f.data import generate_shapes
-from raytune_m2f.train import run_training
-from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.launch.here import run_training
+from raytune_m2f.training.memory import CUDA_SHARE
+from raytune_m2f.training.reports import Report, TrialContext, read_reports
 from raytune_m2f.training.step import Stepper
-from raytune_m2f.training.usage import CUDA_SHARE
 from raytune_m2f.training.worker import train_trial
 
 TRIALS, SHARE = 4, 0.5  # two trials on a GPU
@@ -255,7 +254,7 @@ def claim(claims: dict[str, bool]) -> bool:
 
 def drive(fits: int, words: Sequence[str]) -> None:
     """`raytune-m2f` with these words, whose trials are out of memory with more than `fits` images at once."""
-    from raytune_m2f import cli
+    from raytune_m2f.cli import main as cli
 
     limited: Any = functools.partial(tuning.run_study, trial_function=SmallMemory(fits))
     tuning.run_study = limited

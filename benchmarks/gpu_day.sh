@@ -62,7 +62,7 @@ export ROOT DEVICE PYTHON WHEELS WORK
 
 # Everything that the parts import; on a GPU day a GPU as well.
 works() {
-    "$1" -c 'import sys, raytune_m2f.cli, ray.tune, optuna, pytest, torch; torch.zeros(1, device=sys.argv[1])' "$DEVICE"
+    "$1" -c 'import sys, raytune_m2f.cli.main, ray.tune, optuna, pytest, torch; torch.zeros(1, device=sys.argv[1])' "$DEVICE"
 }
 
 # The interpreter to use, in $WORK/python.

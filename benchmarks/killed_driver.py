@@ -32,8 +32,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.data import generate_shapes
 from raytune_m2f.errors import RaytuneM2FError
-from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.tuning import StudyDirectory, study_status
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.status import study_status
+from raytune_m2f.training.reports import read_reports
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 METRIC = "segm/AP"

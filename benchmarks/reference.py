@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import MultiTaskMaskFormer, SetCriterion, Target, build_model, pad_masks, padded_size
-from model.backbones import Backbone, ResNet, SwinTransformer
-from model.matcher import LossWeights
+from raytune_m2f.model import MultiTaskMaskFormer, SetCriterion, Target, build_model, pad_masks, padded_size
+from raytune_m2f.model.backbones import Backbone, ResNet, SwinTransformer
+from raytune_m2f.model.matcher import LossWeights
 
 YAMLS = "configs/coco/instance-segmentation"
 CATEGORIES = 80

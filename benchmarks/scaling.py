@@ -29,10 +29,14 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.tuning_cost import CONFIG, MAX_ITER, PERIOD, SPACE, Waiting, report
 from raytune_m2f.config import Config
-from raytune_m2f.training.metrics import append_report
-from raytune_m2f.tuning import Budget, EarlyStopping, SearchSpace, StudyPlan, StudySettings, create_study, run_study
-from raytune_m2f.tuning.driver import Driver
-from raytune_m2f.tuning.record import Record
+from raytune_m2f.drive.driver import Driver
+from raytune_m2f.drive.runner import run_study
+from raytune_m2f.study.directory import StudyPlan
+from raytune_m2f.study.layout import create_study
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import Budget, EarlyStopping, StudySettings
+from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.training.reports import append_report
 
 RECORDED = (1.0, 1.35, 0.86, 0.89, 0.88)
 """Time between two reports of the trials of a study, relative to their first (fruits_nuts, 5 trials, 2026-11-22)."""

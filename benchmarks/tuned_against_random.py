@@ -18,18 +18,12 @@ from pathlib import Path
 
 from raytune_m2f.config import load_config
 from raytune_m2f.data import generate_shapes
-from raytune_m2f.tuning import (
-    Budget,
-    EarlyStopping,
-    Resources,
-    StudyDirectory,
-    StudySettings,
-    create_study,
-    load_space,
-    plan_of,
-    run_study,
-)
-from raytune_m2f.tuning.record import Record
+from raytune_m2f.drive.runner import run_study
+from raytune_m2f.study.directory import StudyDirectory, plan_of
+from raytune_m2f.study.layout import create_study
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
+from raytune_m2f.study.space import load_space
 
 ITERATIONS = 2400
 CONFIG = Path(__file__).parents[1] / "configs" / "demo.yaml"

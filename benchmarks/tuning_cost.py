@@ -22,21 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config import Config
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.metrics import append_report
-from raytune_m2f.tuning import (
-    Budget,
-    EarlyStopping,
-    Resources,
-    SearchSpace,
-    StudyDirectory,
-    StudyPlan,
-    StudySettings,
-    create_study,
-    run_study,
-)
-from raytune_m2f.tuning.driver import Driver
-from raytune_m2f.tuning.record import Record
+from raytune_m2f.drive.driver import Driver
+from raytune_m2f.drive.runner import run_study
+from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.layout import create_study
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
+from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.training.reports import TrialContext, append_report
 
 MAX_ITER, PERIOD = 90, 10
 CONFIG = {"SOLVER": {"MAX_ITER": MAX_ITER, "STEPS": []}, "TEST": {"EVAL_PERIOD": PERIOD}}

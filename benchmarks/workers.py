@@ -18,9 +18,9 @@ from pathlib import Path
 
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import generate_shapes
-from raytune_m2f.training.context import Report
-from raytune_m2f.training.ray_session import ray_session
-from raytune_m2f.training.ray_train import train_on_ray
+from raytune_m2f.launch.ray_train import train_on_ray
+from raytune_m2f.launch.session import ray_session
+from raytune_m2f.training.reports import Report
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 

@@ -4,13 +4,13 @@ It knows nothing of Ray, files, COCO or detectron2. The path of a batch is four 
 `meta_architecture`, `backbones`, `pixel_decoder`, `transformer_decoder`; then `criterion` or `inference`.
 """
 
-from model.backbones import Backbone, MobileNetV3, ResNet, SwinTransformer
-from model.criterion import SetCriterion, count_targets
-from model.matcher import LossWeights, NonFiniteError
-from model.meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
-from model.points import RandomPoints
-from model.structures import UNKNOWN, Instances, PackedInstances, Target
-from model.transformer_decoder import Outputs
+from .backbones import Backbone, MobileNetV3, ResNet, SwinTransformer
+from .criterion import SetCriterion, count_targets
+from .matcher import LossWeights, NonFiniteError
+from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
+from .points import RandomPoints
+from .structures import UNKNOWN, Instances, PackedInstances, Target
+from .transformer_decoder import Outputs
 
 __all__ = [
     "UNKNOWN",

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.matcher import HungarianMatcher, LossWeights, Matches, layers_at_once
-from model.points import RandomPoints, pick_uncertain, sample_maps
-from model.structures import UNKNOWN, Target, TargetBatch
-from model.transformer_decoder import Outputs
+from .matcher import HungarianMatcher, LossWeights, Matches, layers_at_once
+from .points import RandomPoints, pick_uncertain, sample_maps
+from .structures import UNKNOWN, Target, TargetBatch
+from .transformer_decoder import Outputs
 
 Losses = dict[str, Tensor]
 """For each term (L,) float32: its value in every output, without its weight."""

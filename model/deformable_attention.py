@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model.deformable_sampling import Shapes, deformable_sampling
-from model.layers import Linear, linear
+from .deformable_sampling import Shapes, deformable_sampling
+from .layers import Linear, linear
 
 
 class MSDeformAttn(nn.Module):

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.structures import Instances, PackedInstances
-from model.transformer_decoder import Outputs
+from .structures import Instances, PackedInstances
+from .transformer_decoder import Outputs
 
 Ranking = Literal["main", "sum", "product"]
 Size = tuple[int, int]

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from model.points import MaskFeatures, RandomPoints, sample_maps
-from model.structures import UNKNOWN, TargetBatch
-from model.transformer_decoder import Outputs
+from .points import MaskFeatures, RandomPoints, sample_maps
+from .structures import UNKNOWN, TargetBatch
+from .transformer_decoder import Outputs
 
 CACHED_FLOATS = 2**21
 GPU_FLOATS = 2**29

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.backbones import Backbone
-from model.inference import Ranking, Size, instances_of_image, packed_instances_of_image
-from model.pixel_decoder import MSDeformAttnPixelDecoder
-from model.structures import Instances, PackedInstances
-from model.transformer_decoder import MultiTaskTransformerDecoder, Outputs
+from .backbones import Backbone
+from .inference import Ranking, Size, instances_of_image, packed_instances_of_image
+from .pixel_decoder import MSDeformAttnPixelDecoder
+from .structures import Instances, PackedInstances
+from .transformer_decoder import MultiTaskTransformerDecoder, Outputs
 
 T = TypeVar("T")
 

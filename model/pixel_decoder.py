@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.deformable_attention import MSDeformAttn, cell_places
-from model.deformable_sampling import Shapes
-from model.layers import Conv2d, ConvNorm, GroupNorm, Linear, xavier_fill, xavier_uniform_matrices
-from model.position_encoding import sine_position_encoding
+from .deformable_attention import MSDeformAttn, cell_places
+from .deformable_sampling import Shapes
+from .layers import Conv2d, ConvNorm, GroupNorm, Linear, xavier_fill, xavier_uniform_matrices
+from .position_encoding import sine_position_encoding
 
 ENCODER_LEVELS = ("res5", "res4", "res3")
 ENCODER_FFN_WIDTH = 1024  # the reference's, whatever DIM_FEEDFORWARD says

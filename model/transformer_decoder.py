@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers import MLP, Conv2d, Linear, linear, xavier_fill, xavier_uniform_matrices
-from model.position_encoding import sine_position_encoding
+from .layers import MLP, Conv2d, Linear, linear, xavier_fill, xavier_uniform_matrices
+from .position_encoding import sine_position_encoding
 
 NUM_LEVELS = 3
 

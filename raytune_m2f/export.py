@@ -20,12 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model import Instances, MultiTaskMaskFormer, PackedInstances
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.data.masks import Rle
-from raytune_m2f.engines.any_learner import build_any_model, predict_any, resize_any
+from raytune_m2f.engines.detectron2.learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
 from raytune_m2f.evaluation.results import encode_masks
 from raytune_m2f.export_files import (
@@ -38,11 +37,12 @@ from raytune_m2f.export_files import (
     require_export,
     write_export,
 )
-from raytune_m2f.files import newest, replacing_together
 from raytune_m2f.learner.build import build_network
-from raytune_m2f.mirror import Mirror
-from raytune_m2f.store import is_address
-from raytune_m2f.stored import read_object
+from raytune_m2f.model import Instances, MultiTaskMaskFormer, PackedInstances
+from raytune_m2f.storage.address import is_address
+from raytune_m2f.storage.files import newest, replacing_together
+from raytune_m2f.storage.mirror import Mirror
+from raytune_m2f.storage.text import read_object
 from raytune_m2f.training import checkpoint
 
 

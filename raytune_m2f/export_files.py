@@ -14,9 +14,9 @@ from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import CheckpointError, ModelError
-from raytune_m2f.files import checksum_of, is_ours, is_temporary, sealed
 from raytune_m2f.learner.optimizer import effective_lr
-from raytune_m2f.store import is_address
+from raytune_m2f.storage.address import is_address
+from raytune_m2f.storage.files import checksum_of, is_ours, is_temporary, sealed
 from raytune_m2f.training import checkpoint
 
 MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"

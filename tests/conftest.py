@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import LossWeights, MultiTaskMaskFormer, RandomPoints, ResNet, SetCriterion, Target, build_model
 from raytune_m2f.config import Config
 from raytune_m2f.data import generate_shapes
+from raytune_m2f.model import LossWeights, MultiTaskMaskFormer, RandomPoints, ResNet, SetCriterion, Target, build_model
 
 HEADS = {"color": 4, "texture": 3}
-DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2"
+DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2.library"
 SIZE = 64
 
 
@@ -63,8 +63,7 @@ def ray_cluster() -> Iterator[None]:
     """One small Ray session for all tests that need one; whatever they leave running ends with it."""
     import ray
 
-    from raytune_m2f.training.local_ray import this_machine_alone
-    from raytune_m2f.training.ray_session import ENVIRONMENT
+    from raytune_m2f.launch.session import ENVIRONMENT, this_machine_alone
 
     os.environ.update(ENVIRONMENT)
     with this_machine_alone() as own:

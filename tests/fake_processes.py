@@ -13,12 +13,12 @@ import pytest
 from fake_study import MAX_ITER, PERIOD, leave_reports, newest_report, open_record
 from optuna.storages.journal import JournalFileBackend
 
-from raytune_m2f.training import metrics
-from raytune_m2f.training.context import Report
+from raytune_m2f.drive.driver import Driver
+from raytune_m2f.drive.runner import enqueue_points
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.training import reports as metrics
+from raytune_m2f.training.reports import Report
 from raytune_m2f.training.trial_dir import STOP
-from raytune_m2f.tuning.driver import Driver
-from raytune_m2f.tuning.runner import enqueue_points
-from raytune_m2f.tuning.study import StudyDirectory
 
 
 def curve(number: int, iteration: int) -> float:

@@ -13,12 +13,13 @@ from fake_processes import FakeProcesses, Killed, drive
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem, SubTreeFileSystem
 
-from raytune_m2f import mirror, store
-from raytune_m2f.mirror import Mirror
+from raytune_m2f.drive.driver import Driver
+from raytune_m2f.storage import address as store
+from raytune_m2f.storage import lease as remote
+from raytune_m2f.storage import mirror
+from raytune_m2f.storage.mirror import Mirror
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.training.trial_dir import STOP, pull_trial, push_trial
-from raytune_m2f.tuning import remote
-from raytune_m2f.tuning.driver import Driver
-from raytune_m2f.tuning.study import StudyDirectory
 
 ADDRESS = "s3://bucket/study"
 

@@ -13,15 +13,16 @@ from typing import Any
 import torch.distributed as dist
 
 from raytune_m2f.config import Config
+from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.training import checkpoint, metrics
-from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.tuning.layout import NewStudy
-from raytune_m2f.tuning.record import Record
-from raytune_m2f.tuning.runner import create_study
-from raytune_m2f.tuning.settings import Budget, StudySettings
-from raytune_m2f.tuning.space import SearchSpace
-from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.layout import NewStudy
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import Budget, StudySettings
+from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.training import checkpoint
+from raytune_m2f.training import reports as metrics
+from raytune_m2f.training.reports import Report, TrialContext
 
 LR = "SOLVER.BASE_LR"
 MAX_ITER, PERIOD = 80, 10

@@ -95,7 +95,7 @@ def test_every_pod_has_the_storage(manifests: dict[str, dict[str, Any]], spec: d
 def test_the_job_runs_commands_that_there_are(manifests: dict[str, dict[str, Any]]) -> None:
     from typer.testing import CliRunner
 
-    from raytune_m2f.cli import app
+    from raytune_m2f.cli.main import app
 
     job = manifests["RayJob"]["spec"]
     assert yaml.safe_load(job["runtimeEnvYAML"]).keys() == {"env_vars"}

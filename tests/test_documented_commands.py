@@ -17,9 +17,9 @@ import typer
 from documented import DOCUMENTS, REPOSITORY, YAMLS, Block, blocks, in_comments, split
 from test_repository import tracked_files
 
-from raytune_m2f.cli import app
+from raytune_m2f.cli.main import app
 from raytune_m2f.config.shipped import shipped_config
-from raytune_m2f.tuning.space import packaged_spaces
+from raytune_m2f.study.space import packaged_spaces
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 LANGUAGES = "bash|python|yaml|json|text"

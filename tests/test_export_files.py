@@ -14,9 +14,9 @@ import torch
 from raytune_m2f.config import Config
 from raytune_m2f.errors import CheckpointError, ModelError, RaytuneM2FError
 from raytune_m2f.export import export_run, load_export
-from raytune_m2f.files import COMPLETE
+from raytune_m2f.storage.files import COMPLETE
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 CPU = torch.device("cpu")

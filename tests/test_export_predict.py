@@ -14,11 +14,9 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco
 from raytune_m2f.errors import DatasetError, InputError, ModelError
 from raytune_m2f.export import export_run, load_export
-from raytune_m2f.image_files import find_images
-from raytune_m2f.predict import INSTANCES, evaluate_export, predict_files
+from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, predict_files
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.worker import train_trial
 
 CPU = torch.device("cpu")

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import Categories, generate_shapes, load_coco
 from raytune_m2f.errors import ModelError, RaytuneM2FError
-from raytune_m2f.stored import read_object
-from raytune_m2f.training.metrics import append_report, read_reports
+from raytune_m2f.storage.text import read_object
+from raytune_m2f.study.directory import StudyDirectory, StudyPlan, plan_of
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.space import load_space
+from raytune_m2f.study.status import study_status
+from raytune_m2f.training.reports import append_report, read_reports
 from raytune_m2f.training.trial_dir import read_failure, write_failure
-from raytune_m2f.tuning import plan_of, study_status
-from raytune_m2f.tuning.record import Record
-from raytune_m2f.tuning.space import load_space
-from raytune_m2f.tuning.study import StudyDirectory, StudyPlan
 
 pytestmark = pytest.mark.filterwarnings("ignore:::optuna")
 

@@ -13,7 +13,7 @@ from benchmarks.reference import Setting, build_ours, build_reference, import_re
 from raytune_m2f.config import Config
 from raytune_m2f.export import export_run
 from raytune_m2f.learner.weights import load_weights
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]

@@ -6,71 +6,52 @@ The modules are read, not imported: an import inside a function or behind `TYPE_
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-ROOTS = ("model", "raytune_m2f", "search_spaces", "configs")
+import pytest
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    (
-        "raytune_m2f",
-        "raytune_m2f.errors",
-        "raytune_m2f.stored",
-        "raytune_m2f.sockets",
-        "raytune_m2f.credentials",
-        "raytune_m2f.config",
-        "search_spaces",
-        "configs",
-    ),
-    ("raytune_m2f.files", "raytune_m2f.store", "raytune_m2f.mirror", "raytune_m2f.progress_line"),
-    ("raytune_m2f.data",),
-    ("raytune_m2f.evaluation", "raytune_m2f.visualize"),
-    ("raytune_m2f.learner",),
-    ("raytune_m2f.engines",),
-    ("raytune_m2f.training",),
-    (
-        "raytune_m2f.detectron2_compat",
-        "raytune_m2f.image_files",
-        "raytune_m2f.export",
-        "raytune_m2f.export_files",
-        "raytune_m2f.predict",
-        "raytune_m2f.train",
-        "raytune_m2f.console",
-        "raytune_m2f.screen",
-    ),
-    ("raytune_m2f.tuning",),
-    ("raytune_m2f.cluster",),
-    (
-        "raytune_m2f.introduce",
-        "raytune_m2f.options",
-        "raytune_m2f.demo",
-        "raytune_m2f.cli_cluster",
-        "raytune_m2f.cli_study",
-        "raytune_m2f.cli",
-        "raytune_m2f.__main__",
-    ),
-    ("raytune_m2f.testing",),  # tests the layers below it, and none of them needs it
+    ("errors",),
+    ("storage", "progress"),
+    ("config", "configs", "search_spaces"),
+    ("data",),
+    ("evaluation", "visualize"),
+    ("learner",),
+    ("engines",),
+    ("training",),
+    ("launch",),
+    ("study",),
+    ("export_files", "export", "predict"),
+    ("drive",),
+    ("api", "cluster"),
+    ("cli", "__main__"),
+    ("testing",),  # tests the layers below it, and none of them needs it
 )
-"""From the lowest to the highest. A name stands for the module or the package with all that is in it."""
+"""What is in raytune_m2f, from the lowest to the highest. A package stands for all that is in it."""
 
-MODEL_MAY_IMPORT = {"model", "torch", "torchvision", "numpy", "scipy"}
-DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2"
-NEEDS_DETECTRON2 = {
-    DETECTRON2_ENGINE,
-    "raytune_m2f.detectron2_compat",
-}  # the second is for scripts of detectron2's users
+MODEL_MAY_IMPORT = {"torch", "torchvision", "numpy", "scipy"}
+DETECTRON2_ENGINE = "raytune_m2f.engines.detectron2.library"
+NEEDS_DETECTRON2 = {DETECTRON2_ENGINE, "raytune_m2f.engines.detectron2.compat"}
+"""The second is for scripts of detectron2's users."""
+MOST_FILES = 15
+"""Side by side in a folder."""
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the repository's packages, by its dotted name."""
+    """Every module of the package, by its dotted name; a link stands for the folder that it names."""
     found = {}
-    for path in (path for root in ROOTS for path in sorted((REPOSITORY / root).rglob("*.py"))):
-        parts = path.relative_to(REPOSITORY).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    for folder, names, files in os.walk(REPOSITORY / "raytune_m2f", followlinks=True):
+        names[:] = [name for name in names if name != "__pycache__"]
+        for path in (Path(folder) / file for file in sorted(files) if file.endswith(".py")):
+            parts = path.relative_to(REPOSITORY).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
@@ -99,16 +80,9 @@ def absolute(name: str, node: ast.ImportFrom) -> str:
 
 
 def layer(name: str) -> int | None:
-    """The layer of a module: that of the longest name in `LAYERS` that covers it; None without one."""
-    parts = name.split(".")
-    for end in range(len(parts), 0, -1):
-        prefix = ".".join(parts[:end])
-        if prefix == "raytune_m2f" and end < len(parts):
-            return None  # the package's own layer holds for its __init__ alone
-        for height, names in enumerate(LAYERS):
-            if prefix in names:
-                return height
-    return None
+    """The layer of a module; None without one. The package's own `__init__` is below all."""
+    top = name.split(".")[1:2]
+    return next((height for height, names in enumerate(LAYERS) if set(top) & set(names)), None) if top else -1
 
 
 def test_every_module_has_a_layer() -> None:
@@ -120,9 +94,17 @@ def test_imports_go_downwards() -> None:
     wrong = []
     for name in MODULES:
         for line, target in imports(name):
-            if target.split(".")[0] in ROOTS and (layer(target) or 0) > (layer(name) or 0):
+            if target.split(".")[0] == "raytune_m2f" and (layer(target) or 0) > (layer(name) or 0):
                 wrong.append(f"{MODULES[name].relative_to(REPOSITORY)}:{line} imports {target}, which is above it")
     assert not wrong, "\n".join(wrong)
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    below = {name: {target for _, target in imports(name) if target in MODULES} for name in MODULES}
+    done: set[str] = set()
+    while ready := {name for name in below if name not in done and below[name] <= done}:
+        done |= ready
+    assert not set(below) - done, f"in circles, or above one: {sorted(set(below) - done)}"
 
 
 def test_model_needs_torch_alone() -> None:
@@ -130,11 +112,29 @@ def test_model_needs_torch_alone() -> None:
     wrong = [
         f"{name}:{line} imports {target}"
         for name in MODULES
-        if name.split(".")[0] == "model"
+        if name.startswith("raytune_m2f.model")
         for line, target in imports(name)
-        if target.split(".")[0] not in allowed
+        if target.split(".")[0] not in allowed and not target.startswith("raytune_m2f.model")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def folders() -> dict[str, list[str]]:
+    """The files of each package, by the package's name, without its `__init__`."""
+    found: dict[str, list[str]] = {}
+    for name, path in MODULES.items():
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        found.setdefault(package, []).extend([path.name] if path.name != "__init__.py" else [])
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(folders()))
+def test_a_package_says_what_is_in_which_file(package: str) -> None:
+    files, index = folders()[package], ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8"))) or ""
+    assert len(files) < MOST_FILES
+    named = re.findall(r"^(\w+\.py)  ?", index, flags=re.MULTILINE)
+    assert not (missing := sorted(set(files) - {"__main__.py"} - set(named))), f"{package}: not in its index: {missing}"
+    assert not (gone := sorted(set(named) - set(files))), f"{package}: in its index, and gone: {gone}"
 
 
 def test_one_module_imports_detectron2() -> None:
@@ -157,9 +157,9 @@ for name in {names!r}:
 def test_the_resolver_sees_what_it_must() -> None:
     """Guards the tests above against passing because nothing was found."""
     assert "raytune_m2f.errors" in MODULES
-    assert layer("raytune_m2f.data.samples") == layer("raytune_m2f.data")
+    assert layer("raytune_m2f.data.records") == layer("raytune_m2f.data")
     assert layer("raytune_m2f.nowhere") is None
-    assert any(target.startswith("model") for _, target in imports("raytune_m2f.data.samples"))
+    assert any(target.startswith("raytune_m2f.model") for _, target in imports("raytune_m2f.data.records"))
     relative = ast.parse("from ..errors import InputError").body[0]
     assert isinstance(relative, ast.ImportFrom)
-    assert absolute("raytune_m2f.data.samples", relative) == "raytune_m2f.errors"
+    assert absolute("raytune_m2f.data.records", relative) == "raytune_m2f.errors"

@@ -20,10 +20,9 @@ from raytune_m2f.data import load_coco, read_image
 from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError
 from raytune_m2f.evaluation import instances_to_results, results_to_json
 from raytune_m2f.export import ExportedModel, export_run, load_export
-from raytune_m2f.files import is_ours
-from raytune_m2f.image_files import find_images, picture_names
-from raytune_m2f.predict import INSTANCES, evaluate_export, predict_files, predict_image
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, picture_names, predict_files, predict_image
+from raytune_m2f.storage.files import is_ours
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from raytune_m2f.cli import app
+from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.reports import read_reports
 
 HEAD = "sem_seg_head.predictor"
 
@@ -22,7 +22,7 @@ HEAD = "sem_seg_head.predictor"
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Messages on one line; the command line's log handler is taken back afterwards."""
-    monkeypatch.setattr("raytune_m2f.console.err.width", 4000)
+    monkeypatch.setattr("raytune_m2f.cli.console.err.width", 4000)
     yield
     log = logging.getLogger("raytune_m2f")
     log.handlers.clear()

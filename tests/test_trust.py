@@ -19,26 +19,22 @@ import yaml
 from fake_study import report
 from typer.testing import CliRunner
 
-from raytune_m2f.cli import app
+from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.any_model import ENGINE
+from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import ConfigError, RaytuneM2FError
 from raytune_m2f.export import export_run, load_export
+from raytune_m2f.launch.trial import TrialJob, run_trial
+from raytune_m2f.study.confirm import confirm_study
+from raytune_m2f.study.directory import PLAN, StudyDirectory, StudyPlan, plan_of
+from raytune_m2f.study.layout import create_study
+from raytune_m2f.study.points import knowledge_of
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import Budget, StudySettings
+from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.study.status import study_status
 from raytune_m2f.training import checkpoint
-from raytune_m2f.tuning import (
-    Budget,
-    StudySettings,
-    confirm_study,
-    create_study,
-    knowledge_of,
-    plan_of,
-    run_study,
-    study_status,
-)
-from raytune_m2f.tuning.record import Record
-from raytune_m2f.tuning.space import SearchSpace
-from raytune_m2f.tuning.study import PLAN, StudyDirectory, StudyPlan
-from raytune_m2f.tuning.trial import TrialJob, run_trial
 
 SPACE = {"SOLVER.BASE_LR": {"type": "loguniform", "low": 1e-5, "high": 1e-2}}
 
@@ -191,7 +187,7 @@ def test_a_model_is_not_used_unless_it_is_trusted(model: Path, foreign: Path, va
 def test_every_command_says_how_it_is_allowed(
     study: StudyDirectory, model: Path, foreign: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("raytune_m2f.console.err.width", 4000)
+    monkeypatch.setattr("raytune_m2f.cli.console.err.width", 4000)
     for command in (
         ["resume", str(study.root)],
         ["extend", str(study.root), "--trials", "2"],

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from model.layers import convolve
+from ..layers import convolve
 
 LEVELS = ("res2", "res3", "res4", "res5")
 

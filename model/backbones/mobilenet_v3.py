@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models import mobilenetv3
 
-from model.backbones.base import LEVELS, Backbone, batch_norm
+from ..backbones.base import LEVELS, Backbone, batch_norm
 
 _BUILDERS = {"small": mobilenetv3.mobilenet_v3_small, "large": mobilenetv3.mobilenet_v3_large}
 # The last layer of stride 4, 8, 16 and 32, and its width (Howard et al. 2019, tables 1 and 2)

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from model.backbones.base import LEVELS, Backbone, batch_norm, convolve_norm
-from model.layers import GroupNorm
+from ..backbones.base import LEVELS, Backbone, batch_norm, convolve_norm
+from ..layers import GroupNorm
 
 _BUILDERS: dict[int, Callable[..., nn.Module]] = {
     18: resnet.resnet18,

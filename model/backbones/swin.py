@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import swin_transformer as torchvision_swin
 
-from model.backbones.base import LEVELS, Backbone
+from ..backbones.base import LEVELS, Backbone
 
 APART = -100.0  # added to the attention between cells that are neighbours through the roll alone
 

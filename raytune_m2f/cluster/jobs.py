@@ -9,16 +9,16 @@ import shlex
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.cluster.client import clear_answers, connect
 from raytune_m2f.errors import InputError, RaytuneM2FError
-from raytune_m2f.training.ray_session import ENVIRONMENT
+from raytune_m2f.launch.session import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from raytune_m2f.cluster.command import JobCommand
-    from raytune_m2f.tuning import StudyStatus
+    from raytune_m2f.study.status import StudyStatus
 
 STOP_S = 120
 """So long a driver may take to end its trials in order; Ray kills it then. Ray's own default is 3 s."""
@@ -26,6 +26,31 @@ ANSWER_S = 180.0
 """A short job that takes longer is given up; it waits for a place only where the head is overloaded."""
 POLL_S = 0.5
 COMMAND, STUDY = "raytune-m2f", "study"  # of a job's metadata
+
+
+@dataclass(frozen=True)
+class JobCommand:
+    """What a job runs.
+
+    Attributes:
+        name: tune, train, resume, extend or confirm.
+        home: the study, or the output of `train`: a path that all nodes see, or an address.
+        arguments: after `raytune-m2f`, for the folder in which the job starts.
+        again: the command that goes on with it after it was stopped.
+        along: options of `submit` for the files that it takes along.
+        left_out: files of its packages that it does not.
+    """
+
+    name: str
+    home: str
+    arguments: list[str]
+    again: list[str]
+    along: list[str]
+    left_out: int
+
+    @property
+    def entrypoint(self) -> str:
+        return on_cluster(self.arguments)
 
 
 def on_cluster(arguments: Sequence[str]) -> str:
@@ -125,7 +150,7 @@ class Jobs:
             InputError: there is no such study.
         """
         require_shared("STUDY", study)
-        from raytune_m2f.tuning import StudyStatus
+        from raytune_m2f.study.status import StudyStatus
 
         printed = self._ask("status", study, "--json")
         try:

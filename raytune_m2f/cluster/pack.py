@@ -2,11 +2,16 @@
 
 Data and weights stay on the cluster, so the paths to them are as its nodes see them: the client's disk means nothing
 there. A path that starts with a $VARIABLE is sent as it stands, for the nodes to fill in.
+
+Which of the user's own files a job takes along: Python, and data that is named; nothing that keeps secrets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +21,11 @@ import yaml
 from raytune_m2f.config import Config
 from raytune_m2f.config.build import build, in_one_message
 from raytune_m2f.config.load import file_layers, override_layers
-from raytune_m2f.config.nested import merge
 from raytune_m2f.config.paths import is_path
 from raytune_m2f.config.shipped import find_config
-from raytune_m2f.config.yaml_file import read_yaml
-from raytune_m2f.errors import ConfigError, SearchSpaceError
-from raytune_m2f.tuning import SearchSpace, load_space
-from raytune_m2f.tuning.space import packaged_spaces
+from raytune_m2f.config.yaml_file import merge, read_yaml
+from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
+from raytune_m2f.study.space import SearchSpace, load_space, packaged_spaces
 
 CONFIG, SPACE = "config.yaml", "space.yaml"
 
@@ -104,3 +107,109 @@ def _refuse_own_paths(source: Path, values: Mapping[Any, Any]) -> None:
     _change_paths(values, look)
     if problems:
         raise ConfigError(in_one_message(problems))
+
+
+MOST_BYTES = 100 * 2**20
+"""Of one file; data belong on storage that the nodes see."""
+SHOWN = 100
+_SECRET = re.compile(
+    r"\.env(\..*)?|.*\.env|id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|ovpn|gpg|token)"
+    r"|\.?credentials?.*|[._]?netrc|\.pgpass|\.git-credentials|\.npmrc|\.pypirc|\.htpasswd|.*[-_.]?token(s)?(\.\w+)?"
+    r"|\.?secrets?(\..*)?|client_secret.*|kubeconfig|.*service[-_]?account.*\.json|passw(d|ords?)(\..*)?|shadow",
+    flags=re.IGNORECASE,
+)
+_SECRET_FOLDERS = {".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure", "gcloud", ".git"}
+_NOT_MINE = {"__pycache__", "node_modules", "site-packages"}
+_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
+
+
+def pack_module(path: Path, folder: Path) -> int:
+    """Copy a module, or the Python files of a package, to where the job's processes can import it.
+
+    Returns:
+        how many other files of the package are left out.
+
+    Raises:
+        InputError: it is no module, another one has its name, or a file in it is not to be sent.
+    """
+    if not path.exists():
+        raise InputError(f"--module {path}: no such file or folder; give a .py file or the folder of a package")
+    name = path.name if path.is_dir() else path.stem
+    if not name.isidentifier() or (path.suffix != ".py" if path.is_file() else not (path / "__init__.py").is_file()):
+        raise InputError(
+            f"--module {path}: allowed is a .py file, or the folder of a package, which has an __init__.py, by its "
+            "name. Data that the job reads beside it: --file"
+        )
+    if (folder / path.name).exists():
+        raise InputError(f"{path}: a job takes all its modules in one folder, where {path.name} is taken; rename one")
+    if path.is_file():
+        _copy(path, path.parent, folder / path.name)
+        return 0
+    files = list(_files(path))
+    for file in files:
+        if file.suffix == ".py":
+            _copy(file, path, folder / path.name / file.relative_to(path))
+    return sum(file.suffix != ".py" for file in files)
+
+
+def pack_file(path: Path, modules: Sequence[Path], folder: Path) -> None:
+    """Copy a file that is named: into its package if that is sent, else beside the modules.
+
+    Raises:
+        InputError: it is no file, its name is taken, it is too large, or it keeps secrets.
+    """
+    if not path.is_file():
+        raise InputError(f"--file {path}: no such file")
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(
+            f"--file {path}: has {path.stat().st_size / 2**20:.0f} MiB, allowed are {MOST_BYTES // 2**20}; put it on "
+            "storage that all nodes see"
+        )
+    with path.open("rb") as file:
+        if _PRIVATE_KEY.search(file.read(4096)):
+            raise InputError(f"--file {path}: holds a private key, which is not sent")
+    package = next((module for module in modules if module.is_dir() and path.is_relative_to(module)), None)
+    target = folder / (path.name if package is None else path.relative_to(package.parent))
+    if target.exists():
+        raise InputError(f"--file {path}: {target.relative_to(folder)} is taken in the job's folder; rename one")
+    _copy(path, path.parent, target)
+
+
+def what_is_sent(folder: Path) -> list[str]:
+    """A line for each file of the job's folder with its size, after one with their number."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    sizes = [path.stat().st_size for path in files]
+    lines = [f"{size / 1000:10.1f} kB  {path.relative_to(folder)}" for path, size in zip(files, sizes, strict=True)]
+    rest = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return [f"sent along: {len(files)} files, {sum(sizes) / 1000:.1f} kB", *lines[:SHOWN], *rest]
+
+
+def _files(package: Path) -> Iterator[Path]:
+    """The files of a package, without what Python, git and environments leave there."""
+    for root, folders, names in os.walk(package):
+        here = Path(root)
+        for name in folders:
+            if (here / name).is_symlink():
+                raise InputError(f"--module {package}: {here / name} is a link to a folder; a job takes files alone")
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and name not in _NOT_MINE and not (here / name / "pyvenv.cfg").exists()
+        )
+        yield from (here / name for name in sorted(names) if not name.startswith("."))
+
+
+def _copy(file: Path, within: Path, target: Path) -> None:
+    """Copy a file that is no secret and no way out of the folder that was named."""
+    there = file.resolve()
+    if not there.is_file():
+        raise InputError(f"{file}: is no file")
+    if not there.is_relative_to(within.resolve()):
+        raise InputError(f"{file}: is a link to {there}, out of what was named, and is not sent. Name it itself")
+    for path in (file, there):
+        parts = _SECRET_FOLDERS.intersection(path.absolute().parts)
+        if _SECRET.fullmatch(path.name) or parts:
+            why = f"lies in {parts.pop()}" if parts else "is called as files that keep secrets are"
+            raise InputError(f"{file}: {why}, and is not sent. If it keeps none, rename it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(there, target)

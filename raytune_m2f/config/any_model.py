@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from raytune_m2f.config.fields.base import Section
-from raytune_m2f.config.imports import import_modules
 from raytune_m2f.config.keys import closest_key
-from raytune_m2f.config.nested import flatten, merge, nest
+from raytune_m2f.config.paths import import_modules
+from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError, InputError, MissingDependencyError
 
-ENGINE = "raytune_m2f.engines.detectron2"
+ENGINE = "raytune_m2f.engines.detectron2.library"
 
 INSTALL = (
     "pip install --no-build-isolation "

@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from raytune_m2f.config.fields.base import CLASHES, Problem, Section
 from raytune_m2f.config.keys import is_section, key_info, known_keys, shown, unknown_key
-from raytune_m2f.config.nested import flatten, merge
 from raytune_m2f.config.paths import REGISTER, resolve_paths
+from raytune_m2f.config.yaml_file import flatten, merge
 from raytune_m2f.errors import ConfigError
 
 S = TypeVar("S", bound=Section)

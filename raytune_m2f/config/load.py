@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config.build import Layer, build, in_one_message
-from raytune_m2f.config.imports import refuse_untrusted
 from raytune_m2f.config.keys import known_keys, shown
-from raytune_m2f.config.nested import flatten, nest
-from raytune_m2f.config.paths import absolute, resolve_paths
+from raytune_m2f.config.paths import absolute, refuse_untrusted, resolve_paths
 from raytune_m2f.config.schema import Config
 from raytune_m2f.config.shipped import advice, find_config, shipped_config
-from raytune_m2f.config.yaml_file import parse_value, read_yaml
+from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml
 from raytune_m2f.errors import ConfigError
 
 BASE_KEY = "_BASE_"

@@ -24,7 +24,7 @@ from raytune_m2f.config.fields.data import DataLoader, DatasetEntry, Datasets, I
 from raytune_m2f.config.fields.model import Model
 from raytune_m2f.config.fields.solver import Solver
 from raytune_m2f.config.keys import known_keys, unknown_key
-from raytune_m2f.config.nested import flatten, merge, nest
+from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
 
 OURS: tuple[str, ...] = get_args(Model.model_fields["META_ARCHITECTURE"].annotation)

@@ -12,7 +12,7 @@ from raytune_m2f.errors import ConfigError
 
 def shipped_configs() -> dict[str, Path]:
     """Name to file: `small_data`, `maskformer2_R50_instance`, `detectron2/fruits_nuts_mask_rcnn`."""
-    folder = Path(str(files("configs")))
+    folder = Path(str(files("raytune_m2f"))) / "configs"
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
 
 

@@ -2,14 +2,11 @@
 
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.coco import check_same_labels, load_coco
-from raytune_m2f.data.data_summary import DataSummary, summarize_all
-from raytune_m2f.data.dataset import TestDataset, TrainDataset
-from raytune_m2f.data.for_model import load_for_model
+from raytune_m2f.data.compare import load_for_model
+from raytune_m2f.data.dataset import BatchStream, StreamSampler, TestDataset, TrainDataset, shard
 from raytune_m2f.data.images import read_image
-from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord
-from raytune_m2f.data.sampler import BatchStream, StreamSampler, shard
-from raytune_m2f.data.samples import TestSample, TrainSample
-from raytune_m2f.data.summary import Summary, summarize
+from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, TestSample, TrainSample
+from raytune_m2f.data.summary import DataSummary, Summary, summarize, summarize_all
 from raytune_m2f.data.synthetic import generate_shapes
 from raytune_m2f.data.transforms import Jitter, resize_shortest_edge, shortest_edge_size
 

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.data.collection import without_collection
 from raytune_m2f.data.entries import ImageEntry, parse_annotation, parse_image
 from raytune_m2f.data.labels import nothing_known, search
-from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord
+from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, without_collection
 from raytune_m2f.errors import DatasetError
 
 SHOWN_PROBLEMS = 10

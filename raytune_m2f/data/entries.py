@@ -9,10 +9,10 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
-from model import UNKNOWN
 from raytune_m2f.data.labels import wrong_label
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.data.records import Annotation
+from raytune_m2f.model import UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,37 @@
-"""A checked dataset in memory: what every later stage may rely on."""
+"""Reading millions of small objects without Python looking at them again and again.
+
+A checked dataset in memory: what every later stage may rely on.
+
+What an engine hands to training and to evaluation.
+"""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.masks import Rle, Segmentation, decode, to_rle
+from raytune_m2f.model import Target
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No search for cycles meanwhile: it takes a third of the time of reading a large file, and finds none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +117,39 @@ class CocoDataset:
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+@dataclass(frozen=True)
+class TrainSample:
+    """One augmented training image.
+
+    Attributes:
+        image: (3, H, W) uint8, RGB.
+        target: its instances, in the frame of `image`.
+        seed: seed of everything random that the loss does with this image (its sampled points), so that
+            the loss does not depend on how a batch is split over workers.
+    """
+
+    image: Tensor
+    target: Target
+    seed: int
+
+
+@dataclass(frozen=True)
+class TestSample:
+    """One image to predict.
+
+    Attributes:
+        image: (3, h, w) uint8, RGB, resized for the network.
+        image_id: the image's id in the annotation file.
+        height, width: size of the original image, in pixels; predictions are made at this size.
+        file: the image file.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    image: Tensor
+    image_id: int
+    height: int
+    width: int
+    file: Path

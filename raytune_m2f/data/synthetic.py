@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.data.sampler import generator
+from raytune_m2f.data.dataset import generator
 
 SHAPES = ("disc", "ring", "cross")
 COLORS = {"red": (214, 69, 65), "green": (66, 160, 90), "blue": (65, 105, 205), "yellow": (238, 190, 60)}

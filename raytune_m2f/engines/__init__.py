@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines.base import Engine
-from raytune_m2f.engines.catalog_engine import CatalogEngine
+from raytune_m2f.engines.detectron2.engine import CatalogEngine
 from raytune_m2f.engines.native import NativeEngine
 
 __all__ = ["Engine", "build_engine"]

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import CocoDataset, DataSummary, check_same_labels, load_coco, summarize_all
-from raytune_m2f.data.sampler import Ticket, generator
+from raytune_m2f.data.dataset import Ticket, generator
 from raytune_m2f.errors import ConfigError
-from raytune_m2f.sockets import keep_multiprocessing_short
+from raytune_m2f.storage.temporary import keep_multiprocessing_short
 
 T = TypeVar("T")
 

@@ -2,8 +2,7 @@
 
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth, evaluate_segm
-from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather
-from raytune_m2f.evaluation.ground_truth import ground_truth_instances
+from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather, ground_truth_instances
 from raytune_m2f.evaluation.results import (
     Evaluation,
     Result,

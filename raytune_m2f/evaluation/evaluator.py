@@ -1,16 +1,51 @@
-"""Evaluation during training: batches in, metrics out, over any number of workers."""
+"""The ground truth in the form of predictions: a perfect detector, to check metrics by and to draw.
+
+Evaluation during training: batches in, metrics out, over any number of workers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from model import Instances, PackedInstances
-from raytune_m2f.data import CocoDataset, TestSample
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from raytune_m2f.data import Categories, CocoDataset, ImageRecord, TestSample
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.evaluation.coco import coco_ground_truth
 from raytune_m2f.evaluation.results import Result, evaluate_results, instances_to_results
 from raytune_m2f.evaluation.subcategories import HeadEvaluation
+from raytune_m2f.model import Instances, PackedInstances
+
+
+def ground_truth_instances(record: ImageRecord, categories: Categories) -> Instances:
+    """The annotations of an image, crowds left out, as instances with score 1.
+
+    A subcategory has probability 1; one that is unknown has none for any class.
+    """
+    annotations = record.instances
+    masks = np.zeros((len(annotations), record.height, record.width), dtype=bool)
+    for mask, annotation in zip(masks, annotations, strict=True):
+        mask[...] = annotation.mask(record.height, record.width)
+    return Instances(
+        scores=torch.ones(len(annotations)),
+        labels=torch.tensor([annotation.label for annotation in annotations], dtype=torch.int64),
+        masks=torch.from_numpy(masks),
+        queries=torch.arange(len(annotations)),
+        subprobs={
+            name: _certain([annotation.sublabels[name] for annotation in annotations], len(classes))
+            for name, classes in categories.subcategories.items()
+        },
+    )
+
+
+def _certain(labels: list[int], classes: int) -> Tensor:
+    """(K, classes): one-hot rows; `UNKNOWN` (-1) becomes a row of zeros."""
+    return one_hot(torch.tensor(labels, dtype=torch.int64) + 1, classes + 1)[:, 1:].float()
+
 
 Gather = Callable[[list[Any]], list[list[Any]]]
 """Hands every worker the lists of all workers, in the order of their ranks."""

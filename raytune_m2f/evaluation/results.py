@@ -13,14 +13,14 @@ from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 from torch import Tensor
 
-from model import Instances, PackedInstances
 from raytune_m2f.data import Categories, CocoDataset
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth, run_cocoeval, segm_metrics
 from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
-from raytune_m2f.files import write_atomically
+from raytune_m2f.model import Instances, PackedInstances
+from raytune_m2f.storage.files import write_atomically
 
 Result = dict[str, Any]
 """One detection: "image_id", "category_id" (COCO's id), "segmentation" (RLE, counts as text), "bbox" (x, y, width,

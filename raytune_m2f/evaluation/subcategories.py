@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.cocoeval import COCOeval
 
-from model import UNKNOWN
+from raytune_m2f.model import UNKNOWN
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from model import (
+from raytune_m2f.config import Config
+from raytune_m2f.data import Categories
+from raytune_m2f.model import (
     Backbone,
     LossWeights,
     MobileNetV3,
@@ -12,8 +14,6 @@ from model import (
     SwinTransformer,
     build_model,
 )
-from raytune_m2f.config import Config
-from raytune_m2f.data import Categories
 
 
 def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer:

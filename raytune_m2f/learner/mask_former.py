@@ -10,13 +10,21 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from model import Instances, MultiTaskMaskFormer, RandomPoints, Target, count_targets, pad_masks, padded_size
 from raytune_m2f.config import Config
 from raytune_m2f.data import TestSample, TrainSample
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.build import build_criterion
 from raytune_m2f.learner.optimizer import build_optimizer, build_scheduler
 from raytune_m2f.learner.weights import load_weights
+from raytune_m2f.model import (
+    Instances,
+    MultiTaskMaskFormer,
+    RandomPoints,
+    Target,
+    count_targets,
+    pad_masks,
+    padded_size,
+)
 
 log = logging.getLogger(__name__)
 

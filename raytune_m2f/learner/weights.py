@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model import Backbone, MultiTaskMaskFormer
 from raytune_m2f.errors import ModelError
 from raytune_m2f.learner.weight_files import read_state_dict
+from raytune_m2f.model import Backbone, MultiTaskMaskFormer
 
 log = logging.getLogger(__name__)
 

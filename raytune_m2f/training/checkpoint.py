@@ -4,7 +4,7 @@ They are written while training goes on. A kill in that time costs the iteration
 done again and give the same, though their report may be known by then.
 
 There is no sampler and no random state in a checkpoint: everything random is a function of SEED and the iteration
-(see `raytune_m2f.data.sampler` and `model.points`).
+(see `raytune_m2f.data.dataset` and `model.points`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import CheckpointError
-from raytune_m2f.files import replacing
-from raytune_m2f.learner.file_kinds import in_short, not_weights
-from raytune_m2f.mirror import Mirror
+from raytune_m2f.learner.weight_files import in_short, not_weights
+from raytune_m2f.storage.files import replacing
+from raytune_m2f.storage.mirror import Mirror
 from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
 
 log = logging.getLogger(__name__)

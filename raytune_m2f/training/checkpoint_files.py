@@ -14,7 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
-from raytune_m2f.files import replacing
+from raytune_m2f.storage.files import replacing
 
 KEPT = 2
 BEST = "best.pth"

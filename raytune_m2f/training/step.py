@@ -1,4 +1,8 @@
-"""One optimizer step: micro-batches in, one update of the weights out.
+"""What the workers of a trial tell each other; with one worker, nothing.
+
+The mean of each loss since the last report, in the room of one step's losses.
+
+One optimizer step: micro-batches in, one update of the weights out.
 
 The global batch is split over workers and, within a worker, into micro-batches. All losses are divided by sums over
 the *global* batch, so the split does not change the gradient (batch norm, if there is any, does see the split).
@@ -10,21 +14,20 @@ import contextlib
 import gc
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from model import NonFiniteError
 from raytune_m2f.config import Config
 from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
 from raytune_m2f.learner.base import Learner
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.distributed import all_reduce_sum
+from raytune_m2f.model import NonFiniteError
 from raytune_m2f.training.memory import (
     ADVICE,
     StartAgain,
@@ -34,6 +37,69 @@ from raytune_m2f.training.memory import (
     note_micro_batch,
     noted_micro_batch,
 )
+from raytune_m2f.training.reports import TrialContext
+
+
+def all_reduce_sum(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum of `tensor` over all workers, on the CPU. NCCL can only add what lies on its GPU, hence `device`."""
+    if not dist.is_initialized():
+        return tensor
+    moved = tensor.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give all workers rank 0's statistics of batch norm; since the last step each has those of its own images."""
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            dist.broadcast(buffer, src=0)
+
+
+def all_gather(items: list[Any]) -> list[list[Any]]:
+    """The lists of all workers, on every worker."""
+    gathered: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, items)
+    return gathered
+
+
+@dataclass
+class LossMeans:
+    """Running sums over steps.
+
+    Attributes:
+        steps: that were added.
+        sums: of each loss over them.
+    """
+
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        self.steps += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means, with which the next sums begin."""
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        self.steps, self.sums = 0, {}
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; plain values."""
+        return {"steps": self.steps, "sums": dict(self.sums)}
+
+    @classmethod
+    def restored(cls, state: Any) -> LossMeans:
+        """What `state` gave, or the losses of every step, which earlier checkpoints hold."""
+        if isinstance(state, Mapping):
+            return cls(int(state["steps"]), dict(state["sums"]))
+        means = cls()
+        for losses in state:
+            means.add(losses)
+        return means
+
 
 log = logging.getLogger(__name__)
 

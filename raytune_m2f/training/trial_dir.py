@@ -5,7 +5,7 @@ config.yaml     what is trained
 log.txt         rank 0's log and all that it prints (log_1.txt, ... the others')
 metrics.jsonl   one JSON object a report, written by `train_trial`
 failure.json    why the trial ended without a result
-.raytune_m2f.progress.json  how far it is, for who follows it (`raytune_m2f.progress_line`)
+.raytune_m2f.progress.json  how far it is, for who follows it (`raytune_m2f.progress`)
 stop            somebody asks the trial to end at its next report; a person may create it
 """
 
@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from raytune_m2f.errors import InputError, RaytuneM2FError, TrainingError
-from raytune_m2f.files import is_ours, require_free, write_atomically
-from raytune_m2f.mirror import Mirror
-from raytune_m2f.stored import read_object
+from raytune_m2f.storage.files import is_ours, require_free, write_atomically
+from raytune_m2f.storage.mirror import Mirror
+from raytune_m2f.storage.text import read_object
 
 log = logging.getLogger(__name__)
 

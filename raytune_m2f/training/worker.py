@@ -16,20 +16,17 @@ from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
-from raytune_m2f.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.learner.optimizer import effective_lr
-from raytune_m2f.progress_line import Several, logged, still
-from raytune_m2f.training import checkpoint, metrics
-from raytune_m2f.training.check import tell_experiment
-from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.distributed import all_gather, share_buffers
-from raytune_m2f.training.identity import require_same_training
-from raytune_m2f.training.losses import LossMeans
-from raytune_m2f.training.memory import explained
+from raytune_m2f.progress import Several, logged, still
+from raytune_m2f.storage.files import put_aside, sealed_yaml, sweep, write_atomically
+from raytune_m2f.training import checkpoint
+from raytune_m2f.training import reports as metrics
+from raytune_m2f.training.check import require_same_training, tell_experiment
+from raytune_m2f.training.memory import Usage, device_name, explained, usage_report
 from raytune_m2f.training.objective import Objective
-from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.reports import Report, TrialContext
+from raytune_m2f.training.step import LossMeans, Stepper, all_gather, share_buffers
 from raytune_m2f.training.trial_dir import CONFIG
-from raytune_m2f.training.usage import Usage, device_name, usage_report
 
 log = logging.getLogger(__name__)
 

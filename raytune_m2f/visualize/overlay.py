@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from model import Instances
 from raytune_m2f.data import Categories
+from raytune_m2f.model import Instances
 from raytune_m2f.visualize.colours import Colour, category_colour, instance_colours
 from raytune_m2f.visualize.fonts import missing
 from raytune_m2f.visualize.labels import Label, PlacedLabel, draw_labels, place_labels, place_legend

@@ -11,10 +11,10 @@ import pytest
 from fake_study import leave_reports, new_study, open_record
 from typer.testing import CliRunner, Result
 
-from raytune_m2f.cli import app
+from raytune_m2f.cli.main import app
 from raytune_m2f.cluster.jobs import Jobs
 from raytune_m2f.errors import InputError, RaytuneM2FError
-from raytune_m2f.tuning import StudyStatus, study_status
+from raytune_m2f.study.status import StudyStatus, study_status
 
 URL = "http://head:8265"
 Run = Callable[..., Result]
@@ -96,7 +96,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 @pytest.fixture
 def run(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Run:
     for console in ("err", "out"):
-        monkeypatch.setattr(f"raytune_m2f.console.{console}.width", 400)
+        monkeypatch.setattr(f"raytune_m2f.cli.console.{console}.width", 400)
     return lambda command, *words: CliRunner().invoke(app, [command, "--address", URL, *words])
 
 

@@ -15,7 +15,7 @@ import pytest
 from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
-from raytune_m2f.tuning import study_status
+from raytune_m2f.study.status import study_status
 
 pytestmark = pytest.mark.slow
 TOKEN = "0123456789abcdef" * 4

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raytune_m2f.cluster import send
-from raytune_m2f.cluster.send import pack_file, pack_module, what_is_sent
+from raytune_m2f.cluster import pack as send
+from raytune_m2f.cluster.pack import pack_file, pack_module, what_is_sent
 from raytune_m2f.errors import InputError
 
 SECRETS = (".env", ".env.local", "prod.env", "id_rsa", "id_ed25519.pub", "server.pem", "tls.key", "cert.p12",

@@ -10,7 +10,7 @@ import pytest
 
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.errors import ConfigError
-from raytune_m2f.tuning.space import load_space
+from raytune_m2f.study.space import load_space
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.fields.data import Input
-from raytune_m2f.config.nested import nest
+from raytune_m2f.config.yaml_file import nest
 from raytune_m2f.errors import ConfigError
 
 SWIN, MOBILENET = "D2SwinTransformer", "build_mobilenet_v3_backbone"

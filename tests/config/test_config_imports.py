@@ -10,7 +10,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.any_model import INSTALL, detectron2_engine
-from raytune_m2f.config.imports import import_modules
+from raytune_m2f.config.paths import import_modules
 from raytune_m2f.errors import ConfigError, MissingDependencyError
 
 
@@ -62,7 +62,7 @@ def test_without_detectron2_one_error_says_so() -> None:
     with pytest.raises(MissingDependencyError, match=r"ENGINE: native"):
         Config.from_dict({"ENGINE": "detectron2", "MODEL": {"META_ARCHITECTURE": "GeneralizedRCNN"}})
     with pytest.raises(MissingDependencyError, match="pip install --no-build-isolation"):
-        importlib.import_module("raytune_m2f.detectron2_compat")
+        importlib.import_module("raytune_m2f.engines.detectron2.compat")
 
 
 def test_the_install_command_is_the_documented_one() -> None:

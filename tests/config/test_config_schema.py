@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from raytune_m2f.config import Config, KeyInfo, known_keys, load_config
-from raytune_m2f.config.foreign import FOREIGN_KEYS
+from raytune_m2f.config.keys import FOREIGN_KEYS
 from raytune_m2f.errors import ConfigError
 
 LEAVES = {key: info for key, info in known_keys(Config).items() if not info.is_section}

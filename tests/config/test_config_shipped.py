@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import MobileNetV3, ResNet, SwinTransformer
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.shipped import find_config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.build import build_network
 from raytune_m2f.learner.weight_files import check_source
+from raytune_m2f.model import MobileNetV3, ResNet, SwinTransformer
 
 SHIPPED = sorted(Path(str(files("configs"))).glob("*.yaml"))
 BASES = [path for path in SHIPPED if path.stem.startswith(("maskformer2_", "small_data"))]

@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from pycocotools.coco import COCO
 
-from model import UNKNOWN
 from raytune_m2f.data import Categories, CocoDataset, check_same_labels, load_coco
 from raytune_m2f.errors import DatasetError
+from raytune_m2f.model import UNKNOWN
 
 SQUARE = [2.0, 2.0, 8.0, 2.0, 8.0, 8.0, 2.0, 8.0]
 CONTENT: dict[str, Any] = {

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from raytune_m2f.data import ImageRecord
-from raytune_m2f.data.headers import look_at
+from raytune_m2f.data.images import look_at
 
 
 def record(file: Path, width: int = 20, height: int = 10, number: int = 1) -> ImageRecord:

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from raytune_m2f.config import Config
+from raytune_m2f.drive.preflight import check_before_start
 from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import ConfigError, ModelError, StudyError
 from raytune_m2f.export import export_run, load_export
+from raytune_m2f.launch.here import run_training
 from raytune_m2f.predict import evaluate_export
-from raytune_m2f.train import run_training
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.objective import Objective
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
-from raytune_m2f.tuning.preflight import check_before_start
-from raytune_m2f.tuning.space import SearchSpace
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")

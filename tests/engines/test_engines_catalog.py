@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from raytune_m2f.data import CocoDataset, load_coco
-from raytune_m2f.engines.catalog import categories_of, dataset_of, dicts_of, metadata_of
+from raytune_m2f.engines.detectron2.catalog import categories_of, dataset_of, dicts_of, metadata_of
 from raytune_m2f.errors import ConfigError, DatasetError
 
 

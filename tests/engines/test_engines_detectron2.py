@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from model import Instances
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.evaluation.ground_truth import ground_truth_instances
-from raytune_m2f.testing.engine_conformance import EngineConformance
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.evaluation.evaluator import ground_truth_instances
+from raytune_m2f.model import Instances
+from raytune_m2f.testing import EngineConformance
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raytune_m2f.data import BatchStream
-from raytune_m2f.engines.mapped import MappedDataset, MappedTestDataset, SampledBatches
+from raytune_m2f.engines.detectron2.mapped import MappedDataset, MappedTestDataset, SampledBatches
 from raytune_m2f.errors import DatasetError
 
 ENTRIES = [{"file_name": f"{number}.png", "n": number} for number in range(5)]

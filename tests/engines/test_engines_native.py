@@ -11,7 +11,7 @@ import pytest
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import ConfigError, MissingDependencyError
-from raytune_m2f.testing.engine_conformance import EngineConformance, assert_same
+from raytune_m2f.testing import EngineConformance, assert_same
 
 
 class TestNativeEngine(EngineConformance):

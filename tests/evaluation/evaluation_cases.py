@@ -10,8 +10,8 @@ import torch
 from pycocotools import mask as mask_utils
 from torch.nn.functional import one_hot
 
-from model import Instances
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord, TestSample
+from raytune_m2f.model import Instances
 
 HEADS: dict[str, tuple[str, ...]] = {"colour": ("red", "green", "blue")}
 CATEGORIES = Categories(ids=(3, 7), names=("nut", "fig"), subcategories=HEADS)

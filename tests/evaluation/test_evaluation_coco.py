@@ -12,10 +12,10 @@ import pytest
 from evaluation_cases import CATEGORIES, annotation, dataset, predictions
 from pycocotools.coco import COCO
 
-from model import Instances
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation import coco_ground_truth, evaluate_segm, instances_to_results
+from raytune_m2f.model import Instances
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from evaluation_cases import CATEGORIES, annotation, dataset, predictions
 
-from model import UNKNOWN, Instances
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation import Evaluation, evaluate_results, instances_to_results
+from raytune_m2f.model import UNKNOWN, Instances
 
 
 def evaluate(data: CocoDataset, instances: Instances) -> Evaluation:

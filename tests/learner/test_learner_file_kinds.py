@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from raytune_m2f.errors import CheckpointError, ModelError
-from raytune_m2f.learner.file_kinds import not_weights
-from raytune_m2f.learner.weight_files import check_source, read_state_dict
+from raytune_m2f.learner.weight_files import check_source, not_weights, read_state_dict
 from raytune_m2f.training import checkpoint
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSwin
 
-from model import MultiTaskMaskFormer
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.learner.build import build_network
+from raytune_m2f.model import MultiTaskMaskFormer
 
 CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})
 SWIN = {

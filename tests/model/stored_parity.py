@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import (
+from raytune_m2f.model import (
     LossWeights,
     MultiTaskMaskFormer,
     RandomPoints,
@@ -30,7 +30,7 @@ from model import (
     pad_masks,
     padded_size,
 )
-from model.backbones import Backbone
+from raytune_m2f.model.backbones import Backbone
 
 FOLDER = Path(__file__).parent / "stored"
 SIZES = ((64, 96), (50, 120))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import mobilenetv3, resnet, swin_transformer
 
-from model import Backbone, MobileNetV3, ResNet, SwinTransformer, build_model
-from model.backbones.resnet import detectron2_name
+from raytune_m2f.model import Backbone, MobileNetV3, ResNet, SwinTransformer, build_model
+from raytune_m2f.model.backbones.resnet import detectron2_name
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from benchmarks.reference import import_reference
-from model import SwinTransformer
 from raytune_m2f.config import load_config
 from raytune_m2f.data import Categories
 from raytune_m2f.learner.build import build_network
+from raytune_m2f.model import SwinTransformer
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

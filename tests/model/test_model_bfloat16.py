@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import LossWeights, MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
-from model import transformer_decoder as decoder
+from raytune_m2f.model import LossWeights, MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
+from raytune_m2f.model import transformer_decoder as decoder
 
 EPSILON = torch.finfo(torch.bfloat16).eps
 SEEDS = range(5)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model import layers
-from model.layers import Conv2d, GroupNorm, Linear, linear
+from raytune_m2f.model import layers
+from raytune_m2f.model.layers import Conv2d, GroupNorm, Linear, linear
 
 LARGE = (3, 70, 256)  # (B, S, C); with 128 outputs more multiplications than WORTH_IT
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import (
+from raytune_m2f.model import (
     UNKNOWN,
     LossWeights,
     MultiTaskMaskFormer,
@@ -22,9 +22,9 @@ from model import (
     Target,
     count_targets,
 )
-from model.criterion import _last_output
-from model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
-from model.structures import TargetBatch
+from raytune_m2f.model.criterion import _last_output
+from raytune_m2f.model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
+from raytune_m2f.model.structures import TargetBatch
 
 MakeTarget = Callable[..., Target]
 CPU = torch.device("cpu")

@@ -13,8 +13,8 @@ import stored_parity as parity
 import torch
 from numpy.typing import NDArray
 
-from model import UNKNOWN, LossWeights, Outputs, SetCriterion, Target
-from model.structures import TargetBatch
+from raytune_m2f.model import UNKNOWN, LossWeights, Outputs, SetCriterion, Target
+from raytune_m2f.model.structures import TargetBatch
 
 Array = NDArray[np.float64]
 Pairs = dict[int, int]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import MultiTaskMaskFormer, ResNet, build_model, pad_masks, padded_size
-from model.position_encoding import sine_position_encoding
-from model.transformer_decoder import attention_mask
+from raytune_m2f.model import MultiTaskMaskFormer, ResNet, build_model, pad_masks, padded_size
+from raytune_m2f.model.position_encoding import sine_position_encoding
+from raytune_m2f.model.transformer_decoder import attention_mask
 
 
 def test_every_output_has_its_shape(network: MultiTaskMaskFormer, images: list[Tensor]) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import LossWeights, MultiTaskMaskFormer, RandomPoints, SetCriterion, Target, count_targets
-from model.matcher import layers_at_once
+from raytune_m2f.model import LossWeights, MultiTaskMaskFormer, RandomPoints, SetCriterion, Target, count_targets
+from raytune_m2f.model.matcher import layers_at_once
 
 MakeTarget = Callable[..., Target]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.points import MaskFeatures, RandomPoints, pick_uncertain, sample_maps
+from raytune_m2f.model.points import MaskFeatures, RandomPoints, pick_uncertain, sample_maps
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from benchmarks.reference import (
     import_reference,
     state_of,
 )
-from model import MultiTaskMaskFormer, RandomPoints
+from raytune_m2f.model import MultiTaskMaskFormer, RandomPoints
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

@@ -12,7 +12,7 @@ import stored_parity as parity
 import torch
 from numpy.typing import NDArray
 
-from model import MultiTaskMaskFormer, Outputs
+from raytune_m2f.model import MultiTaskMaskFormer, Outputs
 
 
 @dataclass(frozen=True)

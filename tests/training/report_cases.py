@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raytune_m2f.training.context import Report
+from raytune_m2f.training.reports import Report
 
 MEASURED = {"seconds", "latency_ms", "memory_gb"}
 

@@ -15,7 +15,7 @@ from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import ConfigError, DatasetError, InputError
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.check import check_experiment
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 Change = Callable[[dict[str, Any]], None]

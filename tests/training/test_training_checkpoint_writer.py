@@ -17,8 +17,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.checkpoint import Checkpoint, CheckpointWriter
-from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.reports import Report, TrialContext, read_reports
 from raytune_m2f.training.worker import train_trial
 
 KILLED = """

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from raytune_m2f.errors import CheckpointError
-from raytune_m2f.training import checkpoint, metrics
-from raytune_m2f.training.context import Report
+from raytune_m2f.training import checkpoint
+from raytune_m2f.training import reports as metrics
+from raytune_m2f.training.reports import Report
 
 
 def _state(iteration: int) -> checkpoint.Checkpoint:

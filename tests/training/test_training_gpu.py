@@ -15,16 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.learner.build import build_network
 from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.model import MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
 from raytune_m2f.training.checkpoint import snapshot
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.memory import start_fresh
+from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.step import Stepper
-from raytune_m2f.training.usage import start_fresh
 from raytune_m2f.training.worker import train_trial
 
 GPU = pytest.param("cuda", marks=pytest.mark.gpu)

@@ -13,10 +13,8 @@ from report_cases import same
 
 from raytune_m2f.config import Config
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.losses import LossMeans
-from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.training.step import Stepper
+from raytune_m2f.training.reports import TrialContext, read_reports
+from raytune_m2f.training.step import LossMeans, Stepper
 from raytune_m2f.training.worker import train_trial
 
 STEPS = [{"loss": 0.1 * number, "loss_ce": 1 / (number + 3)} for number in range(7)]

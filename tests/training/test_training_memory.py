@@ -12,13 +12,12 @@ import pytest
 import ray
 import torch
 
-from model import MultiTaskMaskFormer
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.errors import OutOfMemoryError, TrainingError
+from raytune_m2f.launch.ray_train import train_on_ray
+from raytune_m2f.model import MultiTaskMaskFormer
 from raytune_m2f.training import checkpoint, memory
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.metrics import read_reports
-from raytune_m2f.training.ray_train import train_on_ray
+from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
 

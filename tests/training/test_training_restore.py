@@ -15,8 +15,7 @@ from raytune_m2f.learner.build import build_network
 from raytune_m2f.learner.mask_former import MaskFormerLearner
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.checkpoint import snapshot
-from raytune_m2f.training.context import TrialContext
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
 

@@ -8,7 +8,7 @@ import socket
 import pytest
 import torch
 
-from raytune_m2f.training.usage import Usage, peak_memory, share_gpu, usage_report
+from raytune_m2f.training.memory import Usage, peak_memory, share_gpu, usage_report
 
 CPU = torch.device("cpu")
 

@@ -16,8 +16,7 @@ from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import ConfigError, DatasetError, NonFiniteLossError
 from raytune_m2f.evaluation import CocoEvaluator
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.context import Report, TrialContext
-from raytune_m2f.training.metrics import read_reports
+from raytune_m2f.training.reports import Report, TrialContext, read_reports
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import Run, train_trial
 

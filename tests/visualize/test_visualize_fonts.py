@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from model import Instances
 from raytune_m2f.data import Categories
+from raytune_m2f.model import Instances
 from raytune_m2f.visualize import draw_instances, fonts, overlay
 
 TEXTS = (

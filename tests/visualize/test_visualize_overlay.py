@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from model import Instances
 from raytune_m2f.data import Categories, load_coco, read_image
 from raytune_m2f.evaluation import ground_truth_instances
+from raytune_m2f.model import Instances
 from raytune_m2f.visualize import Picture, draw_instances
 
 CATEGORIES = Categories(ids=(1, 2), names=("nut", "fig"), subcategories={"side": ("left", "right")})

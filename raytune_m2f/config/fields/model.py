@@ -10,9 +10,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from raytune_m2f.config.fields.backbones import Backbone, MobileNetV3, ResNets, Swin
+from raytune_m2f.config.fields.backbones import (
+    Backbone,
+    MobileNetV3,
+    ResNets,
+    Swin,
+    backbone_of,
+    source_problem,
+    swin_name,
+)
 from raytune_m2f.config.fields.base import Problem, Section, fixed
-from raytune_m2f.config.fields.weights import backbone_of, source_problem, swin_name
 
 LEVELS = 3
 """Maps that the transformer decoder reads in turn."""

@@ -1,0 +1,289 @@
+"""The command line. Results go to stdout, logs to stderr; exit code 0 done, 1 the work failed, 2 wrong input."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from raytune_m2f.cli import cluster as cli_cluster
+from raytune_m2f.cli import study as cli_study
+from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, print_table, require_pairs, show_progress
+from raytune_m2f.cli.introduce import announce_training, require_empty
+from raytune_m2f.cli.options import (
+    LARGEST_SEED,
+    MOST,
+    Address,
+    ConfigFile,
+    GpusPerWorker,
+    Group,
+    Overrides,
+    Trust,
+    application,
+    finite,
+)
+from raytune_m2f.progress import still
+
+log = logging.getLogger(__name__)
+
+# heavy modules (torch, ray) are imported where they are used, so that --help answers at once
+
+app = typer.Typer(
+    cls=Group,
+    callback=application,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Tune a multitask Mask2Former with Ray Tune and Optuna. Start with [bold]raytune-m2f demo[/].",
+)
+
+
+MaxMegapixels = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001,
+        help="Refuse larger images; by default what the environment variable RAYTUNE_M2F_MAX_MEGAPIXELS says, or 178.",
+    ),
+]
+ModelDir = Annotated[Path, typer.Option("--model", help="Exported model: a directory made by `export`.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where everything is written.")] = Path("demo"),
+    trials: Annotated[int, typer.Option(min=2, max=MOST, help="Trials of the study.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the data and of the search.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train five times as long: better masks, a longer wait.")
+    ] = False,
+) -> None:
+    """Do it all once on synthetic shapes: generate, tune, export, evaluate, predict. On two CPU cores, in minutes.
+
+    Example: raytune-m2f demo --output demo
+    """
+    with clear_errors():
+        log_to_stderr()
+        require_empty(output)
+        log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
+        from raytune_m2f.cli.demo import run_demo  # imports torch, which takes seconds
+
+        run_demo(output, trials=trials, seed=seed, full=full)
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    output: Annotated[
+        str,
+        typer.Option(
+            metavar="OUTPUT",
+            help="Directory for checkpoints, metrics.jsonl and log.txt; s3:// and gs:// too.",
+        ),
+    ],
+    overrides: Overrides = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST, help="Ray Train workers; by default this process trains, without Ray."),
+    ] = None,
+    gpus_per_worker: GpusPerWorker = None,
+    address: Address = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --output.")] = False,
+) -> None:
+    """Train one configuration; evaluate and checkpoint at every TEST.EVAL_PERIOD.
+
+    Example: raytune-m2f train --config configs/fruits_nuts.yaml --output runs/fruits SOLVER.BASE_LR=5e-4
+    """
+    with clear_errors():
+        from raytune_m2f.config import load_config
+
+        log_to_stderr()
+        loaded = load_config(config, require_pairs(overrides or []))
+        announce_training(loaded, output)
+        from raytune_m2f.launch.here import run_training  # imports torch, which takes seconds
+
+        with show_progress("training") as progress:
+            report = run_training(
+                loaded,
+                output,
+                workers=workers,
+                gpus_per_worker=gpus_per_worker,
+                address=address,
+                resume=resume,
+                progress=progress,
+            )
+        _print_metrics(report, f"{output}, iteration {report['iteration']}")
+
+
+for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
+    app.command()(command)
+app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
+app.command()(cli_cluster.logs)
+app.command()(cli_cluster.stop)
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="Study directory, or the output directory of `train`; s3:// and gs:// addresses too."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Directory to make.")],
+    trial: Annotated[int | None, typer.Option(min=0, max=MOST, help="Trial to export; by default the best.")] = None,
+    iteration: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Export the checkpoint of this iteration; by default the best.")
+    ] = None,
+) -> None:
+    """Export the best checkpoint as a directory that is enough to evaluate and predict.
+
+    Example: raytune-m2f export studies/fruits --output models/fruits
+    """
+    with clear_errors():
+        from raytune_m2f.errors import InputError
+        from raytune_m2f.study.directory import StudyDirectory
+        from raytune_m2f.study.status import trial_to_export
+
+        log_to_stderr()
+        is_study = StudyDirectory.at(source).is_laid_out
+        if is_study:
+            run = trial_to_export(source, trial).directory
+        elif trial is not None:
+            raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
+        else:
+            run = source
+        from raytune_m2f.export import export_run  # with torch: only now that there is something to export
+
+        log.info("exporting %s to %s", run, output)
+        others = partial(_next_best, source, run) if is_study else None
+        with still(log, "exporting"):
+            report = export_run(run, output, iteration=iteration, others=others)
+        _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
+
+
+def _next_best(study: str, run: str) -> Iterator[str]:
+    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
+    from raytune_m2f.export_files import is_whole
+    from raytune_m2f.study.status import ranked_trials
+
+    others = [trial for trial in ranked_trials(study) if trial.directory != run and trial.checkpoint is not None]
+    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
+        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
+
+
+@app.command()
+def evaluate(
+    model: ModelDir,
+    annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
+    images: Annotated[Path, typer.Option(help="Folder of the images.")],
+    output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="New file for all detections: COCO's results (JSON), as its loadRes reads them.")
+    ] = None,
+    max_megapixels: MaxMegapixels = None,
+    trust: Trust = False,
+) -> None:
+    """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
+
+    Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
+    """
+    with clear_errors():
+        from raytune_m2f.errors import InputError
+        from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
+
+        log_to_stderr()
+        log.info("evaluating %s on %s", model, annotations)
+        if output is not None:
+            require_free(output, "--output")
+        if predictions is not None:
+            require_new(predictions, "--predictions")
+        if output is not None and predictions is not None and output.resolve() == predictions.resolve():
+            raise InputError(f"--output and --predictions are the same file, {output}: give two.")
+        for file in filter(None, (output, predictions)):
+            file.parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is told before the work
+        from raytune_m2f.evaluation import results_to_json  # with torch: only now that all can be written
+        from raytune_m2f.export import load_export
+        from raytune_m2f.predict import evaluate_export
+
+        exported = load_export(model, trust=trust)
+        log.info("on %s", exported.device)
+        with show_progress("evaluating", "image") as progress:
+            evaluator = evaluate_export(
+                exported,
+                annotations,
+                images,
+                max_megapixels=max_megapixels,
+                progress=lambda done, total, name: progress(done, total),
+            )
+        with still(log, "scoring"):
+            metrics = evaluator.evaluate()
+        if predictions is not None:
+            results_to_json(evaluator.results, predictions)
+        if output is not None:
+            tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
+            content = {name: value if value == value else None for name, value in metrics.items()}
+            write_atomically(output, sealed_json({"metrics": content, "confusion": tables}, indent=2))
+        _print_metrics(metrics, f"{model} on {annotations}")
+
+
+@app.command()
+def predict(
+    model: ModelDir,
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
+    output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Leave out instances below this score.")
+    ] = 0.5,
+    max_megapixels: MaxMegapixels = None,
+    trust: Trust = False,
+) -> None:
+    """Predict images: an overlay PNG for each, and all instances as COCO JSON.
+
+    Example: raytune-m2f predict --model models/fruits --output predictions photos/
+    """
+    with clear_errors():
+        log_to_stderr()
+        log.info("predicting with %s; pictures and instances.json: %s", model, output)
+        from raytune_m2f.export import load_export
+        from raytune_m2f.predict import predict_files
+
+        exported = load_export(model, trust=trust)
+        log.info("on %s", exported.device)
+        with show_progress("predicting", "image") as progress:
+            content = predict_files(
+                exported,
+                images,
+                output,
+                score_threshold=score_threshold,
+                max_megapixels=max_megapixels,
+                progress=lambda done, total, name: progress(done, total),
+            )
+        found = len(content["annotations"])
+        counts = f"{found} instances in {len(content['images'])} images"
+        out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
+
+
+def _print_metrics(report: dict[str, float], title: str) -> None:
+    """Segm AP and subcategory accuracies, a row each."""
+    table = Table(show_header=False)
+    for name, value in report.items():
+        if "/" in name:
+            table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
+    out.print(title, soft_wrap=True, markup=False, highlight=False)
+    print_table(table)
+
+
+def main() -> None:
+    """Entry point of `raytune-m2f`."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

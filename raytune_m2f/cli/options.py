@@ -1,0 +1,133 @@
+"""Options and arguments that several commands have."""
+
+from __future__ import annotations
+
+import logging
+import math
+import platform
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from raytune_m2f.cli.console import set_verbosity
+
+MOST = 10**9
+"""Of whatever is counted; a larger number is a typing error."""
+LARGEST_SEED = 2**31 - 1
+
+
+def finite(number: float | None) -> float | None:
+    """Raises BadParameter at nan and infinity, which every bound lets through."""
+    if number is not None and not math.isfinite(number):
+        raise typer.BadParameter(f"got {number}, allowed: a number")
+    return number
+
+
+ConfigFile = Annotated[
+    str,
+    typer.Option(
+        "--config",
+        metavar="FILE|NAME",
+        help="Configuration in detectron2's keys (YAML), or the name of one that comes with the package: small_data.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration values that win over the file.")
+]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. 'auto'; by default this machine alone.")]
+Dashboard = Annotated[
+    str,
+    typer.Option(
+        "--address",
+        envvar="RAY_API_SERVER_ADDRESS",
+        help="Dashboard of the Ray cluster, e.g. http://head:8265; by default what this variable says.",
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the Python files that the stored configuration names (DATASETS.IMPORT). Read them first."
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option(min=0, callback=finite, help="GPUs of a worker, a fraction shares one; by default 1 if there is any."),
+]
+
+
+class Group(TyperGroup):
+    """The commands, each of which takes the application's -q and -v as well: before its name, and behind it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        everywhere = [parameter for parameter in self.params if parameter.name in ("quiet", "verbose")]
+        for command in self.commands.values():
+            command.params.extend(everywhere)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        set_verbosity()  # a second command line in one process starts anew
+        _refuse_nothing(args)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_nothing(words: Sequence[str]) -> None:
+    """An empty word is an unset variable of a shell's: `--output "$RUN"` would mean the working directory."""
+    for before, word in zip(["", *words], words, strict=False):
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            name = word.rstrip("=") or before or "the first argument"
+            raise typer.BadParameter(f"{name} got nothing (an environment variable that is not set?)")
+
+
+def _quiet(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(logging.ERROR)
+
+
+def _verbose(wanted: bool) -> None:
+    if wanted:
+        set_verbosity(logging.DEBUG)
+
+
+def _version(wanted: bool) -> None:
+    """Print the versions, of which a report of an error needs all; nothing of them is imported."""
+    if wanted:
+        for name, found in versions().items():
+            typer.echo(f"{name} {found}")
+        raise typer.Exit
+
+
+def application(
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print errors and results only.", callback=_quiet, expose_value=False)
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose", "-v", help="Print more: steps, where an error arose.", callback=_verbose, expose_value=False
+        ),
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the versions and exit.", callback=_version, is_eager=True, expose_value=False
+        ),
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python, and what matters most; without importing them."""
+    found = {"raytune_m2f": _installed("raytune-m2f"), "python": platform.python_version()}
+    return found | {name: _installed(name) for name in ("torch", "torchvision", "ray", "optuna")}
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

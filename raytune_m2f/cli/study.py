@@ -1,0 +1,298 @@
+"""The commands that run and show studies."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from time import sleep
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.live import Live
+from rich.text import Text
+
+from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, parse_duration, print_table, require_pairs
+from raytune_m2f.cli.introduce import announce_study
+from raytune_m2f.cli.options import LARGEST_SEED, MOST, Address, ConfigFile, GpusPerWorker, Overrides, Trust, finite
+from raytune_m2f.progress import still
+
+if TYPE_CHECKING:
+    from raytune_m2f.study.extend import Extension
+    from raytune_m2f.study.layout import NewStudy
+    from raytune_m2f.study.status import StudyStatus
+
+log = logging.getLogger(__name__)
+WATCH_SECONDS = 2.0
+
+Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+Method = Literal["asha", "promotion", "pbt", "none"]
+StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
+Concurrent = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Trials at once at most; by default what the study says.")
+]
+
+
+def tune(
+    config: ConfigFile,
+    space: Annotated[
+        str,
+        typer.Option(
+            help="Search space: a name (default, learning_rate, queries, loss_weights, ablation, demo) or a file."
+        ),
+    ],
+    study: Annotated[
+        str,
+        typer.Option(
+            metavar="STUDY",
+            help="Study directory to make; on a cluster, on storage that all nodes see, or s3://BUCKET/PATH or "
+            "gs://BUCKET/PATH.",
+        ),
+    ],
+    overrides: Overrides = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Trials in total; by default 20 if there is no other limit.")
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="Optimizer steps over all trials.")] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(min=0.01, callback=finite, help="GPU-hours over all trials.")
+    ] = None,
+    concurrent: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Trials at once at most; by default as many as fit.")
+    ] = None,
+    workers_per_trial: Annotated[
+        str, typer.Option(metavar="N", help="Ray Train workers of a trial; 2:8: as many of these as there is room for.")
+    ] = "1",
+    gpus_per_worker: GpusPerWorker = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is maximised: a key of the reports, or a weighted sum like 'segm/AP + 0.5*ripeness/accuracy'. "
+            "By default segm/AP. Several times: several objectives, of which the first stops and ranks trials."
+        ),
+    ] = None,
+    constraint: Annotated[
+        list[str] | None, typer.Option(help="Bound that the best must keep, e.g. 'memory_gb<=20' or 'latency_ms<=50'.")
+    ] = None,
+    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "tpe",
+    early_stopping: Annotated[
+        Method | None,
+        typer.Option(
+            help="asha ends hopeless trials, promotion pauses them, pbt continues better ones in their place. By "
+            "default asha, and none with --sampler grid.",
+        ),
+    ] = None,
+    grace: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Iterations before which no trial is stopped.")
+    ] = None,
+    reduction_factor: Annotated[
+        int, typer.Option(min=2, max=MOST, help="One in so many trials goes on at a rung.")
+    ] = 3,
+    from_study: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
+        ),
+    ] = None,
+    keep_checkpoints: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Keep the weights of so many best trials.")
+    ] = 5,
+    optuna_storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Database for the record, e.g. 'postgresql://me:${DB_PASSWORD}@host/optuna'; default: a file."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the search.")] = 0,
+    address: Address = None,
+) -> None:
+    """Search the space for the configuration with the best segm AP.
+
+    Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
+    """
+    with clear_errors():
+        from raytune_m2f import api as tuning
+        from raytune_m2f.config import load_config
+
+        log_to_stderr()
+        seconds = parse_duration(time)
+        if not any((trials, seconds, iterations, gpu_hours)) and sampler != "grid":
+            trials = 20
+        loaded = load_config(config, require_pairs(overrides or []))
+        searched = tuning.load_space(space, loaded)
+        if sampler == "grid":
+            trials = min(trials or sys.maxsize, len(tuning.grid(searched)))
+        announce_study(loaded, study, trials)
+        settings = tuning.StudySettings(
+            budget=tuning.Budget(trials=trials, seconds=seconds, iterations=iterations, gpu_hours=gpu_hours),
+            metrics=tuple(metric or ["segm/AP"]),
+            constraints=tuple(constraint or []),
+            sampler=sampler,
+            seed=seed,
+            early_stopping=tuning.EarlyStopping(
+                method=early_stopping or ("none" if sampler == "grid" else "asha"),
+                grace_iterations=grace,
+                reduction_factor=reduction_factor,
+            ),
+            resources=tuning.Resources(
+                workers=workers_per_trial, gpus_per_worker=gpus_per_worker, concurrent=concurrent
+            ),
+            keep_checkpoints=keep_checkpoints,
+            optuna_storage=optuna_storage,
+        )
+        points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
+        new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
+        with still(log, "reading the data"):
+            notes = tuning.check_before_start(
+                loaded,
+                searched,
+                workers=settings.resources.most_workers,
+                asked=settings.asked,
+                stops=settings.early_stopping.method != "none",
+            )
+        for note in notes:
+            log.warning("%s", note)
+        _drive(new, address, trust=True)  # the user has just given the configuration
+
+
+def resume(
+    study: StudyDir,
+    concurrent: Concurrent = None,
+    address: Address = None,
+    trust: Trust = False,
+) -> None:
+    """Go on with a study whose driver ended or was killed; unfinished trials continue from their checkpoints.
+
+    Example: raytune-m2f resume studies/fruits
+    """
+    with clear_errors():
+        log_to_stderr()
+        log.info("study %s: going on with it", study)
+        _drive(study, address, concurrent, trust=trust)
+
+
+def extend(
+    study: StudyDir,
+    trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many trials more.")] = None,
+    time: Annotated[str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many optimizer steps more.")] = None,
+    gpu_hours: Annotated[float | None, typer.Option(min=0.01, callback=finite, help="So many GPU-hours more.")] = None,
+    space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
+    concurrent: Concurrent = None,
+    address: Address = None,
+    trust: Trust = False,
+) -> None:
+    """Raise a study's budget, or change its search space, and go on with it.
+
+    Example: raytune-m2f extend studies/fruits --trials 20
+    """
+    with clear_errors():
+        from raytune_m2f import api as tuning
+
+        log_to_stderr()
+        log.info("study %s: reading it, to go on with more", study)
+        more = tuning.Extension(
+            trials=trials,
+            iterations=iterations,
+            seconds=parse_duration(time),
+            gpu_hours=gpu_hours,
+            space=tuning.load_space(space, tuning.plan_of(study, trust=trust).config) if space else None,
+        )
+        _drive(study, address, concurrent, more, trust=trust)
+
+
+def confirm(
+    study: StudyDir,
+    top: Annotated[int, typer.Option(min=1, max=MOST, help="How many of the best trials.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST, help="New seeds for each.")] = 3,
+    concurrent: Concurrent = None,
+    address: Address = None,
+    trust: Trust = False,
+) -> None:
+    """Train the best trials again under new seeds, and name the winner with its interval.
+
+    Example: raytune-m2f confirm studies/fruits --top 3 --seeds 3
+    """
+    with clear_errors():
+        from raytune_m2f import api as tuning
+
+        log_to_stderr()
+        log.info("study %s: its best %d again under %d new seeds, in %s/confirm", study, top, seeds, study.rstrip("/"))
+        with tuning.shown_progress() as progress:
+            found = tuning.confirm_study(
+                study,
+                top=top,
+                seeds=seeds,
+                address=address,
+                concurrent=concurrent,
+                progress=progress,
+                trust=trust,
+            )
+        print_table(tuning.confirmation_table(found))
+        out.print(tuning.verdict(found), soft_wrap=True)
+
+
+def status(
+    study: StudyDir,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw until the study is not run any more.")] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Dashboard of the Ray cluster that can read the study, e.g. http://head:8265; see `submit`."),
+    ] = None,
+) -> None:
+    """Show the trials of a study, running or not.
+
+    Example: raytune-m2f status studies/fruits
+    """
+    with clear_errors():
+        from raytune_m2f import api as tuning
+
+        read = _reader(study, address)
+        state = read()
+        if as_json:
+            print(state.to_json())
+        elif watch:
+            with Live(tuning.status_table(state, tuning.rows_that_fit(out)), console=out, auto_refresh=False) as live:
+                while state.driver is not None:
+                    sleep(WATCH_SECONDS)
+                    state = read()
+                    live.update(tuning.status_table(state, tuning.rows_that_fit(out)), refresh=True)
+        else:
+            print_table(tuning.status_table(state, folded=out.is_terminal))
+
+
+def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
+    """What reads how a study stands: this process, or a cluster that can be asked at its dashboard."""
+    from raytune_m2f import api as tuning
+
+    if address is None:
+        return partial(tuning.study_status, study)
+    from raytune_m2f.cluster.jobs import Jobs
+
+    return partial(Jobs(address).study_status, study)
+
+
+def _drive(
+    study: str | NewStudy,
+    address: str | None,
+    concurrent: int | None = None,
+    extension: Extension | None = None,
+    *,
+    trust: bool,
+) -> None:
+    """Run a study to the end of its budget, and say what came of it."""
+    from raytune_m2f import api as tuning
+
+    found = tuning.StudyDirectory.at(study) if isinstance(study, str) else study
+    if isinstance(found, tuning.StudyDirectory):
+        found.require()  # before what runs one is imported
+    with tuning.shown_progress() as progress:
+        status = tuning.run_study(
+            found, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust
+        )
+    print_table(tuning.status_table(status, folded=out.is_terminal))
+    if (words := tuning.closing_words(status)) is not None:
+        out.print(Text(words), soft_wrap=True)

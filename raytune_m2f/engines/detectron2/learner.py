@@ -1,0 +1,151 @@
+"""`Learner` of any network of detectron2's: its own losses, optimizer and schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from raytune_m2f.config import Config
+from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
+from raytune_m2f.errors import ConfigError, ModelError
+from raytune_m2f.learner.base import Autocast, Terms
+from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.learner.weight_files import read_state_dict
+from raytune_m2f.model import Instances, NonFiniteError
+
+STEP = 3
+"""The stream of random numbers of the networks themselves; `engines.datasets` has stream 2."""
+
+
+class AnyLearner:
+    """Samples are what detectron2's mapper gives, predictions its Instances.
+
+    A loss of a micro-batch is a mean over its images; shares are by the number of images.
+    """
+
+    max_norm = None  # detectron2's optimizer clips by itself
+
+    def __init__(self, config: Config):
+        self.config = config
+        self._detectron2 = detectron2_engine()
+        self.model: nn.Module = build_any_model(config)
+
+    def count(self, samples: Sequence[Any]) -> Tensor:
+        return torch.tensor([float(len(samples))])
+
+    def losses(
+        self,
+        forward: Callable[[Any], Any],
+        samples: Sequence[Any],
+        counts: Tensor,
+        autocast: Autocast,
+        place: tuple[int, ...],
+    ) -> tuple[Tensor, Terms]:
+        """What the network draws (proposals, say) depends on SEED and `place` alone."""
+        seed = np.random.SeedSequence(self.config.SEED, spawn_key=(STEP, *place)).generate_state(2)
+        torch.manual_seed(int(seed[0]) << 32 | int(seed[1]))
+        share = len(samples) / float(counts[0])
+        try:
+            with self._detectron2.EventStorage(place[0]), autocast:
+                terms = {name: value * share for name, value in forward(list(samples)).items()}
+        except FloatingPointError as error:
+            raise NonFiniteError(str(error)) from error
+        return torch.stack(list(terms.values())).sum(), terms
+
+    def predict(self, samples: Sequence[Any]) -> list[Any]:
+        """Raises ConfigError if it predicts no instances."""
+        outputs = self.model(list(samples))
+        if "instances" not in outputs[0]:
+            raise ConfigError(
+                f"MODEL.META_ARCHITECTURE = {self.config.MODEL.META_ARCHITECTURE!r} predicts {', '.join(outputs[0])}, "
+                "but only instances are scored: take a network that predicts them."
+            )
+        return [output["instances"] for output in outputs]
+
+    def optimizer(self, config: Config) -> torch.optim.Optimizer:
+        with building("the optimizer (SOLVER)"):
+            optimizer: torch.optim.Optimizer = self._detectron2.build_optimizer(_at_rate(config), self.model)
+        return optimizer
+
+    def scheduler(self, config: Config, optimizer: torch.optim.Optimizer) -> LRScheduler:
+        with building("the schedule (SOLVER)"):
+            scheduler: LRScheduler = self._detectron2.build_lr_scheduler(_at_rate(config), optimizer)
+        return scheduler
+
+    def load_weights(self, source: str) -> object:
+        """Raises ModelError if nothing fits."""
+        own = self.model.state_dict()
+        fitting = self._detectron2.align(read_state_dict(source), own)
+        if not fitting:
+            raise ModelError(
+                f"MODEL.WEIGHTS = {source!r}: none of its tensors fits this network, whose are called e.g. "
+                f"{', '.join(list(own)[:3])}. Give weights in detectron2's names."
+            )
+        return self.model.load_state_dict(fitting, strict=False)
+
+
+def build_any_model(config: Config) -> nn.Module:
+    """The network of MODEL.META_ARCHITECTURE with fresh weights, on the CPU.
+
+    Raises:
+        ConfigError: detectron2 cannot build it.
+    """
+    cfg = cfg_node(config)
+    cfg.MODEL.DEVICE = "cpu"  # it is moved afterwards
+    with building(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
+        network: nn.Module = detectron2_engine().build_model(cfg)
+    return network
+
+
+def predict_any(
+    network: nn.Module, config: Config, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]
+) -> list[Instances]:
+    """The instances of (3, h, w) RGB images as ours. Raises ModelError if there are no masks."""
+    inputs = [
+        {
+            "image": image.flip(0) if config.value("INPUT.FORMAT") == "BGR" else image,
+            "height": height,
+            "width": width,
+        }
+        for image, (height, width) in zip(images, original_sizes, strict=True)
+    ]
+    return [our_instances(output["instances"]) for output in network(inputs)]
+
+
+def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
+    """A (H, W, 3) RGB image, (3, h, w) as detectron2's mapper resizes it for tests."""
+    resized: NDArray[np.uint8] = detectron2_engine().resized_for_test(cfg_node(config), image)
+    return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+
+
+def our_instances(found: Any) -> Instances:
+    """Predictions of detectron2's as ours, best first.
+
+    Raises:
+        ModelError: there are no masks.
+    """
+    if not found.has("pred_masks"):
+        raise ModelError(
+            "this model predicts no masks (MODEL.MASK_ON is false), which predictions and their scores are made of: "
+            "load its model.pth in detectron2 instead."
+        )
+    order = found.scores.argsort(descending=True, stable=True)
+    return Instances(
+        scores=found.scores[order],
+        labels=found.pred_classes[order],
+        masks=found.pred_masks[order],
+        queries=torch.arange(len(order), device=order.device),
+    )
+
+
+def _at_rate(config: Config) -> Any:
+    """detectron2's configuration with the learning rate of this global batch."""
+    cfg = cfg_node(config)
+    cfg.SOLVER.BASE_LR = effective_lr(config)
+    return cfg

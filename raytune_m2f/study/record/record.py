@@ -1,0 +1,329 @@
+"""The record of truth: the Optuna study of a study directory, and the rules by which it is written.
+
+What a trial did is written by the trial into its own directory first (reports, failure) and then told to Optuna; the
+record can therefore always be brought up to date from the directories, and `settle` is the one rule for both a trial
+that has just ended and one that a killed driver left behind. Attributes of a trial:
+
+    origin                        why this point: `config`, `published`, `grid`, `pbt`, `earlier` (a best point of an
+                                  earlier study), or the trial that `confirm` trains again
+    prior                         it was not run here, but in the earlier study that it names
+    asked                         all its values are drawn
+    trained                       its shares as they are trained, where they differ from what was drawn (space_share.py)
+    best, best_iteration, last    all metrics of the best and of the latest report
+    effective_lr, micro_batch, host, gpus, gpu_seconds, checkpoint    of the latest report
+    rung                          the highest rung at which it was let through
+    paused                        the rung at which it waits, None once it goes on
+    stopped                       why it was stopped early
+    replaced_at                   pbt: the rung at which it left its place
+    parent, start, replaces       pbt: whose checkpoint it took over, at which iteration, and whose place
+    inherited                     pbt: the seconds of that checkpoint
+    node_losses                   how often its process died with its node
+    error_type, cause, fingerprint, log_tail    why it failed
+
+A stopped trial is PRUNED. With several metrics it is COMPLETE, for Optuna's samplers know no pruned trials there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from raytune_m2f.errors import CheckpointError
+from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
+from raytune_m2f.study.record.failures import fingerprint
+from raytune_m2f.study.record.index import Index
+from raytune_m2f.study.record.rungs import judge
+from raytune_m2f.study.record.samplers import make_sampler
+from raytune_m2f.study.record.storage import open_study
+from raytune_m2f.study.settings import Usage
+from raytune_m2f.training.reports import Report, read_reports
+from raytune_m2f.training.trial_dir import FAILURE, STOP, log_tail, read_failure
+
+FACTS = ("effective_lr", "micro_batch", "host")
+
+
+class Record:
+    """The trials of a study, for its one driver (who holds the lock) or, without `writable`, for a reader."""
+
+    def __init__(self, directory: StudyDirectory, plan: StudyPlan, *, writable: bool = True) -> None:
+        self.directory = directory
+        self.plan = plan
+        self._study = open_study(directory, plan.settings, writable=writable)
+        self._storage = self._study._storage
+        self._objectives = plan.settings.objectives
+        self._bounds = plan.settings.bounds
+        self.index = Index(plan)
+        for trial in self.trials():
+            self.index.add(trial)
+
+    # What the record says
+
+    @property
+    def study(self) -> optuna.Study:
+        return self._study
+
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=states or None)
+
+    def trial(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self.index.ids[number])
+
+    def unfinished(self) -> list[int]:
+        """The trials that have begun, have not ended, and do not wait at a rung."""
+        return [trial.number for trial in self.trials(TrialState.RUNNING) if trial.number not in self.index.paused]
+
+    def usage(self) -> Usage:
+        sessions = self._study.user_attrs.get("sessions", {})
+        return self.index.usage(seconds=sum(sessions.values()))
+
+    def score(self, trial: FrozenTrial) -> float | None:
+        """The first metric at the best report so far, whatever the trial's state."""
+        best = trial.user_attrs.get("best")
+        return None if best is None else self._objectives[0].value(best)
+
+    def rank(self, trial: FrozenTrial) -> tuple[int, float] | None:
+        """What the best report is compared by: a score on more images counts more (TEST.SUBSET)."""
+        best = trial.user_attrs.get("best")
+        return None if best is None else self._rank(best)
+
+    def _rank(self, report: Report) -> tuple[int, float]:
+        return report.get("images", 0), self._objectives[0].value(report)
+
+    def values(self, trial: FrozenTrial) -> dict[str, Any]:
+        """What the trial is trained with, key by key: of a share not what was drawn, but what comes of it."""
+        drawn = dict(trial.params) or dict(trial.system_attrs.get("fixed_params", {}))
+        trained = trial.user_attrs.get("trained")  # the space may have been changed since
+        return self.plan.space.resolve(drawn, self.plan.config) if trained is None else {**drawn, **trained}
+
+    def is_feasible(self, trial: FrozenTrial) -> bool:
+        """Whether the best report keeps every constraint."""
+        best = trial.user_attrs.get("best", {})
+        return all(bound.violation(best) <= 0 for bound in self._bounds)
+
+    # Asking for trials
+
+    def enqueue(self, points: Iterable[Point]) -> None:
+        """Queue points that go first; what was queued before is not queued again."""
+        trials = self.trials()
+        origins = {trial.user_attrs.get("origin") for trial in trials}
+        known = [trial.system_attrs["fixed_params"] for trial in trials if "fixed_params" in trial.system_attrs]
+        for origin, values in points:
+            once = origin in ("config", "published") and origin in origins
+            if not once and values not in known:
+                self._study.enqueue_trial(values, user_attrs={"origin": origin})
+                known.append(values)
+
+    def ask(self) -> int:
+        """Start a new trial and return its number."""
+        self._prepare_sampler(started=self.usage().trials)
+        trial = self._study.ask()
+        self._draw(trial)
+        self.index.add(self._storage.get_trial(trial._trial_id))
+        return trial.number
+
+    def reconcile(self) -> list[int]:
+        """Bring the record up to date with what trials left behind; returns the trials that have to go on."""
+        # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got.
+        self._prepare_sampler(started=max(0, self.usage().trials - 1))
+        running = self.trials(TrialState.RUNNING)
+        for trial in running:
+            if "asked" not in trial.user_attrs:
+                self._draw(optuna.trial.Trial(self._study, trial._trial_id))
+            self.directory.pull_trial(trial.number)
+            self.settle(trial.number)
+        return self.unfinished()
+
+    def _draw(self, trial: optuna.trial.Trial) -> None:
+        drawn = self.plan.space.suggest(trial)
+        trained = self.plan.space.resolve(drawn, self.plan.config)
+        if trained != drawn:
+            trial.set_user_attr("trained", {key: value for key, value in trained.items() if value != drawn[key]})
+        trial.set_user_attr("asked", True)
+
+    def _prepare_sampler(self, started: int) -> None:
+        settings = self.plan.settings
+        self._study.sampler = make_sampler(
+            settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
+        )
+
+    # Telling what trials did
+
+    def absorb(self, number: int, report: Report) -> bool:
+        """Note one report with a finite metric; one that is already known changes nothing.
+
+        The intermediate value is written last: once it is there, so is all that belongs to it.
+
+        Returns:
+            True if the trial has to stop.
+        """
+        value = self._objectives[0].value(report)
+        for objective in self._objectives[1:]:
+            objective.value(report)  # raises now, not when the trial ends
+        for bound in self._bounds:
+            bound.violation(report)
+        trial = self.trial(number)
+        step = int(report["iteration"])
+        if trial.state == TrialState.RUNNING and step not in trial.intermediate_values:
+            self._note_report(trial, report)
+            self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
+            self.index.update(self.trial(number))
+        return self._decide(number)
+
+    def settle(self, number: int, *, ended: bool = False, crash: str | None = None) -> TrialState | None:
+        """Replay what the trial's directory holds and tell Optuna how the trial ended.
+
+        Args:
+            ended: the trial's function has returned; it does not go on in any case, unless it waits at a rung.
+            crash: the trial's process died; what is known of it.
+        Returns:
+            The state told, or None if the trial has to go on, waits, or could not write its checkpoint.
+        """
+        trial = self.trial(number)
+        if trial.state.is_finished():
+            return trial.state
+        output_dir = self.directory.trial(number)
+        failure = read_failure(output_dir)
+        if failure is not None and failure["error_type"] == CheckpointError.__name__:  # no room: no fault of its own
+            self.directory.unlink(output_dir / FAILURE)
+            failure, ended = None, False
+        failure = failure or self._replay(number)
+        trial = self.trial(number)
+        if (trial.last_step or 0) >= self.index.max_iter:
+            return self._tell(trial, TrialState.COMPLETE)
+        if failure:
+            return self._fail(trial, **failure)
+        if number in self.index.paused:
+            return None
+        if "stopped" in trial.user_attrs or (output_dir / STOP).exists():
+            return self._tell(trial, TrialState.PRUNED)
+        if crash is not None:
+            return self._fail(trial, "TrialCrashed", crash)
+        if ended and "best" not in trial.user_attrs:
+            return self._fail(trial, "NoReport", "the trial ended without a report of its own")
+        return self._tell(trial, TrialState.COMPLETE) if ended else None
+
+    def go_on(self, number: int) -> None:
+        """Let a trial that waits at a rung go on from its checkpoint."""
+        trial = self.trial(number)
+        self.note(trial, "rung", self.index.paused[number])
+        self.directory.unlink(self.directory.trial(number) / STOP)
+        self.note(trial, "paused", None)
+        self.index.update(self.trial(number))
+
+    def note(self, trial: FrozenTrial, key: str, value: Any) -> None:
+        """Write a user attribute, if it changes."""
+        if key not in trial.user_attrs or trial.user_attrs[key] != value:
+            self._storage.set_trial_user_attr(trial._trial_id, key, value)
+
+    def note_session(self, name: str, seconds: float) -> None:
+        """Note for how long the driver `name` has been driving."""
+        sessions = self._study.user_attrs.get("sessions", {})
+        self._study.set_user_attr("sessions", {**sessions, name: seconds})
+
+    def note_leaks(self, freed: int) -> None:
+        """Count what ended trials had left in the cluster."""
+        self._study.set_user_attr("leaks_freed", self.leaks_freed + freed)
+
+    @property
+    def leaks_freed(self) -> int:
+        return int(self._study.user_attrs.get("leaks_freed", 0))
+
+    def _note_report(self, trial: FrozenTrial, report: Report) -> None:
+        plain = _plain(report)
+        inherited = trial.user_attrs.get("inherited", 0.0)
+        if "parent" in trial.user_attrs and not trial.intermediate_values:  # its first report is the parent's last
+            inherited = float(report["seconds"])
+            self.note(trial, "inherited", inherited)
+        self.note(trial, "last", plain)
+        for fact in FACTS:
+            if fact in plain:
+                self.note(trial, fact, plain[fact])
+        gpu_seconds = (report["seconds"] - inherited) * trial.user_attrs.get("gpus", 0.0)
+        self.note(trial, "gpu_seconds", round(gpu_seconds, 1))
+        if self._is_best(trial, report):
+            self.note(trial, "checkpoint", self.directory.address_of(self.directory.weights(trial.number)))
+            self.note(trial, "best_iteration", int(report["iteration"]))
+            self.note(trial, "best", plain)  # last: after a kill before it, the report is still the best
+
+    def _is_best(self, trial: FrozenTrial, report: Report) -> bool:
+        if int(report["iteration"]) <= trial.user_attrs.get("start", 0):
+            return False  # it is the parent's
+        best = self.rank(trial)
+        return best is None or self._rank(report) > best
+
+    def _replay(self, number: int) -> dict[str, Any] | None:
+        """Absorb the reports that Optuna was not told of; returns the failure if one of them is not finite."""
+        for report in read_reports(self.directory.trial(number)):
+            try:
+                self.absorb(number, report)
+            except Exception as error:
+                return {"error_type": type(error).__name__, "cause": str(error)}
+        if self.trial(number).intermediate_values:
+            self._decide(number)  # the driver may have been killed between the report and the decision
+        return None
+
+    def _decide(self, number: int) -> bool:
+        """Whether the trial has to stop at its latest report; the decision is in the record before it is acted on."""
+        trial = self.trial(number)
+        if "stopped" in trial.user_attrs or number in self.index.paused:
+            return True
+        method = self.plan.settings.early_stopping.method
+        baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
+        whole = (trial.last_step or 0) >= self.index.max_iter
+        if method == "none" or baseline or whole or trial.state.is_finished():
+            return False
+        rungs, passed = self.index.rungs, trial.user_attrs.get("rung", 0)
+        rung = trial.user_attrs.get("replaced_at")  # decided, but a driver was killed right then
+        rung = rung or judge(method, rungs, number, passed=passed, last_chance=self.is_full())
+        if rung is None:
+            self.note(trial, "rung", max([passed, *rungs.reached(number)]))
+            return False
+        if method == "promotion":
+            self.note(trial, "paused", rung)
+            self.index.update(self.trial(number))
+            return True
+        if method == "pbt":
+            self.note(trial, "replaced_at", rung)
+        what = "replaced by a better one" if method == "pbt" else "early stopping"
+        self.note(trial, "stopped", f"{what} at {rung} of {self.index.max_iter} iterations")
+        return True
+
+    def is_full(self) -> bool:
+        """Whether the budget allows no further trial, whatever happens."""
+        trials = self.plan.settings.budget.trials
+        return trials is not None and self.index.started >= trials
+
+    def _fail(self, trial: FrozenTrial, error_type: str, cause: str, traceback: str = "") -> TrialState:
+        self.note(trial, "error_type", error_type)
+        self.note(trial, "cause", cause)
+        self.note(trial, "fingerprint", fingerprint(error_type, cause, traceback))
+        self.note(trial, "log_tail", log_tail(self.directory.trial(trial.number)))
+        return self._tell(trial, TrialState.FAIL)
+
+    def _tell(self, trial: FrozenTrial, state: TrialState) -> TrialState:
+        """Not `Study.tell`: it would store the last report of a pruned trial, not its best."""
+        best = trial.user_attrs.get("best")
+        if best is None or state == TrialState.FAIL:
+            values = None
+        else:
+            values = [objective.value(best) for objective in self._objectives]
+            for bound in self._bounds:
+                if bound.text in trial.constraints:  # a driver was killed right here
+                    continue
+                optuna.trial.Trial(self._study, trial._trial_id).set_constraint(bound.text, bound.violation(best))
+            if len(values) > 1:
+                state = TrialState.COMPLETE
+        self._storage.set_trial_state_values(trial._trial_id, state, values)
+        self.index.update(self.trial(trial.number))
+        return state
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    """The report as JSON that any reader takes: no NaN."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in report.items()
+    }

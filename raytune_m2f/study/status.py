@@ -1,0 +1,293 @@
+"""How a study stands, read from its directory alone: while a driver runs, after it was killed, years later."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial, TrialState
+
+from raytune_m2f.errors import StudyError
+from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.outlook import has_work, seconds_left
+from raytune_m2f.study.record.record import Record
+
+STATES = {
+    TrialState.WAITING: "waiting",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """One trial.
+
+    Attributes:
+        state: waiting, running, unfinished (it ran and no driver runs it now), paused (it waits at a rung), complete,
+            stopped (early) or failed.
+        origin: why this point was tried, if it was not the sampler's idea; see `record.py`.
+        iteration, max_iter: of the latest report, and of the end; optimizer steps.
+        images: how many were scored for `best`; fewer than at the end with TEST.SUBSET.
+        last, best: the first metric at the latest report and at the best one, which was at `best_iteration`.
+        others: the other metrics at the best report.
+        standard_error: of segm/AP at the best report, by image bootstrap; None where it is not known.
+        feasible: whether it keeps the constraints.
+        values: of the searched keys, as they are trained.
+        seconds: time in which it trained.
+        cause: why it failed or was stopped.
+        checkpoint: the best weights, if they are there.
+    """
+
+    number: int
+    state: str
+    origin: str | None
+    iteration: int
+    max_iter: int
+    last: float | None
+    best: float | None
+    best_iteration: int | None
+    images: int
+    others: list[float]
+    standard_error: float | None
+    feasible: bool
+    values: dict[str, Any]
+    seconds: float
+    cause: str | None
+    directory: str
+    checkpoint: str | None
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study.
+
+    Attributes:
+        driver: who runs it now, None if nobody does.
+        metrics: what is maximised; trials are ranked by the first.
+        budget, usage: limits (None: no limit) and what is used: trials, iterations, seconds, gpu_hours.
+        best: number of the trial with the best report, among those that did not fail, keep the constraints, and whose
+            weights are there. A score on all test images stands above every score on a subset.
+        leaks_freed: placement groups that ended trials had left in the cluster, and that were freed.
+        resumable: nobody runs it, and `resume` would find something to train.
+        seconds_left: about how long its driver has still to work; None if nobody runs it or there is no rate yet.
+    """
+
+    directory: str
+    metrics: list[str]
+    driver: str | None
+    budget: dict[str, float | None]
+    usage: dict[str, float]
+    best: int | None
+    trials: list[TrialStatus]
+    leaks_freed: int = 0
+    resumable: bool = False
+    seconds_left: float | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state."""
+        return dict(Counter(trial.state for trial in self.trials))
+
+    @property
+    def best_trial(self) -> TrialStatus | None:
+        return next((trial for trial in self.trials if trial.number == self.best), None)
+
+    @property
+    def metric(self) -> str:
+        return self.metrics[0]
+
+    def within_noise(self) -> list[TrialStatus]:
+        """The trials whose distance to the best is less than twice its standard error: they may be as good.
+
+        The error of the difference is taken as that of two independent scores, sqrt(a^2 + b^2). Both were scored on the
+        same images, so the true one is smaller: this asks for caution rather than too little of it.
+        """
+        best = self.best_trial
+        if best is None or best.best is None or best.standard_error is None or self.metric != "segm/AP":
+            return []
+        return [
+            trial
+            for trial in self.trials
+            if trial.number != best.number and trial.state != "failed" and trial.feasible
+            if trial.best is not None and trial.standard_error is not None and trial.images == best.images
+            if best.best - trial.best < 2 * math.hypot(best.standard_error, trial.standard_error)
+        ]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> StudyStatus:
+        """What `to_json` wrote; raises ValueError, KeyError or TypeError if it was another version's."""
+        content = json.loads(text)
+        return cls(**{**content, "trials": [TrialStatus(**trial) for trial in content["trials"]]})
+
+
+class Progress(Protocol):
+    """Who follows a study while it runs."""
+
+    def update(self, status: StudyStatus) -> None:
+        """Something has changed."""
+
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
+
+class Silent:
+    """Nobody follows."""
+
+    def update(self, status: StudyStatus) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def study_status(directory: str | PathLike[str]) -> StudyStatus:
+    """Read how a study stands; nothing is written, also when a driver runs.
+
+    Raises:
+        StudyError: there is no study.
+    """
+    study = StudyDirectory.at(directory)
+    study.require()
+    record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
+    return StatusReader(record).read(study.driver())
+
+
+class StatusReader:
+    """Reads an open record again and again; what has ended is read once."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._ended: dict[int, TrialStatus] = {}
+
+    def read(self, driver: str | None) -> StudyStatus:
+        record = self._record
+        trials = [self._read_trial(trial, driver) for trial in record.trials() if "prior" not in trial.user_attrs]
+        settings = record.plan.settings
+        return StudyStatus(
+            directory=str(record.directory),
+            metrics=list(settings.metrics),
+            driver=driver,
+            budget=settings.budget.model_dump(),
+            usage=record.usage().model_dump(),
+            best=_best(trials),
+            trials=trials,
+            leaks_freed=record.leaks_freed,
+            resumable=driver is None and has_work(record),
+            seconds_left=None if driver is None else seconds_left(record),
+        )
+
+    def _read_trial(self, trial: FrozenTrial, driver: str | None) -> TrialStatus:
+        known = self._ended.get(trial.number)
+        if known is None:
+            status = _trial_status(self._record, trial, driver is not None)
+            if trial.state.is_finished():
+                self._ended[trial.number] = status
+            return status
+        weights = self._record.directory.weights(trial.number)
+        if known.checkpoint is not None and not weights.exists():  # of no more use, see tidy.py
+            known = self._ended[trial.number] = replace(known, checkpoint=None)
+        return known
+
+
+def best_trial(directory: str | PathLike[str]) -> TrialStatus:
+    """The trial to export.
+
+    Raises:
+        StudyError: no trial has a report and its weights yet.
+    """
+    status = study_status(directory)
+    if status.best_trial is None:
+        raise StudyError(
+            f"no trial of the study {status.directory} has weights to use yet ({_in_words(status.counts)}). "
+            "Run it on with `raytune-m2f resume`."
+        )
+    return status.best_trial
+
+
+def trial_to_export(directory: str | PathLike[str], number: int | None = None) -> TrialStatus:
+    """The trial with this number, or the best one.
+
+    Raises:
+        StudyError: there is no such trial, or it has no weights yet.
+    """
+    if number is None:
+        return best_trial(directory)
+    status = study_status(directory)
+    trial = next((trial for trial in status.trials if trial.number == number), None)
+    if trial is None or trial.checkpoint is None:
+        usable = [str(trial.number) for trial in status.trials if trial.checkpoint is not None]
+        what = "does not exist" if trial is None else "has no weights"
+        raise StudyError(
+            f"trial {number} of the study {status.directory} {what}. "
+            f"Trials with weights: {', '.join(usable) or 'none yet'}."
+        )
+    return trial
+
+
+def ranked_trials(directory: str | PathLike[str]) -> list[TrialStatus]:
+    """The trials whose weights are there and that did not fail and keep the constraints, the best first."""
+    return _ranked(study_status(directory).trials)
+
+
+def _ranked(trials: list[TrialStatus]) -> list[TrialStatus]:
+    usable = (t for t in trials if t.checkpoint is not None and t.state != "failed" and t.feasible)
+    scored = [(trial.images, trial.best, -trial.number, trial) for trial in usable if trial.best is not None]
+    return [trial for *_, trial in sorted(scored, reverse=True)]
+
+
+def _best(trials: list[TrialStatus]) -> int | None:
+    return next((trial.number for trial in _ranked(trials)), None)
+
+
+def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:
+    attributes = trial.user_attrs
+    best: dict[str, Any] = attributes.get("best", {})
+    study, weights = record.directory, record.directory.weights(trial.number)
+    last = trial.last_step
+    return TrialStatus(
+        number=trial.number,
+        state=_state(record, trial, driven),
+        origin=attributes.get("origin"),
+        iteration=last or 0,
+        max_iter=record.index.max_iter,
+        last=None if last is None else trial.intermediate_values[last],
+        best=record.score(trial),
+        best_iteration=attributes.get("best_iteration"),
+        images=best.get("images", 0),
+        others=[objective.value(best) for objective in record.plan.settings.objectives[1:] if best],
+        standard_error=best.get("segm/AP_se"),
+        feasible=not best or record.is_feasible(trial),
+        values=record.values(trial),
+        seconds=float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0),
+        cause=attributes.get("cause") or attributes.get("stopped"),
+        directory=study.address_of(study.trial(trial.number)),
+        checkpoint=study.address_of(weights) if best and weights.exists() else None,
+    )
+
+
+def _state(record: Record, trial: FrozenTrial, driven: bool) -> str:
+    if trial.state == TrialState.RUNNING:
+        return "paused" if trial.number in record.index.paused else "running" if driven else "unfinished"
+    return "stopped" if "stopped" in trial.user_attrs and trial.state != TrialState.FAIL else STATES[trial.state]
+
+
+def _in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "it has no trials"
+
+
+def relative(path: str) -> str:
+    """A path as short as it can be typed here."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

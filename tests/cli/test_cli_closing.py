@@ -1,0 +1,57 @@
+"""What is said at the end: no success where nothing was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_study import leave_reports, new_study, open_record, settings
+
+from raytune_m2f.cli.tables import closing_words
+from raytune_m2f.study.settings import EarlyStopping
+from raytune_m2f.study.status import study_status
+
+
+def said(root: Path, *scores: float, **asked: Any) -> str | None:
+    """Of a study whose trials have these scores."""
+    study = new_study(root, settings(trials=9, early_stopping=EarlyStopping(method="none"), **asked))
+    record = open_record(study)
+    for score in scores:
+        leave_reports(study.trial(record.ask()), {80: score})
+        record.reconcile()
+    if not scores:
+        record.ask()
+    return closing_words(study_status(study.root))
+
+
+def test_the_best_trial_can_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said(tmp_path, 0.0, 30.0) == "export the best trial: raytune-m2f export study --output DIR"
+
+
+def test_a_single_trial_has_a_score(tmp_path: Path) -> None:
+    assert "export the best trial" in (said(tmp_path, 12.0) or "")
+
+
+@pytest.mark.parametrize("scores", [(0.0,), (0.0, 0.0, 0.0), (0.0, 0.004)])
+def test_who_found_nothing_is_no_success(tmp_path: Path, scores: tuple[float, ...]) -> None:
+    words = said(tmp_path, *scores) or ""
+    assert words.startswith("no trial has found anything: the best segm/AP is 0.00, so the search has learned nothing")
+    assert "SOLVER.MAX_ITER" in words
+    assert "metrics.jsonl" in words
+    assert "export" not in words
+
+
+def test_equal_scores_choose_nobody(tmp_path: Path) -> None:
+    words = said(tmp_path, 7.0, 7.0, 7.0) or ""
+    assert words.startswith("all 3 trials have the same segm/AP, 7.00: none is better than another")
+    assert "export" not in words
+
+
+def test_zero_is_a_good_score_of_what_should_be_low(tmp_path: Path) -> None:
+    assert "export the best trial" in (said(tmp_path, -1.0, 0.0, metrics=("-segm/AP",)) or "")
+
+
+def test_without_weights_there_is_nothing_to_say(tmp_path: Path) -> None:
+    assert said(tmp_path) is None

@@ -1,0 +1,225 @@
+"""The command line: wrong input is one clear error with exit code 2, and the commands work together."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from raytune_m2f.cli.main import app
+from raytune_m2f.config import Config
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Call the command line in this process, on a wide screen; its log handler is taken back afterwards."""
+    monkeypatch.setattr("raytune_m2f.cli.console.err.width", 400)
+    monkeypatch.setattr("raytune_m2f.cli.console.out.width", 400)
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    log = logging.getLogger("raytune_m2f")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def config_file(tiny_config: Config, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(tiny_config.to_yaml())
+    return path
+
+
+def refused(result: Result) -> str:
+    """The message of an error of the user's: exit code 2, no traceback, nothing on stdout."""
+    assert result.exit_code == 2, result.output
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    assert result.stdout == ""
+    return result.stderr
+
+
+def test_a_wrong_key_is_named_with_the_right_one(run: Run, config_file: Path, tmp_path: Path) -> None:
+    message = refused(run("train", "--config", config_file, "--output", tmp_path / "o", "SOLVER.BASE_RL=1e-4"))
+    assert "SOLVER.BASE_RL" in message
+    assert "SOLVER.BASE_LR" in message
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_wrong_type_is_named_with_what_is_allowed(run: Run, config_file: Path, tmp_path: Path) -> None:
+    message = refused(run("train", "--config", config_file, "--output", tmp_path / "o", "SOLVER.MAX_ITER=soon"))
+    assert "SOLVER.MAX_ITER" in message
+    assert "soon" in message
+
+
+def test_a_missing_config_file_is_named(run: Run, tmp_path: Path) -> None:
+    message = refused(run("train", "--config", tmp_path / "no.yaml", "--output", tmp_path / "o"))
+    assert "no.yaml" in message
+
+
+def test_a_missing_annotation_file_is_named(run: Run, config_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config_file.read_text())
+    content["DATASETS"]["REGISTER"]["train"]["annotations"] = "/no/such/annotations.json"
+    config_file.write_text(yaml.safe_dump(content))
+    assert "/no/such/annotations.json" in refused(run("train", "--config", config_file, "--output", tmp_path / "o"))
+
+
+def test_an_empty_annotation_file_is_named(run: Run, config_file: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    content = yaml.safe_load(config_file.read_text())
+    content["DATASETS"]["REGISTER"]["val"]["annotations"] = str(empty)
+    config_file.write_text(yaml.safe_dump(content))
+    assert "empty.json" in refused(run("train", "--config", config_file, "--output", tmp_path / "o"))
+
+
+def test_a_space_with_an_unknown_key_is_refused(run: Run, config_file: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("SOLVER.BASE_RL: {type: loguniform, low: 1.0e-5, high: 1.0e-3}\n")
+    message = refused(run("tune", "--config", config_file, "--space", space, "--study", tmp_path / "study"))
+    assert "space.yaml" in message
+    assert "SOLVER.BASE_LR" in message
+    assert not (tmp_path / "study").exists()
+
+
+def test_wrong_data_is_refused_before_a_study_is_made(run: Run, config_file: Path, tmp_path: Path) -> None:
+    content = yaml.safe_load(config_file.read_text())
+    content["DATASETS"]["SUBCATEGORIES"] = ["colour"]
+    config_file.write_text(yaml.safe_dump(content))
+    message = refused(run("tune", "--config", config_file, "--space", "demo", "--study", tmp_path / "study"))
+    assert "colour" in message
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize("workers", ["0", "two", "8:2"])
+def test_what_is_no_number_of_workers_is_refused(run: Run, config_file: Path, tmp_path: Path, workers: str) -> None:
+    study = tmp_path / "study"
+    done = run("tune", "--config", config_file, "--space", "demo", "--study", study, "--workers-per-trial", workers)
+    assert f"got '{workers}'; allowed is a number above 0" in refused(done)
+    assert not study.exists()
+
+
+def test_an_argument_that_is_no_pair_is_refused(run: Run, config_file: Path, tmp_path: Path) -> None:
+    assert "KEY=VALUE" in refused(run("train", "--config", config_file, "--output", tmp_path / "o", "fast"))
+
+
+def test_a_path_that_cannot_be_used_is_named(run: Run, config_file: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken"
+    taken.touch()
+    assert str(taken) in refused(run("train", "--config", config_file, "--output", taken))
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "export"])
+def test_what_is_no_study_is_refused(run: Run, tmp_path: Path, command: str) -> None:
+    more = ["--output", tmp_path / "model"] if command == "export" else []
+    assert str(tmp_path) in refused(run(command, tmp_path, *more))
+
+
+def test_train_resume_export_evaluate_predict(
+    run: Run, config_file: Path, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    first = run("train", "--config", config_file, "--output", output)
+    assert first.exit_code == 0, first.output
+    assert "segm/AP" in first.stdout
+    assert "iteration 4" in (output / "log.txt").read_text()
+    assert "--resume" in refused(run("train", "--config", config_file, "--output", output))
+    again = run("train", "--config", config_file, "--output", output, "--resume", "SOLVER.MAX_ITER=6")
+    assert again.exit_code == 0, again.output
+    assert run("export", output, "--output", tmp_path / "model").exit_code == 0
+    scored = run(
+        "evaluate", "--model", tmp_path / "model", "--annotations", tiny_dataset["val_annotations"],
+        "--images", tiny_dataset["val_images"], "--output", tmp_path / "scores.json",
+    )  # fmt: skip
+    assert scored.exit_code == 0, scored.output
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert "segm/AP" in scores["metrics"]
+    assert len(scores["confusion"]["texture"]) == 3
+    given = ["--model", tmp_path / "model", "--annotations", tiny_dataset["val_annotations"]]
+    given += ["--images", tiny_dataset["val_images"], "--output"]
+    (tmp_path / "mine.json").write_text("{}")
+    assert "mine.json would be written over" in refused(run("evaluate", *given, tmp_path / "mine.json"))
+    results = tmp_path / "new" / "predictions.json"
+    assert "give two" in refused(run("evaluate", *given, results, "--predictions", results))
+    assert run("evaluate", *given, tmp_path / "scores.json", "--predictions", results).exit_code == 0  # ours: replaced
+    assert {"image_id", "category_id", "segmentation", "score"} < json.loads(results.read_text())[0].keys()
+    assert "predictions.json exists" in refused(run("evaluate", *given, tmp_path / "s.json", "--predictions", results))
+    (output / "checkpoints" / "best.pth").write_bytes(b"damaged")
+    damaged = run("export", output, "--output", tmp_path / "other")
+    assert damaged.exit_code == 1
+    assert "--iteration 6" in damaged.stderr
+    predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
+    assert predicted.exit_code == 0, predicted.output
+    assert len(list((tmp_path / "p").glob("*.png"))) == 6
+
+
+def test_a_training_says_at_once_what_it_does_and_then_how_far_it_is(
+    run: Run, config_file: Path, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    trained = run("train", "--config", config_file, "--output", output)
+    first, *others = trained.stderr.splitlines()
+    assert first.endswith(
+        f"training: 4 iterations of 4 images, scored each 2; heads: color, texture; log: {output}/log.txt"
+    )
+    assert any("training on cpu, workers: 1, threads of each: " in line for line in others)
+    assert any(line.startswith("training 4/4, ") and "loss " in line and "segm/AP " in line for line in others)
+    log = (output / "log.txt").read_text()
+    assert "iteration 4/4, " in log
+    assert " iteration 4/4, " not in trained.stderr, "said twice"
+    assert not [line for line in (trained.stderr + trained.stdout).splitlines() if line != line.rstrip()]
+    run("export", output, "--output", tmp_path / "model")
+    paths = ["--annotations", tiny_dataset["val_annotations"], "--images", tiny_dataset["val_images"]]
+    assert "evaluating 6/6, " in run("evaluate", "--model", tmp_path / "model", *paths).stderr
+    predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
+    assert "predicting 6/6, " in predicted.stderr
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_quiet_leaves_results_and_errors_alone(run: Run, config_file: Path, tmp_path: Path, place: int) -> None:
+    words = ["train", "--config", config_file, "--output", tmp_path / "run"]
+    words.insert(place, "-q")
+    done = run(*words)
+    assert done.stderr == ""
+    assert "segm/AP" in done.stdout
+    assert refused(run(*words)).startswith("error: --output ")
+
+
+def test_verbose_says_where_an_error_arose_and_only_then(run: Run, config_file: Path, tmp_path: Path) -> None:
+    words = ["train", "--config", config_file, "--output", tmp_path / "run", "SEED=x"]
+    assert "Traceback" not in refused(run(*words))
+    assert "in load_config" in run("-v", *words).stderr
+    assert "in load_config" in run(*words, "--verbose").stderr
+    assert "Traceback" not in refused(run(*words))  # it is not remembered
+
+
+def test_the_versions_are_told_without_importing_what_they_are_of() -> None:
+    script = """
+import sys
+from typer.testing import CliRunner
+from raytune_m2f.cli import app
+print(CliRunner().invoke(app, ["--version"]).stdout)
+assert not {"torch", "ray", "optuna"} & set(sys.modules)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    versions = dict(line.split() for line in ran.stdout.strip().splitlines())
+    assert list(versions) == ["raytune_m2f", "python", "torch", "torchvision", "ray", "optuna"]
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"] == metadata.version("torch")
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "tune", "resume", "status", "export", "evaluate", "predict"])
+def test_every_command_explains_itself_with_an_example(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert f"Example: raytune-m2f {command}" in result.stdout
