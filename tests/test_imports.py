@@ -16,7 +16,7 @@ from raytune_m2f.study.directory import StudyDirectory
 HEAVY = ("torch", "torchvision", "ray", "scipy.stats", "pandas", "pyarrow", "pycocotools")
 COMMAND = f"""
 import sys
-from raytune_m2f.cli import app
+from raytune_m2f.cli.main import app
 try:
     app(sys.argv[1:])
 except SystemExit as ended:

@@ -26,10 +26,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("learner",),
     ("engines",),
     ("training",),
-    ("launch",),
     ("study",),
-    ("export_files", "export", "predict"),
+    ("launch",),
     ("drive",),
+    ("export_files", "export", "predict"),
     ("api", "cluster"),
     ("cli", "__main__"),
     ("testing",),  # tests the layers below it, and none of them needs it

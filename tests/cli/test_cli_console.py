@@ -18,7 +18,7 @@ from raytune_m2f.cli import console
 from raytune_m2f.cli.console import clear_errors, parse_duration
 
 PRINTS_MUCH = """
-from raytune_m2f.console import clear_errors, out
+from raytune_m2f.cli.console import clear_errors, out
 with clear_errors():
     for number in range(20_000):
         {line}

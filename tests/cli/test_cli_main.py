@@ -206,7 +206,7 @@ def test_the_versions_are_told_without_importing_what_they_are_of() -> None:
     script = """
 import sys
 from typer.testing import CliRunner
-from raytune_m2f.cli import app
+from raytune_m2f.cli.main import app
 print(CliRunner().invoke(app, ["--version"]).stdout)
 assert not {"torch", "ray", "optuna"} & set(sys.modules)
 """

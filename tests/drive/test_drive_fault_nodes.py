@@ -20,14 +20,14 @@ ON_TWO_NODES = """
 import contextlib, os, socket, sys, threading, time, warnings
 sys.path[:0] = {paths!r}
 warnings.simplefilter("ignore")
-from raytune_m2f.training.ray_session import ENVIRONMENT
+from raytune_m2f.launch.session import ENVIRONMENT
 os.environ.update(ENVIRONMENT)
 import ray
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group_table
 import fake_study, fault_study
-from raytune_m2f.training.worker_group import noted_group
+from raytune_m2f.launch.groups import noted_group
 from raytune_m2f.tuning import run_study, StudyDirectory
 
 def free_port():

@@ -202,7 +202,7 @@ def test_a_second_driver_is_refused_by_name_and_a_killed_one_is_in_nobodys_way(t
     study = new_study(tmp_path)
     open_record(study).ask()
     code = (
-        "import sys, time\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
+        "import sys, time\nfrom raytune_m2f.study.directory import StudyDirectory\n"
         f"with StudyDirectory.at(sys.argv[1]).locked():\n    time.sleep({PATIENCE_S})\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(study.root)])

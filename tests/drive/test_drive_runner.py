@@ -167,7 +167,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import fake_study, ray
 ray.cloudpickle.register_pickle_by_value(fake_study)
-from raytune_m2f.tuning.runner import create_study, enqueue_points, run_study
+from raytune_m2f.drive.runner import create_study, enqueue_points, run_study
 try:
     run_study(sys.argv[1], trial_function=fake_study.FakeTraining(seconds=0.3))
 except KeyboardInterrupt:

@@ -100,7 +100,7 @@ def test_a_restart_trains_on_as_if_nothing_had_happened(config: Config, tmp_path
 
 REGISTERING = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from raytune_m2f.detectron2_compat import MultiTaskMapper
+from raytune_m2f.engines.detectron2.compat import MultiTaskMapper
 import json, pathlib
 
 def entries(part):

@@ -106,5 +106,5 @@ def test_lost_nodes_are_no_failure_as_long_as_there_are_reports_in_between() -> 
 
 def test_its_process_does_not_import_torch() -> None:
     """Each trial of several workers has one, which only waits."""
-    code = "import sys, raytune_m2f.training.bridge; sys.exit('torch' in sys.modules)"
+    code = "import sys, raytune_m2f.launch.bridge; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0

@@ -141,7 +141,7 @@ LOADS = """
 import tempfile
 from pathlib import Path
 from torch.utils.data import DataLoader
-from raytune_m2f.sockets import keep_multiprocessing_short
+from raytune_m2f.storage.temporary import keep_multiprocessing_short
 if __name__ == "__main__":
     keep_multiprocessing_short()
     loader = DataLoader([1, 2], num_workers=1, multiprocessing_context="forkserver")

@@ -121,7 +121,7 @@ def test_a_store_that_does_not_answer_is_one_error(mirror: Mirror, monkeypatch: 
 HOLDER = """
 import fcntl
 import os
-from raytune_m2f.mirror import Mirror
+from raytune_m2f.storage.mirror import Mirror
 print(Mirror(None, "bucket/study", "s3://bucket/study").folder, flush=True)
 kept = Mirror(None, "bucket/study", "s3://bucket/study")
 print(kept.folder, flush=True)

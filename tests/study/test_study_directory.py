@@ -72,7 +72,7 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(tmp_path: Path) -
 def test_the_lock_dies_with_its_holder(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     script = (
-        "import sys\nfrom raytune_m2f.tuning.study import StudyDirectory\n"
+        "import sys\nfrom raytune_m2f.study.directory import StudyDirectory\n"
         "with StudyDirectory.at(sys.argv[1]).locked():\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", script, str(study.root)]

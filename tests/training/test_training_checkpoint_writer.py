@@ -25,7 +25,7 @@ import os, sys, threading
 from pathlib import Path
 from raytune_m2f.config import load_config
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.context import TrialContext
+from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 output, victim, moment = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
