@@ -23,7 +23,7 @@ from raytune_m2f.errors import CheckpointError
 from raytune_m2f.learner.weight_files import in_short, not_weights
 from raytune_m2f.storage.files import replacing
 from raytune_m2f.storage.mirror import Mirror
-from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
+from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, newest_first, rung_file
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,6 @@ __all__ = [
     "best_report",
     "iteration_file",
     "keep_newest",
-    "link",
     "load",
     "load_newest",
     "newest_first",

@@ -9,12 +9,10 @@ What is in them is the business of `checkpoint.py`; who only looks after the fil
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
-from raytune_m2f.storage.files import replacing
+from raytune_m2f.storage.files import link
 
 KEPT = 2
 BEST = "best.pth"
@@ -28,18 +26,6 @@ def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
         link(checkpoints[0], rung_file(folder, iteration))
     for old in checkpoints[KEPT:]:
         old.unlink(missing_ok=True)
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name; its file is never changed, only replaced."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not every shared storage has links
-        with source.open("rb") as old, replacing(target) as new:
-            shutil.copyfileobj(old, new)
 
 
 def rung_file(folder: Path, iteration: int) -> Path:
