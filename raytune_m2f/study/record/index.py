@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
 
-from raytune_m2f.study.directory import StudyPlan
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record.rungs import Rungs, default_grace, rung_iterations
 from raytune_m2f.study.settings import Usage
 
