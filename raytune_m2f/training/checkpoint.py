@@ -23,27 +23,13 @@ from raytune_m2f.errors import CheckpointError
 from raytune_m2f.learner.weight_files import in_short, not_weights
 from raytune_m2f.storage.files import replacing
 from raytune_m2f.storage.mirror import Mirror
-from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
+from raytune_m2f.training.checkpoint_files import BEST as BEST
+from raytune_m2f.training.checkpoint_files import iteration_file as iteration_file
+from raytune_m2f.training.checkpoint_files import keep_newest as keep_newest
+from raytune_m2f.training.checkpoint_files import newest_first as newest_first
+from raytune_m2f.training.checkpoint_files import rung_file as rung_file
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "BEST",
-    "PORTABLE",
-    "Checkpoint",
-    "CheckpointWriter",
-    "best_report",
-    "iteration_file",
-    "keep_newest",
-    "link",
-    "load",
-    "load_newest",
-    "newest_first",
-    "rung_file",
-    "save",
-    "save_iteration",
-    "snapshot",
-]
 
 Checkpoint = dict[str, Any]
 PORTABLE = ("model", "config", "categories", "report")
