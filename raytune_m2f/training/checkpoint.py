@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,6 @@ from torch import Tensor
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.learner.weight_files import in_short, not_weights
 from raytune_m2f.storage.files import replacing
-from raytune_m2f.storage.mirror import Mirror
 from raytune_m2f.training.checkpoint_files import BEST as BEST
 from raytune_m2f.training.checkpoint_files import iteration_file as iteration_file
 from raytune_m2f.training.checkpoint_files import keep_newest as keep_newest
@@ -44,13 +44,13 @@ class CheckpointWriter:
     Args:
         folder: of the checkpoints.
         keep: iterations whose checkpoints stay; see `keep_newest`.
-        mirror: of the folder above, if its files are on a store: what is written goes there, then what is old.
+        on_saved: called on that thread when a checkpoint is on disk, and an old one is not any more.
     """
 
-    def __init__(self, folder: Path, keep: frozenset[int] = frozenset(), mirror: Mirror | None = None) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._mirror = mirror
+    def __init__(
+        self, folder: Path, keep: frozenset[int] = frozenset(), on_saved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder, self._keep, self._on_saved = folder, keep, on_saved
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -77,8 +77,7 @@ class CheckpointWriter:
         if best:
             save({key: checkpoint[key] for key in PORTABLE}, self._folder / BEST)
         save_iteration(checkpoint, self._folder, self._keep)
-        if self._mirror is not None:
-            self._mirror.sync(self._folder.name)
+        self._on_saved()
 
     def __enter__(self) -> CheckpointWriter:
         return self
