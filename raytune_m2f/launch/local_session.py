@@ -31,7 +31,7 @@ def this_machine_alone() -> Iterator[dict[str, Any]]:
     """
     with ExitStack() as stack:
         stack.enter_context(_on_loopback())
-        stack.enter_context(_private_token())
+        stack.enter_context(private_token())
         own: dict[str, Any] = {
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
@@ -74,7 +74,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def _private_token() -> Iterator[None]:
+def private_token() -> Iterator[None]:
     """Ray makes a token for its sessions in ~/.ray, for everybody to read: nobody else gets into the folder.
 
     Where there is no place for it, the token is in the environment of this process.

@@ -138,9 +138,7 @@ class Place:
                         "or give another --output."
                     ) from None
                 if time.monotonic() > end:
-                    raise TrainingError(
-                        f"another process has been training in {self.path} for {wait:.0f} s"
-                    ) from None
+                    raise TrainingError(f"another process has been training in {self.path} for {wait:.0f} s") from None
                 time.sleep(0.1)
             except OSError as error:  # a storage without locks
                 log.warning(

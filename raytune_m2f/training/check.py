@@ -1,4 +1,4 @@
-"""What can be known to go wrong before the first step: of data and configuration, and of a checkpoint to resume from."""
+"""What can go wrong, known before the first step: of data and configuration, and of a checkpoint to resume from."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Stepper:
         if not math.isfinite(report["loss"]):
             raise NonFiniteLossError(_diagnosis(self.config, iteration, f"the loss is {report['loss']}"))
         with oom_as_error("in the optimizer's step"):
-            self._update()
+            self.update()
         return report
 
     def _gradients(self, samples: Sequence[Any], iteration: int) -> dict[str, float]:
@@ -127,7 +127,7 @@ class Stepper:
         for number, part in enumerate(parts):
             with self._sync_gradients(last=number == len(parts) - 1):
                 place = (iteration, self.context.rank, number)
-                for name, value in self._backward(part, counts, place).items():
+                for name, value in self.backward(part, counts, place).items():
                     terms[name] = terms.get(name, 0.0) + value
         return self._reduce(terms)
 
@@ -160,7 +160,7 @@ class Stepper:
             return self.network.no_sync()
         return contextlib.nullcontext()
 
-    def _backward(self, samples: Sequence[Any], counts: Tensor, place: tuple[int, ...]) -> dict[str, Tensor]:
+    def backward(self, samples: Sequence[Any], counts: Tensor, place: tuple[int, ...]) -> dict[str, Tensor]:
         try:
             total, terms = self.learner.losses(self.forward, samples, counts, self.autocast(), place)
         except NonFiniteError as error:
@@ -180,7 +180,8 @@ class Stepper:
         values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
         return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Clip the gradients, and step optimizer and schedule."""
         self.scaler.unscale_(self.optimizer)
         if self.learner.max_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)

@@ -63,9 +63,7 @@ def _train_trial(config: Config, context: TrialContext) -> Report:
         if not run.restore() and config.MODEL.WEIGHTS:
             learner.load_weights(config.MODEL.WEIGHTS)
         if run.report is not None and (context.report(run.report) or run.finished):
-            return (
-                run.report
-            )  # reported before the break, and again now: Tune waits for a first report
+            return run.report  # reported before the break, and again now: Tune waits for a first report
         run.introduce()
         return _train(run)
 

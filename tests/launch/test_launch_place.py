@@ -12,21 +12,13 @@ from pathlib import Path
 import pytest
 
 from raytune_m2f.errors import DatasetError, InputError, TrainingError
+from raytune_m2f.launch.place import Place
 from raytune_m2f.storage.files import sealed_yaml
-from raytune_m2f.training.trial_dir import (
-    add_to_log,
-    log_tail,
-    occupied,
-    only_process,
-    read_failure,
-    refuse_second,
-    require_own,
-    write_failure,
-)
+from raytune_m2f.training.trial_dir import add_to_log, log_tail, read_failure, require_own, write_failure
 
 
 def test_everything_that_is_said_goes_to_the_log(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with occupied(tmp_path / "0007"):
+    with Place.at(tmp_path / "0007").held():
         logging.getLogger("raytune_m2f.test").info("step %d", 3)
         os.write(2, b"a library's own words\n")
     sys.stderr.write("afterwards\n")
@@ -37,20 +29,19 @@ def test_everything_that_is_said_goes_to_the_log(tmp_path: Path, capfd: pytest.C
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with occupied(tmp_path):
-        with pytest.raises(TrainingError, match="another process has been training"), occupied(tmp_path, wait=0.0):
+    with Place.at(tmp_path).held():
+        with pytest.raises(TrainingError, match="another process has been training"), Place.at(tmp_path).held(wait=0.0):
             pass
-        with occupied(tmp_path, rank=1, wait=0.0):  # another worker of the same trial
+        with Place.at(tmp_path).held(rank=1, wait=0.0):  # another worker of the same trial
             pass
-    with occupied(tmp_path, wait=0.0):
+    with Place.at(tmp_path).held(wait=0.0):
         pass
 
 
 HOLDER = """
 import sys, time
-from pathlib import Path
-from raytune_m2f.training.trial_dir import only_process
-with only_process(Path(sys.argv[1])):
+from raytune_m2f.launch.place import Place
+with Place.at(sys.argv[1]).locked():
     print("locked", flush=True)
     time.sleep(60)
 """
@@ -63,29 +54,29 @@ def test_a_user_hears_at_once_who_trains_there(tmp_path: Path) -> None:
         assert holder.stdout.readline() == "locked\n"
         told = rf"another process \({holder.pid} on .*\) trains in {tmp_path}\."
         with pytest.raises(InputError, match=told):
-            refuse_second(tmp_path)
-        with pytest.raises(InputError, match=told), only_process(tmp_path, patient=False):
+            Place.at(tmp_path).require_unlocked()
+        with pytest.raises(InputError, match=told), Place.at(tmp_path).locked(interactive=True):
             pass
         holder.kill()
         holder.wait()
-    refuse_second(tmp_path)  # the lock is gone with its holder
+    Place.at(tmp_path).require_unlocked()  # the lock is gone with its holder
 
 
 def test_the_children_of_a_killed_process_are_waited_for(tmp_path: Path) -> None:
     """They hold its lock until they notice; the process that the lock names is none any more."""
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    with only_process(tmp_path):
+    with Place.at(tmp_path).locked():
         (tmp_path / ".lock").write_text(f"{gone.pid} {socket.gethostname()}")
-        with pytest.raises(TrainingError, match="for 0 s"), only_process(tmp_path, wait=0.0, patient=False):
+        with pytest.raises(TrainingError, match="for 0 s"), Place.at(tmp_path).locked(wait=0.0, interactive=True):
             pass
         (tmp_path / ".lock").write_bytes(b"\xff\xfe 1")
-        with pytest.raises(InputError, match="trains in"), only_process(tmp_path, patient=False):
+        with pytest.raises(InputError, match="trains in"), Place.at(tmp_path).locked(interactive=True):
             pass
 
 
 def test_nothing_is_made_where_nobody_trains(tmp_path: Path) -> None:
-    refuse_second(tmp_path / "new")
+    Place.at(tmp_path / "new").require_unlocked()
     assert not (tmp_path / "new").exists()
 
 
@@ -96,7 +87,7 @@ def test_a_storage_without_locks_is_warned_of(
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refused)
-    with only_process(tmp_path, patient=False):
+    with Place.at(tmp_path).locked(interactive=True):
         assert "cannot be locked" in caplog.text
 
 
