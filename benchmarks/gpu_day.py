@@ -254,11 +254,12 @@ def claim(claims: dict[str, bool]) -> bool:
 
 def drive(fits: int, words: Sequence[str]) -> None:
     """`raytune-m2f` with these words, whose trials are out of memory with more than `fits` images at once."""
-    from raytune_m2f.cli.main import main as cli
+    from raytune_m2f.cli.main import app
+    from raytune_m2f.drive import runner
 
-    limited: Any = functools.partial(tuning.run_study, trial_function=SmallMemory(fits))
-    tuning.run_study = limited
-    cli.app(list(words))
+    limited: Any = functools.partial(runner.run_study, trial_function=SmallMemory(fits))
+    runner.run_study = limited
+    app(list(words))
 
 
 def main() -> None:
