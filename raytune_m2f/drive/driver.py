@@ -74,7 +74,7 @@ class Driver:
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """Ray Tune pickles what calls the driver into files of its own, which are never read back."""
-        return str, ("a study goes on from its record",)
+        return str, ("a study is resumed from its record",)
 
     def next_trial(self) -> tuple[int, dict[str, Any]] | None:
         """The next trial to run, and its values for the configuration.
@@ -99,7 +99,7 @@ class Driver:
         self.running.add(number)
         self.record.note(self.record.trial(number), "gpus", self._gpus)
         self._on_change()
-        self.record.directory.commit()  # who runs is known, also after a kill
+        self.record.directory.commit()  # a driver after a kill knows which trials ran
         return number, self.record.values(self.record.trial(number))
 
     def _next_number(self) -> int | None:

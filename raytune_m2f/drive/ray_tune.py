@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,7 +68,7 @@ def _noted_group(study: StudyDirectory, number: int) -> str | None:
 def _tuner(driver: Driver, searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
     study = driver.record.directory
     return tune.Tuner(
-        tune.with_resources(TuneTrial(job, study.address_of(study.trials)), _resources(job)),
+        tune.with_resources(partial(_run_suggested, job, study.address_of(study.trials)), _resources(job)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=RecordScheduler(driver, searcher),
@@ -86,22 +86,16 @@ def _tuner(driver: Driver, searcher: OptunaRecordSearcher, job: TrialJob) -> tun
     )
 
 
-@dataclass(frozen=True)
-class TuneTrial:
-    """Tune's trainable: called in the process of each trial with what the searcher suggested.
+def _run_suggested(job: TrialJob, trials: str, suggested: dict[str, Any]) -> None:
+    """Tune's trainable, in the process of a trial: run what the searcher suggested.
 
-    Attributes:
+    Args:
         trials: path or address of the folder of all trials' directories.
     """
+    from raytune_m2f.launch.trial import run_trial  # with torch, which the driver need not wait for
 
-    job: TrialJob
-    trials: str
-
-    def __call__(self, suggested: dict[str, Any]) -> None:
-        from raytune_m2f.launch.trial import run_trial  # with torch, which the driver need not wait for
-
-        number = suggested["number"]
-        run_trial(self.job, Place.at(self.trials, f"{number:04d}"), number, suggested["values"])
+    number = suggested["number"]
+    run_trial(job, Place.at(trials, f"{number:04d}"), number, suggested["values"])
 
 
 def _resources(job: TrialJob) -> PlacementGroupFactory:
@@ -179,11 +173,11 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         """Nothing to save: the record is the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: a new searcher on the same record goes on."""
+        """Nothing to restore: a new searcher on the same record continues."""
 
 
 class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Sees each report before Tune goes on with the trial, and the reason of each crash."""
+    """Sees each report before Tune lets the trial continue, and the reason of each crash."""
 
     def __init__(self, driver: Driver, searcher: OptunaRecordSearcher) -> None:
         super().__init__()

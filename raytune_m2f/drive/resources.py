@@ -66,7 +66,7 @@ class Allotment:
     def room(self, nodes: Sequence[Node]) -> int:
         """Trials at once on these nodes, each with all its workers; with fewer of them only if not even one fits else.
 
-        One at least: it waits in Ray's queue, which is what wakes an autoscaler up, and alone it is in nobody's way.
+        One at least: it waits in Ray's queue, which is what wakes an autoscaler up, and alone it blocks no other.
         """
         slots = _slots(nodes, self.cpus_per_worker, self.gpus_per_worker)
         return max(1, min(slots // self.workers[1], self.most or slots))
@@ -181,7 +181,7 @@ class Room:
     the cluster knows only the latest.
 
     Args:
-        largest: all nodes that the cluster can have, None if nobody knows: then one trial more than fits is asked for.
+        largest: all nodes that the cluster can have, None if unknown: then one trial more than fits is asked for.
         note: tells the user.
         nodes, request: of the cluster: what is there, and how its autoscaler is asked.
     """

@@ -61,7 +61,7 @@ def run_study(
         trial_function: instead of `train_trial`, for tests.
         extension: added to the plan first, for good.
         trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run, here and in its
-            trials; who has just given that configuration may say so.
+            trials; True where the user has just given that configuration.
 
     Raises:
         ConfigError: the configuration names Python files and is not trusted.

@@ -3,9 +3,9 @@
 A group holds CPUs, GPUs, processes and memory. Killing the caller of `train_on_workers` leaves it behind: Ray Train
 frees it only with the help of the dashboard, and not always (ray#58515, #62753, #65447). So what an ended trial left is
 looked for after each end, and every few seconds. A group belongs to the trial that has noted it, and is freed with it:
-the trial may be handed out again at once, and would wait for ever for what it holds itself. One that nobody has noted
-may be of a trial that is just starting: it is freed once every trial that ran when it was first seen has ended or has
-noted another.
+the trial may be handed out again at once, and would wait for ever for what it holds itself. One without a note may be
+of a trial that is just starting: it is freed once every trial that ran when it was first seen has ended or has noted
+another.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class WorkerGroups:
         return len(freed)
 
     def _note(self, held: set[str], running: Collection[int]) -> None:
-        """Whose the held groups are. The notes, which may be on a store, are read only if one is of nobody known."""
+        """Find the owners of the held groups; notes, which may be far away, are read only for an unknown one."""
         self._noted = {number: group for number, group in self._noted.items() if number in running and group in held}
         if held - set(self._noted.values()):
             found = {number: self._read(number) for number in running if number not in self._noted}

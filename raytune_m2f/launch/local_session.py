@@ -75,7 +75,7 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def private_token() -> Iterator[None]:
-    """Ray makes a token for its sessions in ~/.ray, for everybody to read: nobody else gets into the folder.
+    """Ray makes a token for its sessions in ~/.ray, readable for all users: the folder is closed to them.
 
     Where there is no place for it, the token is in the environment of this process.
     """

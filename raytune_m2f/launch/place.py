@@ -66,7 +66,7 @@ class Place:
         self.folder.sync()
 
     def note(self, name: str, text: str) -> None:
-        """Leave a small file, for whoever has to judge or to free what this process leaves when it dies."""
+        """Write a small file, from which the driver knows what this process leaves when it dies."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / name).write_text(text, encoding="utf-8")
         self.folder.push(name)

@@ -1,6 +1,6 @@
 """A quiet connection to Ray: to a session of our own on this machine, or to an existing cluster.
 
-Ray is imported only by who connects.
+Ray is imported only where it connects.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
-    import ray  # after the environment is set, and only by who connects
+    import ray  # reads the environment when it is imported
 
     if ray.is_initialized():
         yield
@@ -74,7 +74,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def require_listener(address: str, web_s: float = WEB_S) -> None:
-    """Refuse an address at which nobody listens, or a web server; Ray itself would try for minutes.
+    """Refuse an address without a listener, or of a web server; Ray itself would try for minutes.
 
     Args:
         web_s: a web server answers sooner [s]; Ray's own server hangs up, or waits for more.

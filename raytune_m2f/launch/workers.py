@@ -48,7 +48,7 @@ from raytune_m2f.training.reports import Report, never_stop
 from raytune_m2f.training.step import all_gather
 from raytune_m2f.training.trial_dir import log_tail
 
-MOST_STARTS = 200  # whatever the bridge says; what fails before it is asked would go on for ever
+MOST_STARTS = 200  # in all: a failure before the bridge is asked would be repeated for ever
 RESIZE_S = 60.0  # how often a range of workers is compared to the room there is
 
 

@@ -48,7 +48,7 @@ def check_experiment(
         largest_batch, fewest_queries: of a search space; otherwise the configuration's.
 
     Returns:
-        notes for the user, who may want it so.
+        notes for the user: allowed, but seldom intended.
 
     Raises:
         DatasetError: the data make no sense, or there is nothing to learn or to find.
@@ -153,7 +153,7 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
 
 
 def require_same_training(state: Checkpoint, config: Config, engine: Engine, network: nn.Module, folder: Path) -> None:
-    """Refuse to go on from a checkpoint of other labels or of another network; other data are worth a warning.
+    """Refuse to resume from a checkpoint of other labels or of another network; other data are worth a warning.
 
     Args:
         state: the checkpoint, of `folder`.

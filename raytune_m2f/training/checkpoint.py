@@ -1,7 +1,7 @@
 """Checkpoints: written to a temporary name, then renamed; restored from the newest that can be read.
 
-They are written while training goes on. A kill in that time costs the iterations since the checkpoint before: they are
-done again and give the same, though their report may be known by then.
+They are written while training continues. A kill in that time costs the iterations since the checkpoint before, which
+are done again and give the same, though their report may be known by then.
 
 There is no sampler and no random state in a checkpoint: everything random is a function of SEED and the iteration
 (see `raytune_m2f.data.dataset` and `model.points`).

@@ -61,7 +61,7 @@ def oom_as_error(what: str, advice: str = ADVICE) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The allocator's first sentences; it goes on about its settings."""
+    """The allocator's first sentences, without its advice on settings."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
 

@@ -112,7 +112,7 @@ def append_report(folder: Path, report: Report) -> None:
     """Add a report; one write of one line, so that a reader never sees half of it.
 
     Raises:
-        CheckpointError: it cannot be written; the report is made again when the run goes on.
+        CheckpointError: it cannot be written; the report is made again when the run is resumed.
     """
     try:
         with (folder / METRICS).open("a", encoding="utf-8") as file:
@@ -124,7 +124,7 @@ def append_report(folder: Path, report: Report) -> None:
 
 
 def rewind(folder: Path, report: Report | None) -> None:
-    """Make the file end with `report`, the one of the checkpoint that a run goes on from.
+    """Make the file end with `report`, the one of the checkpoint from which a run is resumed.
 
     Reports after it are made again; it is added if a kill came between the checkpoint and the file.
     """

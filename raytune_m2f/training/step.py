@@ -191,7 +191,7 @@ class Stepper:
         self.scheduler.step()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on as if nothing had happened."""
+        """All that a checkpoint needs to continue bit by bit."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

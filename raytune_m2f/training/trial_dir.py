@@ -34,7 +34,7 @@ def log_name(rank: int) -> str:
 
 
 def require_own(output_dir: Path, what: str) -> None:
-    """Refuse a directory for a new run in which files of a run's names are somebody else's.
+    """Refuse a directory for a new run that has files of the user's under the names of a run's.
 
     Args:
         what: the option that names it.
@@ -56,7 +56,7 @@ def write_failure(output_dir: Path, error: BaseException) -> None:
 
 
 def read_failure(output_dir: Path) -> dict[str, Any] | None:
-    """Why the trial ended without a result: error_type, cause and traceback; None if it did not, or nobody can say."""
+    """Why the trial ended without a result: error_type, cause and traceback; None if it did not, or it is damaged."""
     path = output_dir / FAILURE
     if not path.exists() or not path.stat().st_size:  # empty: a name on a store that was not pulled
         return None

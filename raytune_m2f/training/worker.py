@@ -34,6 +34,7 @@ EVALUATION_ADVICE = (
 )
 
 
+@oom_as_error("before or between steps")
 def train_trial(config: Config, context: TrialContext) -> Report:
     """Train from the newest checkpoint in `context.output_dir`, or from the start, to MAX_ITER or until told to stop.
 
@@ -46,11 +47,6 @@ def train_trial(config: Config, context: TrialContext) -> Report:
         OutOfMemoryError: one image at a time is too much.
         CheckpointError: a checkpoint could not be written.
     """
-    with oom_as_error("before or between steps"):
-        return _train_trial(config, context)
-
-
-def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     with still(log, "reading the data"):
         engine = build_engine(config)
@@ -247,8 +243,8 @@ class Run:
         """Best model, checkpoint and metrics.jsonl.
 
         The next iterations do not wait for the files; a kill meanwhile costs the iterations since the checkpoint
-        before, which give the same reports once more. The last report is known only when all is on disk: nobody
-        would go on from the checkpoint before it.
+        before, which give the same reports once more. The last report is told only when all is on disk: a
+        trial that has ended is not resumed from the checkpoint before it.
         """
         self.report = report
         is_best = self._rank(report) > self.best
