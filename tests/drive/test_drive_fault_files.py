@@ -234,6 +234,7 @@ def test_a_study_whose_trial_lost_its_newest_checkpoint_has_each_report_once(
 # The log
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_an_error_that_is_not_ours_has_its_trace_in_the_log(tmp_path: Path) -> None:
     job = TrialJob(config(), (SEGM_AP,), function=FakeTraining(fault="bug", at=10))
     run_trial(job, Place.at(tmp_path / "0000"), 0, {})
