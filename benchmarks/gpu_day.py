@@ -74,18 +74,18 @@ class SmallMemory:
         self.images = images
 
     def __call__(self, config: Config, context: TrialContext) -> None:
-        backward = Stepper._backward
+        backward = Stepper.backward
 
         def limited(stepper: Stepper, samples: Sequence[Any], *others: Any) -> dict[str, torch.Tensor]:
             if len(samples) > self.images:
                 raise torch.OutOfMemoryError("CUDA out of memory. This is a rehearsal")
             return backward(stepper, samples, *others)
 
-        Stepper._backward = limited  # type: ignore[method-assign,assignment]
+        Stepper.backward = limited  # type: ignore[method-assign,assignment]
         try:
             train_trial(config, context)
         finally:
-            Stepper._backward = backward  # type: ignore[method-assign]
+            Stepper.backward = backward  # type: ignore[method-assign]
 
 
 def experiment(sizes: Sizes, work: Path, steps: int, train_images: int) -> Config:
@@ -254,11 +254,12 @@ def claim(claims: dict[str, bool]) -> bool:
 
 def drive(fits: int, words: Sequence[str]) -> None:
     """`raytune-m2f` with these words, whose trials are out of memory with more than `fits` images at once."""
-    from raytune_m2f.cli.main import main as cli
+    from raytune_m2f.cli.main import app
+    from raytune_m2f.drive import runner
 
-    limited: Any = functools.partial(tuning.run_study, trial_function=SmallMemory(fits))
-    tuning.run_study = limited
-    cli.app(list(words))
+    limited: Any = functools.partial(runner.run_study, trial_function=SmallMemory(fits))
+    runner.run_study = limited
+    app(list(words))
 
 
 def main() -> None:

@@ -14,11 +14,10 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem, SubTreeFileSystem
 
 from raytune_m2f.drive.driver import Driver
+from raytune_m2f.launch.place import Place
 from raytune_m2f.storage import lease, object_store
-from raytune_m2f.storage.folder import Mirror
 from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.training.trial_dir import STOP, pull_trial, push_trial
 
 ADDRESS = "s3://bucket/study"
 
@@ -76,21 +75,21 @@ class RemoteProcesses(FakeProcesses):
     def __init__(self, driver: Driver, rng: random.Random, at_once: int = 3, address: str = ADDRESS) -> None:
         super().__init__(driver, rng, at_once)
         self._address = address
-        self._folders: dict[int, Mirror] = {}
+        self._places: dict[int, Place] = {}
 
     def folder(self, number: int) -> Path:
-        return self._folders[number].path
+        return self._places[number].path
 
     def begin(self, number: int) -> Path:
-        self._folders[number] = Mirror.at(self._address, "trials", f"{number:04d}")
-        pull_trial(self._folders[number])
+        self._places[number] = Place.at(self._address, "trials", f"{number:04d}")
+        self._places[number].pull()
         return self.folder(number)
 
     def push(self, number: int) -> None:
-        push_trial(self._folders[number])
+        self._places[number].push()
 
     def is_told_to_stop(self, number: int) -> bool:
-        return self._folders[number].exists(STOP)
+        return self._places[number].stop_requested()
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.drive.runner import create_study, run_study
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.storage import object_store
-from raytune_m2f.storage.folder import Folder, Mirror
+from raytune_m2f.storage.folder import Folder
 from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
 from raytune_m2f.study.settings import EarlyStopping, Resources
@@ -77,8 +78,9 @@ def test_the_servers_address_may_be_in_the_environment(server: S3Server, monkeyp
 
 
 def test_checkpoints_go_there_before_older_ones_are_deleted(server: S3Server) -> None:
-    there = Mirror.at(server.address("writer"))
-    with CheckpointWriter(there.folder / "checkpoints", frozenset({2}), there) as writer:
+    there = Folder.at(server.address("writer"))
+    saved = functools.partial(there.sync, "checkpoints")
+    with CheckpointWriter(there.path / "checkpoints", frozenset({2}), saved) as writer:
         for iteration in range(1, 5):
             state: Checkpoint = {"model": {}, "config": {}, "categories": {}, "report": None, "iteration": iteration}
             writer.write(state, best=iteration == 3)
