@@ -19,7 +19,6 @@ from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.entries import active, draw
 
 # Mask2Former's own loss weights (Cheng et al., 2022, section 4.1): the classification 2, the mask and the dice loss 5.
 PUBLISHED = {
@@ -53,7 +52,7 @@ def _published(plan: StudyPlan, own: dict[str, Any]) -> dict[str, Any]:
     Only their balance is published then: the same balance at another scale would be the same training again.
     """
     weights = {key: value for key, value in PUBLISHED.items() if key in own}
-    shares = [key for key in weights if plan.space.entries[key].share]
+    shares = [key for key in weights if key in plan.space.shares]
     if shares:
         scale = sum(own[key] for key in shares) / sum(weights[key] for key in shares)
         weights |= {key: weights[key] * scale for key in shares}
@@ -108,7 +107,7 @@ def _values(record: Record, trial: FrozenTrial, space: SearchSpace) -> dict[str,
     """The point at which the new space trains what the trial trained; of shares the same balance."""
     trained = record.values(trial)
     values = {key: trained[key] if key in trained else record.plan.config.value(key) for key in space.distributions}
-    return draw(space.entries, active(space.entries, values))
+    return space.weights(space.active(values))
 
 
 def _scores(trial: FrozenTrial, settings: StudySettings) -> Sequence[float] | None:

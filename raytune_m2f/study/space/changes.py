@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.entries import Entry
+from raytune_m2f.study.space.space import SearchSpace
 
 
 def space_changes(
@@ -24,32 +23,27 @@ def space_changes(
         sampler: one of SAMPLERS.
         trials: of the study; a key that was removed earlier and comes back is compared with what they drew.
     """
-    before = {
-        name: Entry(distribution, share=name in new.entries and new.entries[name].share)  # what Optuna does not know
-        for trial in trials
-        for name, distribution in trial.distributions.items()
-    }
-    before |= old.entries
-    lines = [
-        f"{new.source}: {key}: {text}"
-        for key, entry in new.entries.items()
-        if key in before and (text := _refused(before[key], entry))
-    ]
+    before = {name: found for trial in trials for name, found in trial.distributions.items()} | old.distributions
+    lines = []
+    for key, after in new.distributions.items():
+        share = key in new.shares
+        was_share = key in old.shares if key in old.entries else share  # Optuna does not know
+        if key in before and (problem := _problem(before[key], after, was_share, share)):
+            lines.append(f"{new.source}: {key}: {problem}; {_allowed(before[key], was_share)}, or a new study")
     if sampler == "cmaes" and not lines and _ranges(old) != _ranges(new):
         lines.append(f"{new.source}: the ranges were changed, but cmaes keeps its own for good; start a new study")
     return lines
 
 
-def _refused(old: Entry, new: Entry) -> str:
+def _problem(old: BaseDistribution, new: BaseDistribution, was_share: bool, share: bool) -> str:
     """Why a key cannot go on like this; empty if it can."""
-    if old.share != new.share:
-        was = "a share" if old.share else "no share"
-        return f"it was {was}, so that the values of the trials so far would mean others; {_allowed(old)}"
-    if _kind(old.distribution) != _kind(new.distribution):
-        return f"got {_kind(new.distribution)}, but the trials so far drew {_kind(old.distribution)}; {_allowed(old)}"
-    if isinstance(old.distribution, CategoricalDistribution) and old.distribution != new.distribution:
-        choices = new.to_dict()["choices"]
-        return f"got choices {choices}, but choices are fixed for a study, in their order; {_allowed(old)}"
+    if was_share != share:
+        was = "a share" if was_share else "no share"
+        return f"it was {was}, so that the values of the trials so far would mean others"
+    if _kind(old) != _kind(new):
+        return f"got {_kind(new)}, but the trials so far drew {_kind(old)}"
+    if isinstance(new, CategoricalDistribution) and old != new:
+        return f"got choices {list(new.choices)}, but choices are fixed for a study, in their order"
     return ""
 
 
@@ -62,13 +56,15 @@ def _kind(distribution: BaseDistribution) -> str:
     return f"{numbers} on a {'logarithmic' if distribution.log else 'linear'} scale"
 
 
-def _allowed(old: Entry) -> str:
+def _allowed(old: BaseDistribution, share: bool) -> str:
     """What the new line may be."""
-    line = old.to_dict()
-    if line["type"] == "categorical":
-        return f"allowed: {{type: categorical, choices: {line['choices']}}}, or a new study"
-    log = ", log: true" if line.get("log") else ""
-    return f"allowed: type: {line['type']}{log} with any low and high, or a new study"
+    if isinstance(old, CategoricalDistribution):
+        return f"allowed: {{type: categorical, choices: {list(old.choices)}}}"
+    assert isinstance(old, FloatDistribution | IntDistribution)
+    if isinstance(old, IntDistribution):
+        return f"allowed: type: int{', log: true' if old.log else ''} with any low and high"
+    kind = "uniform" if not old.log else "share" if share else "loguniform"
+    return f"allowed: type: {kind} with any low and high"
 
 
 def _ranges(space: SearchSpace) -> dict[str, BaseDistribution]:
