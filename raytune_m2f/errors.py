@@ -20,7 +20,7 @@ A message names what was got, where, what is allowed and what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class RaytuneM2FError(Exception):
@@ -89,3 +89,8 @@ def did_you_mean(word: object, options: Iterable[object], *, quote: bool = False
     """`; did you mean ...?` for the end of a message, naming the closest option; empty if none is close."""
     found = closest(word, options)
     return f"; did you mean {found!r}?" if found and quote else f"; did you mean {found}?" if found else ""
+
+
+def join_problems(problems: Sequence[str]) -> str:
+    """Several problems as the message of one error: the first alone, or their number and a line for each."""
+    return problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])

@@ -17,7 +17,7 @@ from raytune_m2f.cli.console import print_table, show_progress
 from raytune_m2f.cli.introduce import require_empty
 from raytune_m2f.cli.tables import shown_progress
 from raytune_m2f.config import load_config
-from raytune_m2f.config.shipped import shipped_configs
+from raytune_m2f.config.load import shipped_configs
 from raytune_m2f.data import CocoDataset, ImageRecord, generate_shapes, load_coco, read_image
 from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import RaytuneM2FError

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.build import in_one_message
 from raytune_m2f.config.yaml_file import read_yaml
-from raytune_m2f.errors import ConfigError, SearchSpaceError, did_you_mean
+from raytune_m2f.errors import ConfigError, SearchSpaceError, did_you_mean, join_problems
 from raytune_m2f.study.space.entries import Categorical, Entry, IntRange
 from raytune_m2f.study.space.space import SearchSpace
 
@@ -76,7 +75,7 @@ def check_space(space: SearchSpace, config: Config) -> None:
         for line in config.problems(rest.resolve(values, config), space.source):
             problems.setdefault(line.removeprefix(f"{space.source}: ").partition(":")[0], line)
     if problems:
-        raise SearchSpaceError(in_one_message(list(problems.values())))
+        raise SearchSpaceError(join_problems(list(problems.values())))
 
 
 def refuse_fixed(values: Mapping[str, Any], source: str) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from raytune_m2f.config.build import in_one_message
-from raytune_m2f.errors import SearchSpaceError
+from raytune_m2f.errors import SearchSpaceError, join_problems
 from raytune_m2f.study.space.entries import Categorical, Entry, IntRange
 from raytune_m2f.study.space.space import SearchSpace
 
@@ -32,7 +31,7 @@ def grid(space: SearchSpace) -> list[dict[str, Any]]:
         for key in space.entries
         if not values[key]
     ]:
-        raise SearchSpaceError(in_one_message(problems))
+        raise SearchSpaceError(join_problems(problems))
     points = list(itertools.islice(_combinations(space, values, {}), MOST + 1))
     if len(points) > MOST:
         counts = " x ".join(f"{key} {len(of_key)}" for key, of_key in values.items())

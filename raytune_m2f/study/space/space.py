@@ -17,8 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import Trial
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.build import in_one_message
-from raytune_m2f.errors import SearchSpaceError, did_you_mean
+from raytune_m2f.errors import SearchSpaceError, did_you_mean, join_problems
 from raytune_m2f.study.space.entries import Categorical, Entry, IntRange, read_entry
 
 ROUNDING = 1e-9
@@ -57,7 +56,7 @@ class SearchSpace:
                 problems.append(f"{key}: {problem}")
         space = cls(source, entries)
         if problems := problems or list(space._problems()):
-            raise SearchSpaceError(in_one_message([f"{source}: {problem}" for problem in problems]))
+            raise SearchSpaceError(join_problems([f"{source}: {problem}" for problem in problems]))
         return space
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
