@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from raytune_m2f.errors import StudyError
 from raytune_m2f.training.objective import Constraint, Objective
 
+Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+StoppingMethod = Literal["asha", "promotion", "pbt", "none"]
+
 
 class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -47,7 +50,7 @@ class Budget(_Settings):
     @model_validator(mode="after")
     def _needs_a_limit(self) -> Budget:
         if not any((self.trials, self.iterations, self.seconds, self.gpu_hours)):
-            raise ValueError("a study needs at least one limit: trials, iterations, seconds or gpu_hours")
+            raise ValueError("a study needs at least one limit above 0: trials, iterations, seconds or gpu_hours")
         return self
 
     def spent(self, usage: Usage) -> str | None:
@@ -61,16 +64,17 @@ class Budget(_Settings):
         return None
 
     def allows_new_trial(self, usage: Usage) -> bool:
+        """Whether another trial may start."""
         return (self.trials is None or usage.trials < self.trials) and self.spent(usage) is None
 
 
 class EarlyStopping(_Settings):
-    """What becomes of a trial that is worse than others at the same iteration (a rung); see `rungs.py`.
+    """What becomes of a trial that is worse than others at the same iteration (a rung); see `record/rungs.py`.
 
     The configuration's own values, which are tried first, are never stopped: they are the baseline.
     """
 
-    method: Literal["asha", "promotion", "pbt", "none"] = "asha"
+    method: StoppingMethod = "asha"
     """`asha` ends it. `promotion` pauses it, and goes on when the others have turned out worse. `pbt` ends it and
     gives its place to a better one's checkpoint with changed values. `none` runs each trial to its end."""
     grace_iterations: int | None = Field(default=None, ge=1)
@@ -96,7 +100,7 @@ class Resources(_Settings):
 
     @field_validator("workers")
     @classmethod
-    def _readable_workers(cls, workers: int | str) -> int | str:
+    def _parse_workers(cls, workers: int | str) -> int | str:
         found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", str(workers))
         if found is None or int(found[2] or found[1]) < int(found[1]):
             raise StudyError(
@@ -107,10 +111,12 @@ class Resources(_Settings):
 
     @property
     def fewest_workers(self) -> int:
+        """What a trial needs to run."""
         return int(str(self.workers).split(":")[0])
 
     @property
     def most_workers(self) -> int:
+        """What a trial takes if there is room."""
         return int(str(self.workers).split(":")[-1])
 
 
@@ -123,14 +129,15 @@ class StudySettings(_Settings):
     Optuna is told all of them, at the report where the first is best."""
     constraints: tuple[str, ...] = ()
     """Bounds on entries of a report (see `Constraint`), at the report with the best value."""
-    sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
-    """How the next point is chosen; see `search.py`."""
+    sampler: Sampler = "tpe"
+    """How the next point is chosen; see `record/samplers.py`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the search. The training's own seed is SEED in the configuration."""
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
-    """How often a trial goes on after its process died without a word. Lost nodes do not count; errors are final."""
+    """How often a trial is restarted after its process died without an error, such as by the kernel for lack of memory.
+    Lost nodes do not count; errors are final."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """The weights of so many of the best trials are kept; those of the others are deleted when they have ended."""
     optuna_storage: str | None = None
@@ -141,26 +148,28 @@ class StudySettings(_Settings):
 
     @field_validator("metrics")
     @classmethod
-    def _readable_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    def _parse_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         if not metrics:
-            raise ValueError("a study needs a metric")
+            raise ValueError("got no metric, allowed: one or more, such as segm/AP")
         for text in metrics:
             Objective.parse(text)
         return metrics
 
     @field_validator("constraints")
     @classmethod
-    def _readable_constraints(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
+    def _parse_constraints(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
         for text in constraints:
             Constraint.parse(text)
         return constraints
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
+        """`metrics`, parsed."""
         return tuple(Objective.parse(text) for text in self.metrics)
 
     @property
     def bounds(self) -> tuple[Constraint, ...]:
+        """`constraints`, parsed."""
         return tuple(Constraint.parse(text) for text in self.constraints)
 
     @property
