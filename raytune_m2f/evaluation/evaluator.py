@@ -81,7 +81,7 @@ class CocoEvaluator:
     ) -> None:
         self.heads: dict[str, HeadEvaluation] = {}
         """After `evaluate`: each subcategory head with its confusion table."""
-        self._dataset = dataset
+        self.dataset = dataset
         self._ground_truth = coco_ground_truth(dataset)
         self._settings: dict[str, Any] = {"tasks": tasks, "max_detections": max_detections, "bootstrap": bootstrap}
         self._gather = gather
@@ -94,7 +94,7 @@ class CocoEvaluator:
 
     def process(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         for sample, prediction in zip(inputs, outputs, strict=True):
-            image_id, results = self._to_results(self._dataset, sample, prediction)
+            image_id, results = self._to_results(self.dataset, sample, prediction)
             self._images.setdefault(image_id, results)
 
     def evaluate(self) -> dict[str, float]:

@@ -6,8 +6,8 @@ engine.py    the engines: our network or any other, on its catalogs
 learner.py   any other network: its losses, optimizer, weights and predictions
 library.py   all that is taken from detectron2; no other module imports it
 
-The names of `__all__` are for a `train_net.py` of your own; docs/detectron2.md has the lines. Importing one of them puts
-MODEL.META_ARCHITECTURE: MultiTaskMaskFormer into detectron2's registry.
+The names of `__all__` are for a `train_net.py` of your own (docs/detectron2.md); importing one of them puts
+MultiTaskMaskFormer into detectron2's registry of networks.
 """
 
 from __future__ import annotations
