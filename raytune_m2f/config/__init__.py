@@ -4,8 +4,8 @@ load.py        a configuration from YAML, `_BASE_` and KEY=VALUE; those that com
 schema.py      Config: the whole
 fields/        its sections, with a description, unit and bounds for every key
 build.py       layers of values checked together, every problem in one error
-keys.py        what keys there are and what they allow; the closest to a misspelt one; detectron2's that are refused
-any_model.py   the keys of any other network of detectron2's, by detectron2 itself
+keys.py        what keys there are and allow, the closest to a misspelt one, and detectron2's that are refused
+any_model.py   keys of networks that an engine brings with it: registered and completed by the engine
 paths.py       `~`, $VARIABLE and relative paths; DATASETS.IMPORT, the user's own modules
 yaml_file.py   safe YAML without double keys, nested dictionaries and dotted keys
 """

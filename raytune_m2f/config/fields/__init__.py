@@ -5,5 +5,4 @@ model.py       MODEL: the network and its loss
 backbones.py   MODEL.BACKBONE, RESNETS, SWIN, MOBILENETV3, and what MODEL.WEIGHTS tells by its name
 solver.py      SOLVER: optimizer, schedule, batch
 data.py        INPUT, DATASETS, DATALOADER, TEST: images in, metrics out
-any_model.py   the same for any other network: the keys that training reads
 """

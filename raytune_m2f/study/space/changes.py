@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
+from raytune_m2f.study.space.entries import Categorical, Entry
 from raytune_m2f.study.space.space import SearchSpace
 
 
@@ -25,52 +26,48 @@ def space_changes(
     """
     before = {name: found for trial in trials for name, found in trial.distributions.items()} | old.distributions
     lines = []
-    for key, after in new.distributions.items():
-        share = key in new.shares
-        was_share = key in old.shares if key in old.entries else share  # Optuna does not know
-        if key in before and (problem := _problem(before[key], after, was_share, share)):
-            lines.append(f"{new.source}: {key}: {problem}; {_allowed(before[key], was_share)}, or a new study")
+    for key, entry in new.entries.items():
+        was_share = key in (old if key in old.entries else new).shares  # Optuna does not know
+        if key in before and (problem := _problem(before[key], was_share, entry)):
+            lines.append(f"{new.source}: {key}: {problem}, or a new study")
     if sampler == "cmaes" and not lines and _ranges(old) != _ranges(new):
         lines.append(f"{new.source}: the ranges were changed, but cmaes keeps its own for good; start a new study")
     return lines
 
 
-def _problem(old: BaseDistribution, new: BaseDistribution, was_share: bool, share: bool) -> str:
-    """Why a key cannot go on like this; empty if it can."""
+def _problem(old: BaseDistribution, was_share: bool, entry: Entry) -> str:
+    """Why a key cannot go on with this entry, and what is allowed; empty if it can."""
+    new, share = entry.distribution, entry.type == "share"
+    (before, drew), (_, draws) = _kind(old, was_share), _kind(new, share)
+    allowed = f"allowed: type: {before} with any low and high"
     if was_share != share:
         was = "a share" if was_share else "no share"
-        return f"it was {was}, so that the values of the trials so far would mean others"
-    if _kind(old) != _kind(new):
-        return f"got {_kind(new)}, but the trials so far drew {_kind(old)}"
-    if isinstance(new, CategoricalDistribution) and old != new:
-        return f"got choices {list(new.choices)}, but choices are fixed for a study, in their order"
+        return f"it was {was}, so that the values of the trials so far would mean others; {allowed}"
+    if isinstance(old, CategoricalDistribution):
+        allowed = f"allowed: {{type: categorical, choices: {list(old.choices)}}}"
+    if drew != draws:
+        return f"got {draws}, but the trials so far drew {drew}; {allowed}"
+    if isinstance(entry, Categorical) and old != new:
+        return f"got choices {list(entry.choices)}, but choices are fixed for a study, in their order; {allowed}"
     return ""
 
 
-def _kind(distribution: BaseDistribution) -> str:
-    """What Optuna tells apart."""
+def _kind(distribution: BaseDistribution, share: bool) -> tuple[str, str]:
+    """The type in a search space, and what Optuna tells apart, in words."""
     if isinstance(distribution, CategoricalDistribution):
-        return "a choice"
+        return "categorical", "a choice"
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    numbers = "whole numbers" if isinstance(distribution, IntDistribution) else "numbers"
-    return f"{numbers} on a {'logarithmic' if distribution.log else 'linear'} scale"
-
-
-def _allowed(old: BaseDistribution, share: bool) -> str:
-    """What the new line may be."""
-    if isinstance(old, CategoricalDistribution):
-        return f"allowed: {{type: categorical, choices: {list(old.choices)}}}"
-    assert isinstance(old, FloatDistribution | IntDistribution)
-    if isinstance(old, IntDistribution):
-        return f"allowed: type: int{', log: true' if old.log else ''} with any low and high"
-    kind = "uniform" if not old.log else "share" if share else "loguniform"
-    return f"allowed: type: {kind} with any low and high"
+    log = distribution.log
+    scale = f"on a {'logarithmic' if log else 'linear'} scale"
+    if isinstance(distribution, IntDistribution):
+        return "int, log: true" if log else "int", f"whole numbers {scale}"
+    return "share" if share else "loguniform" if log else "uniform", f"numbers {scale}"
 
 
 def _ranges(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The keys whose ranges cmaes has in its state."""
     return {
-        key: distribution
-        for key, distribution in space.distributions.items()
-        if key not in space.conditional and not isinstance(distribution, CategoricalDistribution)
+        key: entry.distribution
+        for key, entry in space.entries.items()
+        if key not in space.conditional and not isinstance(entry, Categorical)
     }
