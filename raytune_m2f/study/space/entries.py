@@ -50,7 +50,7 @@ WHEN_EXAMPLE = "when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}"
 Scalar = bool | int | float | str
 
 
-def _conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
+def _read_conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
     """`{KEY: value or [values]}` as `{KEY: (values)}`."""
     if not isinstance(when, Mapping):
         raise ValueError(f"got when {when!r}, allowed: a key and its values, such as {WHEN_EXAMPLE}")
@@ -63,7 +63,8 @@ def _conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
     return conditions
 
 
-def _choices(choices: Any) -> tuple[Scalar, ...]:
+def _read_choices(choices: Any) -> tuple[Scalar, ...]:
+    """Two or more different values; numbers may be written as text."""
     if not isinstance(choices, list | tuple):
         raise ValueError(f"got choices {choices!r}, allowed: a list such as [4, 8, 16]")
     for choice in choices:
@@ -79,9 +80,7 @@ def _choices(choices: Any) -> tuple[Scalar, ...]:
 
 Number = Annotated[float, BeforeValidator(decode_number), Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(decode_number), Field(strict=True)]
-
-
-When = Annotated[dict[str, tuple[Scalar, ...]], BeforeValidator(_conditions)]
+When = Annotated[dict[str, tuple[Scalar, ...]], BeforeValidator(_read_conditions)]
 """Values of other keys; the key is left out of a trial unless each of them has one of its values."""
 
 
@@ -170,7 +169,7 @@ class Categorical(_Entry):
     """One of two or more values."""
 
     type: Literal["categorical"]
-    choices: Annotated[tuple[Scalar, ...], BeforeValidator(_choices)]
+    choices: Annotated[tuple[Scalar, ...], BeforeValidator(_read_choices)]
     when: When = {}
 
     @property
