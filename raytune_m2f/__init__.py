@@ -6,11 +6,9 @@
     model = study.export("models/x")
     model.predict("image.jpg")
 
-A name is imported when it is first used, so that this import takes no time. The files, below the folders config, data,
-model, evaluation, visualize, learner, engines, training, study, launch, drive, storage, cluster and cli:
+A name is imported when it is first used, so that this import takes no time; they live in the folder api/, which the
+commands call as well. The files beside the folders:
 
-api.py           train, tune, resume, Study, export_model: what the commands call, and a notebook
-loaded_model.py  load_model: an exported model that predicts by name
 export.py        an exported model: written from a checkpoint, loaded
 export_files.py  the files of an export, and whether somebody has changed them
 predict.py       image files and data sets through an exported model
@@ -25,9 +23,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raytune_m2f.api import Study, export_model, resume, train, tune, tune_with
+    from raytune_m2f.api.models import Instance, Label, LoadedModel, Prediction, export_model, load_model
+    from raytune_m2f.api.studies import Study, resume, tune, tune_with
+    from raytune_m2f.api.training import train
     from raytune_m2f.config import Config, load_config
-    from raytune_m2f.loaded_model import Instance, Label, LoadedModel, Prediction, load_model
     from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
     from raytune_m2f.study.space import SearchSpace, load_space
 
@@ -54,9 +53,10 @@ __all__ = [
     "tune_with",
 ]
 _HOMES = {
-    "api": ("Study", "export_model", "resume", "train", "tune", "tune_with"),
+    "api.models": ("Instance", "Label", "LoadedModel", "Prediction", "export_model", "load_model"),
+    "api.studies": ("Study", "resume", "tune", "tune_with"),
+    "api.training": ("train",),
     "config": ("Config", "load_config"),
-    "loaded_model": ("Instance", "Label", "LoadedModel", "Prediction", "load_model"),
     "study.settings": ("Budget", "EarlyStopping", "Resources", "StudySettings"),
     "study.space": ("SearchSpace", "load_space"),
 }

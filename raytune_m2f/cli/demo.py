@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from raytune_m2f import api
+import raytune_m2f as rm
 from raytune_m2f.cli.console import err, is_quiet, print_table, show_progress
 from raytune_m2f.cli.tables import study_progress
 from raytune_m2f.config.shipped import shipped_configs
@@ -24,7 +24,7 @@ SURE_ENOUGH = 0.35  # after minutes of training from scratch no score is near on
 AS_GOOD_AS_EQUAL = 0.01  # of an AP of 100: images are predicted one by one, and were scored in batches
 
 
-def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> api.Study:
+def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.Study:
     """Run the demo into an empty directory, and print what came of it and where everything is.
 
     Args:
@@ -44,7 +44,7 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> api
     for name in CONFIGS:
         (output / f"{name}.yaml").write_bytes(shipped_configs()[name].read_bytes())
     progress = Silent() if is_quiet() else study_progress(err)
-    study = api.tune(
+    study = rm.tune(
         output / f"{CONFIGS[full]}.yaml", "demo", output / "study", trials=trials, seed=seed, progress=progress
     )
     log.info("3/5 exporting the best trial to %s", output / "model")

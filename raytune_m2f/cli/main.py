@@ -91,10 +91,10 @@ def train(
     Example: raytune-m2f train --config configs/fruits_nuts.yaml --output runs/fruits SOLVER.BASE_LR=5e-4
     """
     with clear_errors():
-        from raytune_m2f import api
+        import raytune_m2f as rm
 
         log_to_stderr()
-        report = api.train(
+        report = rm.train(
             config,
             output,
             overrides=overrides or [],
@@ -133,10 +133,10 @@ def export(
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        from raytune_m2f import api
+        import raytune_m2f as rm
 
         log_to_stderr()
-        done = api.export_model(source, output, trial=trial, iteration=iteration)
+        done = rm.export_model(source, output, trial=trial, iteration=iteration)
         _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
 
@@ -157,11 +157,12 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
-        from raytune_m2f.loaded_model import load_model, require_result_files
+        import raytune_m2f as rm
+        from raytune_m2f.api.models import require_result_files
 
         log_to_stderr()
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
-        metrics = load_model(model, trust=trust).evaluate(
+        metrics = rm.load_model(model, trust=trust).evaluate(
             annotations,
             images,
             output=output,
@@ -188,10 +189,10 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
-        from raytune_m2f.loaded_model import load_model
+        import raytune_m2f as rm
 
         log_to_stderr()
-        content = load_model(model, trust=trust).predict_files(
+        content = rm.load_model(model, trust=trust).predict_files(
             images,
             output,
             score_threshold=score_threshold,

@@ -23,7 +23,7 @@ from raytune_m2f.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from raytune_m2f.api import Study
+    from raytune_m2f import Study
     from raytune_m2f.study.lines import StudyLines
     from raytune_m2f.study.status import Silent, StudyStatus
 
@@ -116,10 +116,10 @@ def tune(
     Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
     """
     with clear_errors():
-        from raytune_m2f import api
+        import raytune_m2f as rm
 
         log_to_stderr()
-        made = api.tune(
+        made = rm.tune(
             config,
             space,
             study,
@@ -158,10 +158,10 @@ def resume(
     Example: raytune-m2f resume studies/fruits
     """
     with clear_errors():
-        from raytune_m2f import api
+        import raytune_m2f as rm
 
         log_to_stderr()
-        _print_outcome(api.resume(study, concurrent=concurrent, address=address, trust=trust, progress=_progress()))
+        _print_outcome(rm.resume(study, concurrent=concurrent, address=address, trust=trust, progress=_progress()))
 
 
 def extend(
@@ -182,10 +182,10 @@ def extend(
     Example: raytune-m2f extend studies/fruits --trials 20
     """
     with clear_errors():
-        from raytune_m2f import api
+        import raytune_m2f as rm
 
         log_to_stderr()
-        extended = api.Study(study).extend(
+        extended = rm.Study(study).extend(
             trials=trials,
             time=time,
             iterations=iterations,
@@ -212,11 +212,11 @@ def confirm(
     Example: raytune-m2f confirm studies/fruits --top 3 --seeds 3
     """
     with clear_errors():
-        from raytune_m2f import api
+        import raytune_m2f as rm
         from raytune_m2f.cli.tables import confirmation_table
 
         log_to_stderr()
-        found = api.Study(study).confirm(
+        found = rm.Study(study).confirm(
             top, seeds, concurrent=concurrent, address=address, trust=trust, progress=_progress()
         )
         print_table(confirmation_table(found))
@@ -258,7 +258,7 @@ def status(
 def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     """What reads how a study stands: this process, or a cluster that can be asked at its dashboard."""
     if address is None:
-        from raytune_m2f.api import Study
+        from raytune_m2f import Study
 
         return Study(study).status
     from raytune_m2f.cluster.jobs import Jobs

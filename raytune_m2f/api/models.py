@@ -1,4 +1,4 @@
-"""An exported model in Python: what it predicts, by name, and its scores on a dataset. Torch comes with the weights.
+"""`export_model` and `load_model`: a model on disk, what it predicts, by name, and its scores on a dataset.
 
 Shapes: N instances of an image of H x W pixels.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from raytune_m2f.api.training import PathOrAddress, WorkProgress
 from raytune_m2f.errors import DatasetError, InputError
 from raytune_m2f.progress import Progress, lines_of, opened, still, to_stderr
 from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from raytune_m2f.model import PackedInstances
 
 log = logging.getLogger(__name__)
-
-ProgressArgument = Progress | AbstractContextManager[Progress] | None
-"""Who is told how far the work is, entered for as long as it takes; None: lines on stderr."""
 
 
 class Label(NamedTuple):
@@ -104,6 +103,62 @@ class Prediction(Sequence[Instance]):
         return f"Prediction({len(self)} instances in {width} x {height} pixels{shown})"
 
 
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        run: the trial's directory, or that of a training.
+        report: of the exported checkpoint: metrics by name, and the iteration.
+    """
+
+    run: str
+    report: dict[str, Any]
+
+
+def export_model(
+    source: PathOrAddress, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None
+) -> Exported:
+    """Export a checkpoint as a directory that is enough to evaluate and predict, here or on another machine.
+
+    Args:
+        source: a study, or the output directory of `train`.
+        output: the directory to make; an export that is there already is replaced.
+        trial: of a study; None: the best.
+        iteration: the checkpoint of this iteration; None: the best.
+
+    Raises:
+        StudyError: there is no such trial, or none with weights.
+        ModelError: there is no such checkpoint, or `output` holds what is no export.
+        CheckpointError: the checkpoint is damaged; the message offers others.
+    """
+    from raytune_m2f.study.directory import StudyDirectory
+    from raytune_m2f.study.status import study_status
+
+    is_study = StudyDirectory.at(source).is_laid_out
+    run = os.fspath(source)
+    if is_study:
+        run = study_status(source).trial_to_export(trial).directory
+    elif trial is not None:
+        raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
+    from raytune_m2f.export import export_run  # with torch: only now that there is something to export
+
+    log.info("exporting %s to %s", run, output)
+    others = partial(_next_best, os.fspath(source), run) if is_study else None
+    with still(log, "exporting"):
+        return Exported(run, export_run(run, Path(output), iteration=iteration, others=others))
+
+
+def _next_best(study: str, run: str) -> Iterator[str]:
+    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
+    from raytune_m2f.export_files import is_whole
+    from raytune_m2f.study.status import study_status
+
+    others = [trial for trial in study_status(study).ranked() if trial.directory != run]
+    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
+        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
+
+
 def load_model(folder: str | os.PathLike[str], *, device: str | None = None, trust: bool = False) -> LoadedModel:
     """Load an exported model from its directory alone.
 
@@ -171,7 +226,7 @@ class LoadedModel:
         *,
         score_threshold: float = 0.5,
         max_megapixels: float | None = None,
-        progress: ProgressArgument = None,
+        progress: WorkProgress = None,
     ) -> dict[str, Any]:
         """Predict image files: an overlay PNG for each, and all instances in one COCO JSON, in the folder `output`.
 
@@ -199,7 +254,7 @@ class LoadedModel:
         output: str | os.PathLike[str] | None = None,
         predictions: str | os.PathLike[str] | None = None,
         max_megapixels: float | None = None,
-        progress: ProgressArgument = None,
+        progress: WorkProgress = None,
     ) -> dict[str, float]:
         """Score the model on a dataset.
 

@@ -1,35 +1,22 @@
-"""What the package does, as Python functions; `import raytune_m2f as rm` gives them by name.
-
-    study = rm.tune("demo.yaml", "demo", "studies/x", trials=8)     search; Ctrl-C interrupts, `rm.resume` goes on
-    study.best, study.status(), study.trials_dataframe()            read it, now or years later: rm.Study("studies/x")
-    model = study.export("models/x")                                the best trial as a model
-    model.predict("image.jpg")                                      instances, with every name
-
-The commands are thin callers of this file. Torch and Ray are imported by the functions that need them, after whatever
-can be refused without them: a wrong word costs no time.
-"""
+"""`tune`, `resume` and `Study`: a search, and how it stands."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from raytune_m2f.api.models import LoadedModel, export_model, load_model
+from raytune_m2f.api.training import PathOrAddress, config_of, describe_training
 from raytune_m2f.config import Config
-from raytune_m2f.config import load_config as load_config
 from raytune_m2f.config.load import Overrides
-from raytune_m2f.errors import InputError, MissingDependencyError, StudyError
-from raytune_m2f.loaded_model import LoadedModel, ProgressArgument, load_model
-from raytune_m2f.progress import lines_of, opened, parse_duration, still, to_stderr
+from raytune_m2f.errors import MissingDependencyError, StudyError
+from raytune_m2f.progress import opened, parse_duration, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy, new_study
@@ -44,88 +31,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from raytune_m2f.study.confirm import Confirmation
-    from raytune_m2f.training.reports import Report
 
 log = logging.getLogger(__name__)
 
-PathOrAddress = str | os.PathLike[str]
-"""A directory, or an address on an object store (s3://, gs://)."""
 StudyProgress = Progress | AbstractContextManager[Progress] | None
 """Who follows a study, entered for as long as it runs; None: lines on stderr."""
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
 EarlyStoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 DEFAULT_TRIALS = 20
-
-
-# One training
-
-
-def train(
-    config: PathOrAddress | Config,
-    output: PathOrAddress,
-    *,
-    overrides: Overrides = (),
-    workers: int | None = None,
-    gpus_per_worker: float | None = None,
-    address: str | None = None,
-    resume: bool = False,
-    progress: ProgressArgument = None,
-) -> Report:
-    """Train one configuration; evaluate and checkpoint at every TEST.EVAL_PERIOD.
-
-    Args:
-        config: a file, the name of a shipped configuration, or a `Config`.
-        output: the run's directory, for checkpoints, metrics.jsonl and log.txt.
-        overrides: `["KEY=VALUE", ...]` or `{"KEY": value}`; they win over the configuration.
-        workers: Ray Train workers; None trains in this process, where a debugger works.
-        gpus_per_worker: None takes one each if there are as many.
-        address: of a Ray cluster, such as "auto".
-        resume: go on from the newest checkpoint in `output`.
-        progress: called as `progress(done, total, **facts)`; None prints lines to stderr.
-
-    Returns:
-        the last report: metrics by name, and the iteration.
-
-    Raises:
-        ConfigError, DatasetError, ModelError: the configuration, the data or MODEL.WEIGHTS are wrong.
-        InputError: `output` has checkpoints and `resume` is False, or the other way round.
-        TrainingError: the training could not go on.
-    """
-    loaded = _config_of(config, overrides)
-    log.info("training: %s; log: %s/log.txt", describe_training(loaded), os.fspath(output).rstrip("/"))
-    from raytune_m2f.launch.here import run_training  # imports torch, which takes seconds
-
-    with opened(progress or lines_of("training", to_stderr)) as told:
-        return run_training(
-            loaded,
-            output,
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            address=address,
-            resume=resume,
-            progress=told,
-        )
-
-
-def _config_of(config: PathOrAddress | Config, overrides: Overrides) -> Config:
-    if not isinstance(config, Config):
-        return load_config(os.fspath(config), overrides)
-    if not isinstance(overrides, Mapping):
-        raise InputError("overrides of a Config: give a dictionary, such as {'SOLVER.BASE_LR': 1e-4}")
-    return config.with_values(overrides, source="overrides") if overrides else config
-
-
-def describe_training(config: Config) -> str:
-    """How long and on what is trained: "400 iterations of 4 images, scored each 50; heads: ripeness, damage"."""
-    period, end = config.value("TEST.EVAL_PERIOD"), config.value("SOLVER.MAX_ITER")
-    scored = f"scored each {period}" if 0 < period < end else "scored at the end"
-    text = f"{end} iterations of {config.value('SOLVER.IMS_PER_BATCH')} images, {scored}"
-    if not config.knows("DATASETS.SUBCATEGORIES"):
-        return text
-    return f"{text}; heads: {', '.join(config.value('DATASETS.SUBCATEGORIES')) or 'none'}"
-
-
-# A study
 
 
 def tune(
@@ -184,11 +97,11 @@ def tune(
         TrainingError: every trial failed, or the first ones all failed alike.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
-    loaded = _config_of(config, overrides)
+    loaded = config_of(config, overrides)
     searched = _space_of(space, loaded)
     if sampler == "grid":
         trials = min(trials or sys.maxsize, len(grid(searched)))
-    elif not any((trials, time, iterations, gpu_hours)):
+    elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
         trials = DEFAULT_TRIALS
     settings = _settings(
         budget={"trials": trials, "seconds": _seconds(time), "iterations": iterations, "gpu_hours": gpu_hours},
@@ -452,58 +365,3 @@ def _row(trial: TrialStatus, metrics: Sequence[str]) -> dict[str, Any]:
     own = {key: value for key, value in vars(trial).items() if key not in ("values", "others", "best")}
     scores = dict(zip(metrics, [trial.best, *trial.others], strict=False))
     return {"number": trial.number, "state": trial.state, **scores, **trial.values, **own}
-
-
-# Models
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was exported.
-
-    Attributes:
-        run: the trial's directory, or that of a training.
-        report: of the exported checkpoint: metrics by name, and the iteration.
-    """
-
-    run: str
-    report: dict[str, Any]
-
-
-def export_model(
-    source: PathOrAddress, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None
-) -> Exported:
-    """Export a checkpoint as a directory that is enough to evaluate and predict, here or on another machine.
-
-    Args:
-        source: a study, or the output directory of `train`.
-        output: the directory to make; an export that is there already is replaced.
-        trial: of a study; None: the best.
-        iteration: the checkpoint of this iteration; None: the best.
-
-    Raises:
-        StudyError: there is no such trial, or none with weights.
-        ModelError: there is no such checkpoint, or `output` holds what is no export.
-        CheckpointError: the checkpoint is damaged; the message offers others.
-    """
-    is_study = StudyDirectory.at(source).is_laid_out
-    run = os.fspath(source)
-    if is_study:
-        run = study_status(source).trial_to_export(trial).directory
-    elif trial is not None:
-        raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
-    from raytune_m2f.export import export_run  # with torch: only now that there is something to export
-
-    log.info("exporting %s to %s", run, output)
-    others = partial(_next_best, os.fspath(source), run) if is_study else None
-    with still(log, "exporting"):
-        return Exported(run, export_run(run, Path(output), iteration=iteration, others=others))
-
-
-def _next_best(study: str, run: str) -> Iterator[str]:
-    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
-    from raytune_m2f.export_files import is_whole
-
-    others = [trial for trial in study_status(study).ranked() if trial.directory != run]
-    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
-        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
