@@ -188,19 +188,19 @@ class Bar:
 
 
 @contextmanager
-def lines_of(what: str, say: Callable[[str], None], unit: str = "it") -> Iterator[Lines]:
+def line_progress(what: str, say: Callable[[str], None], unit: str = "it") -> Iterator[Lines]:
     """A `Lines` that also speaks while nothing is done."""
     lines = Lines(what, say, unit)
     with Heartbeat(lines.beat, interval=FIRST_S):
         yield lines
 
 
-def to_stderr(line: str) -> None:
+def print_to_stderr(line: str) -> None:
     """Say a line where a script, a notebook or a log shows it."""
     print(line, file=sys.stderr, flush=True)
 
 
-def opened(progress: T | AbstractContextManager[T]) -> AbstractContextManager[T]:
+def as_context(progress: T | AbstractContextManager[T]) -> AbstractContextManager[T]:
     """A listener to enter for as long as the work takes: itself where it has a beginning and an end."""
     return progress if isinstance(progress, AbstractContextManager) else nullcontext(progress)
 
@@ -209,7 +209,7 @@ def opened(progress: T | AbstractContextManager[T]) -> AbstractContextManager[T]
 def following(console: Console, what: str, unit: str = "it") -> Iterator[Progress]:
     """Show on a console, which should be stderr, how far the work within is."""
     if not console.is_terminal:
-        with lines_of(what, lambda line: console.print(Text(line), soft_wrap=True), unit) as lines:
+        with line_progress(what, lambda line: console.print(Text(line), soft_wrap=True), unit) as lines:
             yield lines
         return
     name, count, more = (

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from raytune_m2f.api.training import PathOrAddress, WorkProgress
 from raytune_m2f.errors import DatasetError, InputError
-from raytune_m2f.progress import Progress, lines_of, opened, still, to_stderr
+from raytune_m2f.progress import Progress, as_context, line_progress, print_to_stderr, still
 from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
 
 if TYPE_CHECKING:
@@ -236,14 +236,14 @@ class LoadedModel:
         from raytune_m2f.predict import predict_files
 
         log.info("predicting with %s; pictures and instances.json: %s", self.folder, output)
-        with opened(progress or lines_of("predicting", to_stderr, "image")) as told:
+        with as_context(progress or line_progress("predicting", print_to_stderr, "image")) as told:
             return predict_files(
                 self.exported,
                 [Path(image) for image in images],
                 Path(output),
                 score_threshold=score_threshold,
                 max_megapixels=max_megapixels,
-                progress=_without_name(told),
+                progress=_drop_name(told),
             )
 
     def evaluate(
@@ -277,13 +277,13 @@ class LoadedModel:
 
         require_result_files(output, predictions)
         log.info("evaluating %s on %s", self.folder, annotations)
-        with opened(progress or lines_of("evaluating", to_stderr, "image")) as told:
+        with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
             evaluator = evaluate_export(
                 self.exported,
                 Path(annotations),
                 Path(images),
                 max_megapixels=max_megapixels,
-                progress=_without_name(told),
+                progress=_drop_name(told),
             )
         with still(log, "scoring"):
             metrics = evaluator.evaluate()
@@ -318,7 +318,7 @@ def _scores_as_json(evaluator: CocoEvaluator, metrics: dict[str, float]) -> str:
     return sealed_json({"metrics": content, "confusion": tables}, indent=2)
 
 
-def _without_name(progress: Progress) -> Callable[[int, int, str], None]:
+def _drop_name(progress: Progress) -> Callable[[int, int, str], None]:
     return lambda done, total, name: progress(done, total)
 
 

@@ -16,7 +16,7 @@ from raytune_m2f.api.training import PathOrAddress, config_of, describe_training
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError, StudyError
-from raytune_m2f.progress import opened, parse_duration, still
+from raytune_m2f.progress import as_context, parse_duration, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy, new_study
@@ -199,7 +199,7 @@ def _run(
         found.require()  # before what runs one is imported
     from raytune_m2f.drive.runner import run_study
 
-    with opened(progress or StudyLines()) as told:
+    with as_context(progress or StudyLines()) as told:
         run_study(found, address=address, concurrent=concurrent, progress=told, extension=extension, trust=trust)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import InputError
-from raytune_m2f.progress import Progress, lines_of, opened, to_stderr
+from raytune_m2f.progress import Progress, as_context, line_progress, print_to_stderr
 
 if TYPE_CHECKING:
     from raytune_m2f.training.reports import Report
@@ -59,7 +59,7 @@ def train(
     log.info("training: %s; log: %s/log.txt", describe_training(loaded), os.fspath(output).rstrip("/"))
     from raytune_m2f.launch.here import run_training  # with torch: only now that the configuration is right
 
-    with opened(progress or lines_of("training", to_stderr)) as told:
+    with as_context(progress or line_progress("training", print_to_stderr)) as told:
         return run_training(
             loaded,
             output,

@@ -29,7 +29,7 @@ def finite(number: float | None) -> float | None:
     return number
 
 
-def checked_duration(text: str | None) -> str | None:
+def require_duration(text: str | None) -> str | None:
     """A duration as it was typed; raises BadParameter if it is none."""
     if text is not None:
         try:
@@ -39,7 +39,7 @@ def checked_duration(text: str | None) -> str | None:
     return text
 
 
-def checked_pairs(words: list[str] | None) -> list[str]:
+def require_pairs(words: list[str] | None) -> list[str]:
     """The KEY=VALUE words; raises BadParameter at an argument that is none."""
     for word in words or []:
         if "=" not in word:
@@ -58,7 +58,7 @@ ConfigFile = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", help="Configuration values that win over the file.", callback=checked_pairs
+        metavar="[KEY=VALUE]...", help="Configuration values that win over the file.", callback=require_pairs
     ),
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. 'auto'; by default this machine alone.")]

@@ -18,8 +18,8 @@ from raytune_m2f.cli.options import (
     GpusPerWorker,
     Overrides,
     Trust,
-    checked_duration,
     finite,
+    require_duration,
 )
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def tune(
     trials: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Trials in total; by default 20 if there is no other limit.")
     ] = None,
-    time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.", callback=checked_duration)] = None,
+    time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.", callback=require_duration)] = None,
     iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="Optimizer steps over all trials.")] = None,
     gpu_hours: Annotated[
         float | None, typer.Option(min=0.01, callback=finite, help="GPU-hours over all trials.")
@@ -168,7 +168,7 @@ def extend(
     study: StudyDir,
     trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many trials more.")] = None,
     time: Annotated[
-        str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.", callback=checked_duration)
+        str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.", callback=require_duration)
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many optimizer steps more.")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0.01, callback=finite, help="So many GPU-hours more.")] = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from raytune_m2f.progress import INTERVAL_S, Heartbeat, duration, read_progress, to_stderr
+from raytune_m2f.progress import INTERVAL_S, Heartbeat, duration, print_to_stderr, read_progress
 from raytune_m2f.study.status import StudyStatus, TrialStatus, relative
 from raytune_m2f.training.objective import Objective
 
@@ -36,7 +36,7 @@ class StudyLines:
         interval: between two tellings of how far the running trials are, reports or not [s].
     """
 
-    def __init__(self, say: Callable[[str], None] = to_stderr, *, interval: float = INTERVAL_S) -> None:
+    def __init__(self, say: Callable[[str], None] = print_to_stderr, *, interval: float = INTERVAL_S) -> None:
         self._say = say
         self._told: set[int] = set()
         self._status: StudyStatus | None = None
