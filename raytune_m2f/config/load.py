@@ -12,7 +12,7 @@ from raytune_m2f.config.build import Layer, build
 from raytune_m2f.config.keys import known_keys, short_repr
 from raytune_m2f.config.paths import absolute, refuse_untrusted, resolve_paths
 from raytune_m2f.config.schema import Config
-from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml, similar_file
+from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml, similar_file, unflatten
 from raytune_m2f.errors import ConfigError, closest, join_problems
 
 BASE_KEY = "_BASE_"
@@ -23,14 +23,18 @@ MOST_PARTS = 16
 """Of a dotted key; no key has more than 6."""
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = (), *, trust: bool = True) -> Config:
+Overrides = Sequence[str] | Mapping[str, Any]
+"""`KEY=VALUE`, the value in YAML; or dotted keys with their values."""
+
+
+def load_config(path: str | Path, overrides: Overrides = (), *, trust: bool = True) -> Config:
     """The configuration of a YAML file.
 
     Args:
-        path: the file, or the name of one that comes with the package (see `shipped.py`); its `_BASE_`, a path
+        path: the file, or the name of one that comes with the package (see `shipped_configs`); its `_BASE_`, a path
             relative to it or such a name, is read first, and so on.
-        overrides: `KEY=VALUE`, the value in YAML; they win over the files. Relative paths in them start at
-            the working directory, those of a file at the file's folder.
+        overrides: they win over the files. Relative paths in them start at the working directory, those of a file at
+            the file's folder.
         trust: whether the Python files of DATASETS.IMPORT may run; of a file that is not the user's they may not.
 
     Raises:
@@ -84,7 +88,10 @@ def _base_path(base: object, path: Path) -> Path:
     return found
 
 
-def override_layers(overrides: Sequence[str]) -> list[Layer]:
+def override_layers(overrides: Overrides) -> list[Layer]:
+    """Raises ConfigError, naming every override that is none."""
+    if isinstance(overrides, Mapping):
+        return [Layer("overrides", unflatten(overrides), Path.cwd())]
     layers: list[Layer] = []
     problems: list[str] = []
     for override in overrides:
