@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from raytune_m2f.errors import StudyError
+from raytune_m2f.errors import StudyError, did_you_mean, join_problems
 from raytune_m2f.training.objective import Constraint, Objective
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
@@ -146,6 +148,18 @@ class StudySettings(_Settings):
     optuna_study: str | None = None
     """The study's name in that database; None: it is the journal's only one."""
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "settings of the study") -> StudySettings:
+        """Settings from nested dictionaries; what is left out has its default.
+
+        Raises:
+            StudyError: naming every value that is wrong, what was got and what is allowed.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise StudyError(join_problems([f"{source}: {_describe(found)}" for found in error.errors()])) from None
+
     @field_validator("metrics")
     @classmethod
     def _parse_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,3 +190,20 @@ class StudySettings(_Settings):
     def asked(self) -> tuple[Objective | Constraint, ...]:
         """All that reads a report."""
         return (*self.objectives, *self.bounds)
+
+
+def _describe(found: ErrorDetails) -> str:
+    """One of pydantic's findings: where, what was got and what is allowed."""
+    kind, value, message = found["type"], found["input"], found["msg"]
+    where = f"{'.'.join(map(str, found['loc']))}: "
+    if kind == "value_error":
+        return f"{where}{message.removeprefix('Value error, ')}"
+    if kind == "missing":
+        return f"{where}missing"
+    if kind == "literal_error":
+        expected = str(found["ctx"]["expected"])
+        hint = did_you_mean(value, re.findall("'(.*?)'", expected))
+        return f"{where}got {value!r}, allowed: {expected}{hint}"
+    if kind == "extra_forbidden":
+        return f"{where}there is no such setting"
+    return f"{where}got {value!r}, allowed: {message.removeprefix('Input should be ')}"
