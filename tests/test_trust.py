@@ -19,16 +19,16 @@ import yaml
 from fake_study import report
 from typer.testing import CliRunner
 
+from raytune_m2f import Study
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config, load_config
-from raytune_m2f.config.any_model import ENGINE
 from raytune_m2f.drive.runner import run_study
+from raytune_m2f.engines.detectron2.cfg import LIBRARY
 from raytune_m2f.errors import ConfigError, RaytuneM2FError
 from raytune_m2f.export import export_run, load_export
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.trial import run_trial
-from raytune_m2f.study.confirm import confirm_study
 from raytune_m2f.study.directory import PLAN, StudyDirectory, StudyPlan, plan_of
 from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.points import knowledge_of
@@ -76,9 +76,9 @@ def own_log() -> Iterator[None]:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """In place of detectron2's engine."""
-    module = ModuleType(ENGINE)
+    module = ModuleType(LIBRARY)
     module.get_cfg = get_cfg  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, ENGINE, module)
+    monkeypatch.setitem(sys.modules, LIBRARY, module)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return module
 
@@ -161,7 +161,7 @@ def test_a_study_is_shown_and_exported_without_running_anything(study: StudyDire
 def test_a_study_is_shown_where_detectron2_is_not_installed(
     study: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, ENGINE, None)
+    monkeypatch.setitem(sys.modules, LIBRARY, None)
     assert study_status(study.root).trials[0].max_iter == 8
 
 
@@ -170,7 +170,7 @@ def test_a_study_does_not_go_on_unless_it_is_trusted(study: StudyDirectory, fore
     with pytest.raises(ConfigError, match=message):
         run_study(study.root)
     with pytest.raises(ConfigError, match=message):
-        confirm_study(study.root, top=1)
+        Study(study.root).confirm(top=1)
     with pytest.raises(ConfigError, match=message):
         plan_of(study.root)
     assert not ran(foreign)

@@ -19,12 +19,11 @@ from typing import Any
 import yaml
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.build import build, in_one_message
-from raytune_m2f.config.load import file_layers, override_layers
+from raytune_m2f.config.build import build
+from raytune_m2f.config.load import file_layers, find_config, override_layers
 from raytune_m2f.config.paths import is_path
-from raytune_m2f.config.shipped import find_config
 from raytune_m2f.config.yaml_file import merge, read_yaml
-from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
+from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError, join_problems
 from raytune_m2f.study.space import SearchSpace, load_space, packaged_spaces
 
 CONFIG, SPACE = "config.yaml", "space.yaml"
@@ -106,7 +105,7 @@ def _refuse_own_paths(source: Path, values: Mapping[Any, Any]) -> None:
 
     _change_paths(values, look)
     if problems:
-        raise ConfigError(in_one_message(problems))
+        raise ConfigError(join_problems(problems))
 
 
 MOST_BYTES = 100 * 2**20

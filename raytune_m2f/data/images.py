@@ -128,7 +128,16 @@ def read_image(path: Path, *, max_megapixels: float | None = None) -> RgbImage:
         DatasetError: missing, damaged, cut short, no image, too large, or of floating-point values.
     """
     with _opened(path, max_megapixels) as image:
-        return _to_rgb(_upright(image))
+        return rgb_pixels(image)
+
+
+def rgb_pixels(image: Image.Image) -> RgbImage:
+    """An opened image as `read_image` reads it: (H, W, 3) uint8.
+
+    Raises:
+        ValueError: its values are floating-point numbers, or have more than 16 bits.
+    """
+    return _to_rgb(_upright(image))
 
 
 def check_image(path: Path, *, max_megapixels: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""From the configuration to the network, the loss and what surrounds them: the one file here that reads both."""
+"""Our network and its loss, built as the configuration says."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.evaluation import coco_ground_truth, evaluate_segm, instances_to_results
+from raytune_m2f.evaluation import coco_ground_truth, instances_to_results
+from raytune_m2f.evaluation.coco import coco_metrics, run_cocoeval
 from raytune_m2f.model import Instances
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -28,6 +29,10 @@ def evaluate(data: CocoDataset, *images: Instances, max_detections: int = 100) -
         for result in instances_to_results(instances, image_id=record.id, categories=data.categories)
     ]
     return evaluate_segm(coco_ground_truth(data), results, max_detections=max_detections)
+
+
+def evaluate_segm(truth: COCO, results: list[dict[str, Any]], *, max_detections: int = 100) -> dict[str, float]:
+    return coco_metrics(run_cocoeval(truth, results, max_detections=max_detections))
 
 
 def opened(path: Path) -> COCO:
