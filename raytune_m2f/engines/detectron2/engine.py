@@ -25,10 +25,10 @@ from raytune_m2f.engines.detectron2.catalog import (
     MappedTest,
     MappedTraining,
     Mapper,
-    SampledBatches,
     categories_of,
     dataset_of,
     entries_of,
+    sampled_batches,
 )
 from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
 from raytune_m2f.engines.detectron2.learner import AnyModelLearner
@@ -116,8 +116,7 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
 
     def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
         """The batches of the stream with the indices of detectron2's sampler."""
-        indices = partial(self.library.index_stream, self._cfg, self._train_entries, self.config.SEED)
-        return SampledBatches(stream, indices)
+        return sampled_batches(stream, self.library.index_stream(self._cfg, self._train_entries, self.config.SEED))
 
 
 class CatalogEngine(MappedEngine[TrainSample, TestSample, Instances]):
