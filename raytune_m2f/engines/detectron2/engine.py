@@ -36,8 +36,7 @@ from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.evaluation import Result
 from raytune_m2f.evaluation.coco import Task
 from raytune_m2f.evaluation.evaluator import ToResults
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.model import Instances
 
 NUM_CLASSES = {

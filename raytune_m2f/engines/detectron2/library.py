@@ -35,8 +35,7 @@ from raytune_m2f.data.masks import parse_segmentation, to_rle
 from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of
 from raytune_m2f.engines.detectron2.cfg import set_values
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 
 __all__ = [
     "DatasetMapper",
