@@ -128,6 +128,16 @@ def test_the_metrics_hold_it_if_it_is_asked_for() -> None:
     assert evaluate_results(truth, results, bootstrap=50).metrics["segm/AP_se"] > 0
 
 
+def test_of_several_tasks_it_is_the_first_ones() -> None:
+    truth, results = random_set(2)
+    for result in results:
+        result["colour"] = 0
+    metrics = evaluate_results(truth, results, tasks=("bbox", "segm"), bootstrap=50).metrics
+    assert metrics["bbox/AP_se"] > 0
+    assert "segm/AP_se" not in metrics
+    assert metrics["bbox/AP"] == pytest.approx(metrics["segm/AP"])  # squares are their boxes
+
+
 def test_without_ground_truth_there_is_no_error() -> None:
     truth = coco_ground_truth(dataset([], []))
     assert math.isnan(ap_standard_error(run_cocoeval(truth, [], max_detections=100), 10))

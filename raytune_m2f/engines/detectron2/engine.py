@@ -108,9 +108,11 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         """Compare the configuration with the datasets. Raises ConfigError."""
 
     def mapped_training(self, finish: Callable[[Any, int], Train]) -> MappedTraining:
+        """The training images; `finish` makes samples of what the mapper gives."""
         return MappedTraining(self._train_entries, self._mappers[True], finish, self.config.SEED)
 
     def mapped_test(self, dataset: CocoDataset, finish: Callable[[Any, Entry], Test]) -> MappedTest:
+        """The images of a test set; see `mapped_training`."""
         return MappedTest([self._test_entries[record.id] for record in dataset.records], self._mappers[False], finish)
 
     def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
