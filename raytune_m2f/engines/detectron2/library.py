@@ -131,7 +131,7 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
 class MultiTaskMapper:
     """Mask2Former's augmentation by detectron2's transforms; `gt_<head>` for every subcategory head.
 
-    A mask is rasterised at its image's size, then transformed: polygons and run lengths go one way.
+    A mask is rasterised at its image's size, then transformed, whether it is polygons or run lengths.
 
     Args:
         cfg: with our keys (`add_config`).
