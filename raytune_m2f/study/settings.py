@@ -164,7 +164,7 @@ class StudySettings(_Settings):
     @classmethod
     def _parse_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         if not metrics:
-            raise ValueError("got no metric, allowed: one or more, such as segm/AP")
+            raise ValueError("a study needs a metric, such as segm/AP")
         for text in metrics:
             Objective.parse(text)
         return metrics
