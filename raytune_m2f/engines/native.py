@@ -7,8 +7,7 @@ from functools import partial
 from raytune_m2f.config import Config
 from raytune_m2f.data import CocoDataset, TestDataset, TestSample, TrainDataset, TrainSample
 from raytune_m2f.engines.datasets import DatasetEngine, check_num_classes, load_datasets, load_registered
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.model import Instances
 
 

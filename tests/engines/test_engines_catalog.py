@@ -15,11 +15,11 @@ from raytune_m2f.data import BatchStream, CocoDataset, load_coco
 from raytune_m2f.engines.detectron2.catalog import (
     MappedTest,
     MappedTraining,
-    SampledBatches,
     categories_of,
     dataset_of,
     entries_of,
     metadata_of,
+    sampled_batches,
 )
 from raytune_m2f.errors import ConfigError, DatasetError
 
@@ -131,7 +131,7 @@ def test_batches_take_a_samplers_indices_by_position() -> None:
         stream = BatchStream(
             size=5, seed=0, global_batch=3, rank=rank, world_size=world_size, start_iteration=start, max_iterations=4
         )
-        return list(SampledBatches(stream, lambda: (10 * i for i in itertools.count())))
+        return list(sampled_batches(stream, (10 * i for i in itertools.count())))
 
     whole = tickets(0, 1, 0)
     assert whole[1] == [(30, 3), (40, 4), (50, 5)]

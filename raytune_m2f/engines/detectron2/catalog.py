@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.data import Annotation, BatchStream, Categories, CocoDataset, ImageRecord
+from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord
 from raytune_m2f.data.coco import find_labels
 from raytune_m2f.data.dataset import AUGMENTATION, Ticket, generator
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
@@ -229,19 +229,13 @@ def map_entry(mapper: Mapper, entry: Entry) -> Any:
         raise DatasetError(f"image {entry['file_name']} cannot be mapped: {type(error).__name__}: {error}") from error
 
 
-@dataclass(frozen=True)
-class SampledBatches:
-    """The batches of a stream with the indices of another: those of a sampler of detectron2's.
+def sampled_batches(batches: Iterable[list[Ticket]], indices: Iterator[int]) -> Iterator[list[Ticket]]:
+    """A worker's batches with the indices of a sampler of detectron2's, by their position in its stream.
 
-    Attributes:
-        batches: which positions are this worker's.
-        indices: makes the sampler's stream for all workers, from its start.
+    Args:
+        batches: which positions are this worker's, ascending.
+        indices: the sampler's stream for all workers, from its start.
     """
-
-    batches: BatchStream
-    indices: Callable[[], Iterator[int]]
-
-    def __iter__(self) -> Iterator[list[Ticket]]:
-        stream = enumerate(self.indices())
-        for batch in self.batches:
-            yield [(next(index for at, index in stream if at == position), position) for _, position in batch]
+    stream = enumerate(indices)
+    for batch in batches:
+        yield [(next(index for at, index in stream if at == position), position) for _, position in batch]

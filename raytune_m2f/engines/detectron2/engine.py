@@ -25,10 +25,10 @@ from raytune_m2f.engines.detectron2.catalog import (
     MappedTest,
     MappedTraining,
     Mapper,
-    SampledBatches,
     categories_of,
     dataset_of,
     entries_of,
+    sampled_batches,
 )
 from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
 from raytune_m2f.engines.detectron2.learner import AnyModelLearner
@@ -36,8 +36,7 @@ from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.evaluation import Result
 from raytune_m2f.evaluation.coco import Task
 from raytune_m2f.evaluation.evaluator import ToResults
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.model import Instances
 
 NUM_CLASSES = {
@@ -109,15 +108,16 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         """Compare the configuration with the datasets. Raises ConfigError."""
 
     def mapped_training(self, finish: Callable[[Any, int], Train]) -> MappedTraining:
+        """The training images; `finish` makes samples of what the mapper gives."""
         return MappedTraining(self._train_entries, self._mappers[True], finish, self.config.SEED)
 
     def mapped_test(self, dataset: CocoDataset, finish: Callable[[Any, Entry], Test]) -> MappedTest:
+        """The images of a test set; see `mapped_training`."""
         return MappedTest([self._test_entries[record.id] for record in dataset.records], self._mappers[False], finish)
 
     def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
         """The batches of the stream with the indices of detectron2's sampler."""
-        indices = partial(self.library.index_stream, self._cfg, self._train_entries, self.config.SEED)
-        return SampledBatches(stream, indices)
+        return sampled_batches(stream, self.library.index_stream(self._cfg, self._train_entries, self.config.SEED))
 
 
 class CatalogEngine(MappedEngine[TrainSample, TestSample, Instances]):

@@ -35,8 +35,7 @@ from raytune_m2f.data.masks import parse_segmentation, to_rle
 from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of
 from raytune_m2f.engines.detectron2.cfg import set_values
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 
 __all__ = [
     "DatasetMapper",
@@ -132,7 +131,7 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
 class MultiTaskMapper:
     """Mask2Former's augmentation by detectron2's transforms; `gt_<head>` for every subcategory head.
 
-    A mask is rasterised at its image's size, then transformed: polygons and run lengths go one way.
+    A mask is rasterised at its image's size, then transformed, whether it is polygons or run lengths.
 
     Args:
         cfg: with our keys (`add_config`).
