@@ -19,6 +19,8 @@ A message names what was got, where, what is allowed and what to do next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class RaytuneM2FError(Exception):
     """The root of the tree; `exit_code` is what the command line returns."""
@@ -74,3 +76,9 @@ class ModelError(InputError):
 
 class MissingDependencyError(InputError):
     """An optional package is needed and not installed."""
+
+
+def first_of(values: Sequence[object], limit: int) -> list[str]:
+    """The first `limit` values as text for a message, then "... and 3 more" if there are more."""
+    rest = [f"... and {len(values) - limit} more"] if len(values) > limit else []
+    return [*map(str, values[:limit]), *rest]

@@ -58,7 +58,7 @@ class EngineConformance:
         assert summary.heads == tuple(engine.categories.sizes)
         assert summary.most_instances == engine.most_instances
         assert 0 < summary.images <= sum(part.images for part in summary.train)
-        summary.require_sense()
+        summary.require_usable()
 
     def test_every_test_image_is_given_out_once(self, engine: Engine) -> None:
         alone = [s.image_id for batch in engine.test_batches(rank=0, world_size=1) for s in batch]

@@ -1,4 +1,4 @@
-"""One entry of a COCO file's `images` or `annotations`, checked. A ValueError says what is wrong with it."""
+"""Check one entry of a COCO file's `images` or `annotations`; a ValueError says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.data.labels import wrong_label
+from raytune_m2f.data.labels import wrong_label_message
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.data.records import Annotation
+from raytune_m2f.errors import first_of
 from raytune_m2f.model import UNKNOWN
+
+SHOWN = 12
+"""Category ids in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,7 @@ def parse_annotation(
         The annotation, or None if its polygons all have fewer than three points.
 
     Raises:
-        ValueError: what is wrong.
+        ValueError: a field is missing or wrong, or the image or category is not listed.
     """
     if not isinstance(entry, dict):
         raise ValueError("an entry of 'annotations' must be an object")
@@ -71,9 +75,12 @@ def parse_annotation(
     if image_id not in images:
         raise ValueError(f"image_id {image_id} is not among the images")
     if category_id not in labels:
-        raise ValueError(f"category_id {category_id} is not among the categories {_some(sorted(labels))}")
+        known = ", ".join(first_of(sorted(labels), SHOWN))
+        raise ValueError(f"category_id {category_id} is not among the categories {known}")
     if entry.get("ignore"):
         raise ValueError("'ignore' is not supported, as in detectron2; mark regions to ignore with iscrowd = 1")
+    if (iscrowd := entry.get("iscrowd", 0)) not in (0, 1):
+        raise ValueError(f"iscrowd must be 0 or 1, got {iscrowd!r}")
     sublabels = {head: _sublabel(entry, head, names) for head, names in subcategories.items()}
     image = images[image_id]
     segmentation = parse_segmentation(entry.get("segmentation"), image.height, image.width)
@@ -85,7 +92,7 @@ def parse_annotation(
         segmentation=segmentation,
         bbox=_box(entry, segmentation, image),
         area=_area(entry, segmentation, image),
-        iscrowd=_is_crowd(entry),
+        iscrowd=bool(iscrowd),
         sublabels=sublabels,
     )
 
@@ -102,15 +109,8 @@ def _sublabel(entry: dict[str, Any], head: str, names: Sequence[str]) -> int:
     if value is None:
         return UNKNOWN
     if type(value) is not int or not 0 <= value < len(names):
-        raise ValueError(wrong_label(head, value, names))
+        raise ValueError(wrong_label_message(head, value, names))
     return value
-
-
-def _is_crowd(entry: dict[str, Any]) -> bool:
-    value = entry.get("iscrowd", 0)
-    if value not in (0, 1):
-        raise ValueError(f"iscrowd must be 0 or 1, got {value!r}")
-    return bool(value)
 
 
 def _box(entry: dict[str, Any], segmentation: Segmentation, image: ImageEntry) -> tuple[float, float, float, float]:
@@ -137,7 +137,3 @@ def _area(entry: dict[str, Any], segmentation: Segmentation, image: ImageEntry) 
 def _is_number(value: object) -> bool:
     # Too large for a float is no number of pixels either.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
-
-
-def _some(values: Sequence[object], limit: int = 12) -> str:
-    return ", ".join(map(str, values[:limit])) + (", ..." if len(values) > limit else "")
