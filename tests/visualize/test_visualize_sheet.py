@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raytune_m2f.visualize import contact_sheet
-from raytune_m2f.visualize.colours import category_colour, instance_colours
+from raytune_m2f.visualize.shapes import category_colour, instance_colours
 
 
 def test_pictures_stand_in_rows() -> None:
