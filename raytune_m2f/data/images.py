@@ -63,7 +63,24 @@ def read_image(path: Path, *, max_megapixels: float | None = None) -> RgbImage:
         DatasetError: missing, damaged, cut short, no image, too large, or of floating-point values.
     """
     with _opened(path, max_megapixels) as image:
-        return _to_rgb(_upright(image))
+        return rgb_pixels(image)
+
+
+def rgb_pixels(image: Image.Image) -> RgbImage:
+    """An opened image as `read_image` reads it: (H, W, 3) uint8, writable.
+
+    Raises:
+        ValueError: its values are floating-point numbers, or have more than 16 bits.
+    """
+    image = _upright(image)
+    if image.mode.startswith("I"):
+        return _deep_grey_to_rgb(np.asarray(image))
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown; convert it to 8 bits")
+    if image.mode == "L":
+        return np.repeat(np.asarray(image)[..., None], 3, axis=2)  # with no whole image of PIL's in between
+    image.info.pop("transparency", None)  # dropped like an alpha channel, without PIL's warning
+    return np.array(image.convert("RGB") if image.mode != "RGB" else image)
 
 
 def check_image(path: Path, *, max_megapixels: float | None = None) -> None:
@@ -212,17 +229,6 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # as in `_orientation`
         return image
-
-
-def _to_rgb(image: Image.Image) -> RgbImage:
-    if image.mode.startswith("I"):
-        return _deep_grey_to_rgb(np.asarray(image))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is unknown; convert it to 8 bits")
-    if image.mode == "L":
-        return np.repeat(np.asarray(image)[..., None], 3, axis=2)  # with no whole image of PIL's in between
-    image.info.pop("transparency", None)  # dropped like an alpha channel, without PIL's warning
-    return np.array(image.convert("RGB") if image.mode != "RGB" else image)
 
 
 def _deep_grey_to_rgb(grey: npt.NDArray[np.generic]) -> RgbImage:
