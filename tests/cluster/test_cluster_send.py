@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raytune_m2f.cluster import pack as send
-from raytune_m2f.cluster.pack import pack_file, pack_module, what_is_sent
+from raytune_m2f.cluster.pack import SHOWN, pack_file, pack_module, what_is_sent
 from raytune_m2f.errors import InputError
 
 SECRETS = (".env", ".env.local", "prod.env", "id_rsa", "id_ed25519.pub", "server.pem", "tls.key", "cert.p12",
@@ -108,17 +107,14 @@ def test_named_data_lie_where_the_code_looks_for_them(package: Path, folder: Pat
             pack_file(path, [], folder)
 
 
-def test_data_of_the_size_of_data_sets_are_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(send, "MOST_BYTES", 10)
+def test_data_of_the_size_of_data_sets_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "large.bin").write_bytes(bytes(11))
     with pytest.raises(InputError, match="storage that all nodes see"):
-        pack_file(tmp_path / "large.bin", [], folder)
+        pack_file(tmp_path / "large.bin", [], folder, max_bytes=10)
 
 
 def test_the_list_of_what_is_sent(folder: Path) -> None:
-    for number in range(send.SHOWN + 5):
+    for number in range(SHOWN + 5):
         (folder / f"{number:03d}.py").write_bytes(bytes(1500))
     lines = what_is_sent(folder)
     assert lines[0] == "sent along: 105 files, 157.5 kB"
