@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import MLP, Conv2d, Linear, linear, xavier_fill, xavier_uniform_matrices
-from .position_encoding import sine_position_encoding
+from .layers import MLP, Conv2d, Linear, linear, sine_position_encoding, xavier_fill, xavier_uniform_matrices
 
 NUM_LEVELS = 3
 

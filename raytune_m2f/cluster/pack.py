@@ -52,7 +52,8 @@ def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
         ConfigError: it is wrong, or has a path that only this machine has.
     """
     layers = [*file_layers(find_config(path), ()), *override_layers(overrides)]
-    checked = build(Config, [replace(layer, values=_change_paths(layer.values, _without_variables)) for layer in layers])
+    plain = [replace(layer, values=_change_paths(layer.values, _without_variables)) for layer in layers]
+    checked = build(Config, plain)
     merged: dict[Any, Any] = {}
     for layer in layers:
         merged = merge(merged, layer.values)
