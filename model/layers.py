@@ -25,6 +25,7 @@ class Linear(nn.Linear):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., N)."""
         return linear(x, self.weight, self.bias, relu=self.relu)
 
 
@@ -60,6 +61,7 @@ class Conv2d(nn.Conv2d):
     """torch's layer, computed by `convolve`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, H', W')."""
         return convolve(self, x, self.weight, self.bias)
 
 
@@ -92,6 +94,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
         if x[0].numel() > self.num_groups:
             return super().forward(x)
         return (x - x) * self.weight[:, None, None] + self.bias[:, None, None]
@@ -107,6 +110,7 @@ class ConvNorm(Conv2d):
         xavier_fill(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, H, W)."""
         x = super().forward(x)
         if self.norm is not None:
             x = self.norm(x)
@@ -124,6 +128,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
         for layer in self.layers:
             x = layer(x)
         return x

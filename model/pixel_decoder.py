@@ -29,6 +29,7 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
+        """(B, S, C) cells and their position encoding to (B, S, C); the others as in `MSDeformAttn`."""
         x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
         y: Tensor = self.norm2(x + self.linear2(self.linear1(x)))
         return y

@@ -3,7 +3,6 @@
 records.py      what is in memory: Annotation, ImageRecord, CocoDataset; TrainSample and TestSample made of it
 categories.py   Categories: what labels mean
 coco.py         load_coco: read an annotation file and check all of it
-entries.py      check one entry of `images` or `annotations`
 labels.py       find subcategory labels that are in another field than their head's
 masks.py        polygons and run lengths: check, encode, decode
 images.py       read image files as RGB; inspect their headers
