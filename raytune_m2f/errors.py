@@ -94,3 +94,9 @@ def did_you_mean(word: object, options: Iterable[object], *, quote: bool = False
 def join_problems(problems: Sequence[str]) -> str:
     """Several problems as the message of one error: the first alone, or their number and a line for each."""
     return problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
+
+
+def first_of(values: Sequence[object], limit: int) -> list[str]:
+    """The first `limit` values as text for a message, then "... and 3 more" if there are more."""
+    rest = [f"... and {len(values) - limit} more"] if len(values) > limit else []
+    return [*map(str, values[:limit]), *rest]

@@ -46,7 +46,7 @@ def load_config(path: str | Path, overrides: Overrides = (), *, trust: bool = Tr
     return build(Config, layers)
 
 
-def config_of(cfg: Mapping[str, Any]) -> Config:
+def config_from_cfg(cfg: Mapping[str, Any]) -> Config:
     """What of a configuration of detectron2's is ours, checked: the network and its tests.
 
     Raises:

@@ -41,8 +41,11 @@ def packaged_spaces() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def load_space(name_or_path: str | Path, config: Config) -> SearchSpace:
-    """A search space that ships with the package (`default`), or one of your own (a path), checked for `config`.
+def load_space(name_or_path: str | Path, config: Config | None) -> SearchSpace:
+    """A search space that ships with the package (`default`), or one of your own (a path).
+
+    Args:
+        config: what the space is checked for; None checks it by itself.
 
     Raises:
         SearchSpaceError: if there is no such space, or it does not fit the configuration.
@@ -55,7 +58,8 @@ def load_space(name_or_path: str | Path, config: Config) -> SearchSpace:
             f"Allowed: a YAML file, or one of {', '.join(packaged)}"
         )
     space = SearchSpace.from_dict(read_yaml(path, SearchSpaceError), source=str(name_or_path))
-    check_space(space, config)
+    if config is not None:
+        check_space(space, config)
     return space
 
 
