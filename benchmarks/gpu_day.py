@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from raytune_m2f import api as tuning
+from raytune_m2f import Study
 from raytune_m2f.config import Config
 from raytune_m2f.data import generate_shapes
 from raytune_m2f.launch.here import run_training
@@ -236,7 +236,7 @@ def claims_of(root: Path, config: Config) -> dict[str, bool]:
     iterations = list(range(period, config.SOLVER.MAX_ITER + 1, period))
     halved = [last for reports in trials for last in reports[-1:] if last["micro_batch"] < last["global_batch"]]
     logs = [path.read_text(encoding="utf-8") for path in root.glob("trials/*/log.txt")]
-    states = [trial.state for trial in tuning.study_status(root).trials]
+    states = [trial.state for trial in Study(root).trials]
     print("states:", ", ".join(states))
     return {
         f"{TRIALS} trials are complete": states == ["complete"] * TRIALS,
@@ -254,11 +254,12 @@ def claim(claims: dict[str, bool]) -> bool:
 
 def drive(fits: int, words: Sequence[str]) -> None:
     """`raytune-m2f` with these words, whose trials are out of memory with more than `fits` images at once."""
-    from raytune_m2f.cli.main import main as cli
+    from raytune_m2f.cli.main import app
+    from raytune_m2f.drive import runner
 
-    limited: Any = functools.partial(tuning.run_study, trial_function=SmallMemory(fits))
-    tuning.run_study = limited
-    cli.app(list(words))
+    limited: Any = functools.partial(runner.run_study, trial_function=SmallMemory(fits))
+    runner.run_study = limited
+    app(list(words))
 
 
 def main() -> None:

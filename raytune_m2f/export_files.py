@@ -34,6 +34,12 @@ A {kind}, exported by raytune_m2f from `{source}` at iteration {iteration}.
     raytune-m2f predict --model {output} --output predictions IMAGE...
     raytune-m2f evaluate --model {output} --annotations FILE --images DIR
 
+In Python:
+
+    import raytune_m2f as rm
+    model = rm.load_model({folder!r})
+    print(model.predict("image.jpg"))
+
 `model.pth` holds the weights in {names}'s names, `config.yaml` the whole configuration, `metrics.json` all metrics.
 
 """
@@ -144,6 +150,7 @@ def _readme(source: str, output: Path, config: Config, categories: Categories, r
         title=output.resolve().name,
         source=source,
         output=shlex.quote(str(output)),
+        folder=str(output),
         iteration=report["iteration"],
         kind=f"{config.MODEL.META_ARCHITECTURE} of detectron2" if theirs else "multitask Mask2Former",
         names="detectron2" if theirs else "Mask2Former",

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import re
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
+from raytune_m2f.errors import InputError
+
+T = TypeVar("T")
 INTERVAL_S = 30.0
 """Seconds between two lines of a log."""
 FIRST_S = 5.0
@@ -80,6 +86,30 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST_S = 100 * 365 * _UNITS_S["d"]
+
+
+def parse_duration(text: str | float) -> float:
+    """Seconds of "90s", "45m", "2h", "1d" or "1h30m"; a number is one of seconds already.
+
+    Raises:
+        InputError: anything else.
+    """
+    if isinstance(text, str):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        readable = "".join(number + unit for number, unit in parts) == text
+        seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts) if readable else math.nan
+    else:
+        seconds = float(text)
+    if not 0 < seconds <= LONGEST_S:
+        shown = text if len(str(text)) <= 40 else f"{str(text)[:37]}..."
+        raise InputError(
+            f"got {shown!r}, allowed: a duration above 0 and up to 100 years, such as 90s, 45m, 2h, 1d or 1h30m"
+        )
+    return seconds
 
 
 class Lines:
@@ -158,11 +188,28 @@ class Bar:
 
 
 @contextmanager
+def line_progress(what: str, say: Callable[[str], None], unit: str = "it") -> Iterator[Lines]:
+    """A `Lines` that also speaks while nothing is done."""
+    lines = Lines(what, say, unit)
+    with Heartbeat(lines.beat, interval=FIRST_S):
+        yield lines
+
+
+def print_to_stderr(line: str) -> None:
+    """Say a line where a script, a notebook or a log shows it."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def as_context(progress: T | AbstractContextManager[T]) -> AbstractContextManager[T]:
+    """A listener to enter for as long as the work takes: itself where it has a beginning and an end."""
+    return progress if isinstance(progress, AbstractContextManager) else nullcontext(progress)
+
+
+@contextmanager
 def following(console: Console, what: str, unit: str = "it") -> Iterator[Progress]:
     """Show on a console, which should be stderr, how far the work within is."""
     if not console.is_terminal:
-        lines = Lines(what, lambda line: console.print(Text(line), soft_wrap=True), unit)
-        with Heartbeat(lines.beat, interval=FIRST_S):
+        with line_progress(what, lambda line: console.print(Text(line), soft_wrap=True), unit) as lines:
             yield lines
         return
     name, count, more = (

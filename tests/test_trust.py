@@ -19,6 +19,7 @@ import yaml
 from fake_study import report
 from typer.testing import CliRunner
 
+from raytune_m2f import Study
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.drive.runner import run_study
@@ -26,7 +27,6 @@ from raytune_m2f.engines.detectron2.cfg import LIBRARY
 from raytune_m2f.errors import ConfigError, RaytuneM2FError
 from raytune_m2f.export import export_run, load_export
 from raytune_m2f.launch.trial import TrialJob, run_trial
-from raytune_m2f.study.confirm import confirm_study
 from raytune_m2f.study.directory import PLAN, StudyDirectory, StudyPlan, plan_of
 from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.points import knowledge_of
@@ -167,7 +167,7 @@ def test_a_study_does_not_go_on_unless_it_is_trusted(study: StudyDirectory, fore
     with pytest.raises(ConfigError, match=message):
         run_study(study.root)
     with pytest.raises(ConfigError, match=message):
-        confirm_study(study.root, top=1)
+        Study(study.root).confirm(top=1)
     with pytest.raises(ConfigError, match=message):
         plan_of(study.root)
     assert not ran(foreign)

@@ -1,7 +1,4 @@
-"""What all commands share: one clear error instead of a traceback, logs on stderr, devices and durations.
-
-What a command shows beside its errors: the log and the progress on stderr, tables on stdout, more or less of it.
-"""
+"""What a command shows: results on stdout; the log, the progress and one clear error on stderr."""
 
 from __future__ import annotations
 
@@ -9,14 +6,12 @@ import errno
 import io
 import logging
 import os
-import re
 import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -31,8 +26,6 @@ out = Console(markup=False, emoji=False)
 err = Console(markup=False, emoji=False, stderr=True)
 """Logs, progress and errors."""
 
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-LONGEST_S = 100 * 365 * _UNITS["d"]
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FAILED = {*NO_ROOM, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
 """What the machine could not do; every other error of a path is of the path."""
@@ -108,36 +101,6 @@ def _print_anything(stream: TextIO) -> None:
 def _show(message: str) -> None:
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     logging.getLogger("raytune_m2f").debug("where it arose:", exc_info=True)
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Seconds of "90s", "45m", "2h", "1d" or "1h30m".
-
-    Raises:
-        typer.BadParameter: anything else.
-    """
-    if text is None:
-        return None
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if "".join(number + unit for number, unit in parts) != text or not 0 < seconds <= LONGEST_S:
-        shown = text if len(text) <= 40 else f"{text[:37]}..."
-        raise typer.BadParameter(
-            f"got {shown!r}, allowed: a duration above 0 and up to 100 years, such as 90s, 45m, 2h, 1d or 1h30m"
-        )
-    return seconds
-
-
-def require_pairs(overrides: list[str]) -> list[str]:
-    """Refuse an argument that is no KEY=VALUE before it is taken for one.
-
-    Raises:
-        InputError: naming it.
-    """
-    for override in overrides:
-        if "=" not in override:
-            raise InputError(f"unexpected argument {override!r}: configuration values are given as KEY=VALUE")
-    return overrides
 
 
 LOG = "raytune_m2f"

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +10,7 @@ from rich.table import Table
 
 from raytune_m2f.cli import cluster as cli_cluster
 from raytune_m2f.cli import study as cli_study
-from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, print_table, require_pairs, show_progress
-from raytune_m2f.cli.introduce import announce_training, require_empty
+from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, print_table, show_progress
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -28,11 +23,8 @@ from raytune_m2f.cli.options import (
     application,
     finite,
 )
-from raytune_m2f.progress import still
 
-log = logging.getLogger(__name__)
-
-# heavy modules (torch, ray) are imported where they are used, so that --help answers at once
+# the API is imported where it is used, so that --help answers at once
 
 app = typer.Typer(
     cls=Group,
@@ -69,11 +61,9 @@ def demo(
     Example: raytune-m2f demo --output demo
     """
     with clear_errors():
-        log_to_stderr()
-        require_empty(output)
-        log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
-        from raytune_m2f.cli.demo import run_demo  # imports torch, which takes seconds
+        from raytune_m2f.cli.demo import run_demo
 
+        log_to_stderr()
         run_demo(output, trials=trials, seed=seed, full=full)
 
 
@@ -101,23 +91,19 @@ def train(
     Example: raytune-m2f train --config configs/fruits_nuts.yaml --output runs/fruits SOLVER.BASE_LR=5e-4
     """
     with clear_errors():
-        from raytune_m2f.config import load_config
+        import raytune_m2f as rm
 
         log_to_stderr()
-        loaded = load_config(config, require_pairs(overrides or []))
-        announce_training(loaded, output)
-        from raytune_m2f.launch.here import run_training  # imports torch, which takes seconds
-
-        with show_progress("training") as progress:
-            report = run_training(
-                loaded,
-                output,
-                workers=workers,
-                gpus_per_worker=gpus_per_worker,
-                address=address,
-                resume=resume,
-                progress=progress,
-            )
+        report = rm.train(
+            config,
+            output,
+            overrides=overrides or [],
+            workers=workers,
+            gpus_per_worker=gpus_per_worker,
+            address=address,
+            resume=resume,
+            progress=show_progress("training"),
+        )
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
@@ -147,35 +133,11 @@ def export(
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        from raytune_m2f.errors import InputError
-        from raytune_m2f.study.directory import StudyDirectory
-        from raytune_m2f.study.status import trial_to_export
+        import raytune_m2f as rm
 
         log_to_stderr()
-        is_study = StudyDirectory.at(source).is_laid_out
-        if is_study:
-            run = trial_to_export(source, trial).directory
-        elif trial is not None:
-            raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
-        else:
-            run = source
-        from raytune_m2f.export import export_run  # with torch: only now that there is something to export
-
-        log.info("exporting %s to %s", run, output)
-        others = partial(_next_best, source, run) if is_study else None
-        with still(log, "exporting"):
-            report = export_run(run, output, iteration=iteration, others=others)
-        _print_metrics(report, f"{output}, from {run}, iteration {report['iteration']}")
-
-
-def _next_best(study: str, run: str) -> Iterator[str]:
-    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
-    from raytune_m2f.export_files import is_whole
-    from raytune_m2f.study.status import ranked_trials
-
-    others = [trial for trial in ranked_trials(study) if trial.directory != run and trial.checkpoint is not None]
-    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
-        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
+        done = rm.export_model(source, output, trial=trial, iteration=iteration)
+        _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
 
 @app.command()
@@ -195,41 +157,19 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
-        from raytune_m2f.errors import InputError
-        from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
+        import raytune_m2f as rm
+        from raytune_m2f.api.models import require_result_files
 
         log_to_stderr()
-        log.info("evaluating %s on %s", model, annotations)
-        if output is not None:
-            require_free(output, "--output")
-        if predictions is not None:
-            require_new(predictions, "--predictions")
-        if output is not None and predictions is not None and output.resolve() == predictions.resolve():
-            raise InputError(f"--output and --predictions are the same file, {output}: give two.")
-        for file in filter(None, (output, predictions)):
-            file.parent.mkdir(parents=True, exist_ok=True)  # what cannot be made is told before the work
-        from raytune_m2f.evaluation import results_to_json  # with torch: only now that all can be written
-        from raytune_m2f.export import load_export
-        from raytune_m2f.predict import evaluate_export
-
-        exported = load_export(model, trust=trust)
-        log.info("on %s", exported.device)
-        with show_progress("evaluating", "image") as progress:
-            evaluator = evaluate_export(
-                exported,
-                annotations,
-                images,
-                max_megapixels=max_megapixels,
-                progress=lambda done, total, name: progress(done, total),
-            )
-        with still(log, "scoring"):
-            metrics = evaluator.evaluate()
-        if predictions is not None:
-            results_to_json(evaluator.results, predictions)
-        if output is not None:
-            tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
-            content = {name: value if value == value else None for name, value in metrics.items()}
-            write_atomically(output, sealed_json({"metrics": content, "confusion": tables}, indent=2))
+        require_result_files(output, predictions)  # before the model is loaded, which takes seconds
+        metrics = rm.load_model(model, trust=trust).evaluate(
+            annotations,
+            images,
+            output=output,
+            predictions=predictions,
+            max_megapixels=max_megapixels,
+            progress=show_progress("evaluating", "image"),
+        )
         _print_metrics(metrics, f"{model} on {annotations}")
 
 
@@ -249,24 +189,17 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
-        log_to_stderr()
-        log.info("predicting with %s; pictures and instances.json: %s", model, output)
-        from raytune_m2f.export import load_export
-        from raytune_m2f.predict import predict_files
+        import raytune_m2f as rm
 
-        exported = load_export(model, trust=trust)
-        log.info("on %s", exported.device)
-        with show_progress("predicting", "image") as progress:
-            content = predict_files(
-                exported,
-                images,
-                output,
-                score_threshold=score_threshold,
-                max_megapixels=max_megapixels,
-                progress=lambda done, total, name: progress(done, total),
-            )
-        found = len(content["annotations"])
-        counts = f"{found} instances in {len(content['images'])} images"
+        log_to_stderr()
+        content = rm.load_model(model, trust=trust).predict_files(
+            images,
+            output,
+            score_threshold=score_threshold,
+            max_megapixels=max_megapixels,
+            progress=show_progress("predicting", "image"),
+        )
+        counts = f"{len(content['annotations'])} instances in {len(content['images'])} images"
         out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
 
 

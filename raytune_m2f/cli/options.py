@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have."""
+"""Options and arguments that several commands have, and how their words are checked."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from raytune_m2f.cli.console import set_verbosity
+from raytune_m2f.errors import InputError
+from raytune_m2f.progress import parse_duration
 
 MOST = 10**9
 """Of whatever is counted; a larger number is a typing error."""
@@ -27,6 +29,24 @@ def finite(number: float | None) -> float | None:
     return number
 
 
+def require_duration(text: str | None) -> str | None:
+    """A duration as it was typed; raises BadParameter if it is none."""
+    if text is not None:
+        try:
+            parse_duration(text)
+        except InputError as error:
+            raise typer.BadParameter(str(error)) from None
+    return text
+
+
+def require_pairs(words: list[str] | None) -> list[str]:
+    """The KEY=VALUE words; raises BadParameter at an argument that is none."""
+    for word in words or []:
+        if "=" not in word:
+            raise typer.BadParameter(f"unexpected argument {word!r}: configuration values are given as KEY=VALUE")
+    return words or []
+
+
 ConfigFile = Annotated[
     str,
     typer.Option(
@@ -36,7 +56,10 @@ ConfigFile = Annotated[
     ),
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Configuration values that win over the file.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Configuration values that win over the file.", callback=require_pairs
+    ),
 ]
 Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, e.g. 'auto'; by default this machine alone.")]
 Dashboard = Annotated[

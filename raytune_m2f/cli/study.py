@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable
 from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.live import Live
-from rich.text import Text
 
-from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, parse_duration, print_table, require_pairs
-from raytune_m2f.cli.introduce import announce_study
-from raytune_m2f.cli.options import LARGEST_SEED, MOST, Address, ConfigFile, GpusPerWorker, Overrides, Trust, finite
-from raytune_m2f.progress import still
+from raytune_m2f.cli.console import clear_errors, err, is_quiet, log_to_stderr, out, print_table
+from raytune_m2f.cli.options import (
+    LARGEST_SEED,
+    MOST,
+    Address,
+    ConfigFile,
+    GpusPerWorker,
+    Overrides,
+    Trust,
+    finite,
+    require_duration,
+)
 
 if TYPE_CHECKING:
-    from raytune_m2f.study.extend import Extension
-    from raytune_m2f.study.layout import NewStudy
-    from raytune_m2f.study.status import StudyStatus
+    from raytune_m2f import Study
+    from raytune_m2f.study.lines import StudyLines
+    from raytune_m2f.study.status import Silent, StudyStatus
 
-log = logging.getLogger(__name__)
 WATCH_SECONDS = 2.0
 
 Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
@@ -54,7 +57,7 @@ def tune(
     trials: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Trials in total; by default 20 if there is no other limit.")
     ] = None,
-    time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.")] = None,
+    time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.", callback=require_duration)] = None,
     iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="Optimizer steps over all trials.")] = None,
     gpu_hours: Annotated[
         float | None, typer.Option(min=0.01, callback=finite, help="GPU-hours over all trials.")
@@ -113,48 +116,35 @@ def tune(
     Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
     """
     with clear_errors():
-        from raytune_m2f import api as tuning
-        from raytune_m2f.config import load_config
+        import raytune_m2f as rm
 
         log_to_stderr()
-        seconds = parse_duration(time)
-        if not any((trials, seconds, iterations, gpu_hours)) and sampler != "grid":
-            trials = 20
-        loaded = load_config(config, require_pairs(overrides or []))
-        searched = tuning.load_space(space, loaded)
-        if sampler == "grid":
-            trials = min(trials or sys.maxsize, len(tuning.grid(searched)))
-        announce_study(loaded, study, trials)
-        settings = tuning.StudySettings(
-            budget=tuning.Budget(trials=trials, seconds=seconds, iterations=iterations, gpu_hours=gpu_hours),
-            metrics=tuple(metric or ["segm/AP"]),
-            constraints=tuple(constraint or []),
+        made = rm.tune(
+            config,
+            space,
+            study,
+            overrides=overrides or [],
+            trials=trials,
+            time=time,
+            iterations=iterations,
+            gpu_hours=gpu_hours,
+            concurrent=concurrent,
+            workers_per_trial=workers_per_trial,
+            gpus_per_worker=gpus_per_worker,
+            metric=metric or ["segm/AP"],
+            constraint=constraint or [],
             sampler=sampler,
-            seed=seed,
-            early_stopping=tuning.EarlyStopping(
-                method=early_stopping or ("none" if sampler == "grid" else "asha"),
-                grace_iterations=grace,
-                reduction_factor=reduction_factor,
-            ),
-            resources=tuning.Resources(
-                workers=workers_per_trial, gpus_per_worker=gpus_per_worker, concurrent=concurrent
-            ),
+            early_stopping=early_stopping,
+            grace=grace,
+            reduction_factor=reduction_factor,
+            from_study=from_study,
             keep_checkpoints=keep_checkpoints,
             optuna_storage=optuna_storage,
+            seed=seed,
+            address=address,
+            progress=_progress(),
         )
-        points, prior = tuning.knowledge_of(from_study, searched, settings) if from_study else ([], [])
-        new = tuning.new_study(study, loaded, searched, settings, points=points, prior=prior)
-        with still(log, "reading the data"):
-            notes = tuning.check_before_start(
-                loaded,
-                searched,
-                workers=settings.resources.most_workers,
-                asked=settings.asked,
-                stops=settings.early_stopping.method != "none",
-            )
-        for note in notes:
-            log.warning("%s", note)
-        _drive(new, address, trust=True)  # the user has just given the configuration
+        _print_outcome(made)
 
 
 def resume(
@@ -168,15 +158,18 @@ def resume(
     Example: raytune-m2f resume studies/fruits
     """
     with clear_errors():
+        import raytune_m2f as rm
+
         log_to_stderr()
-        log.info("study %s: going on with it", study)
-        _drive(study, address, concurrent, trust=trust)
+        _print_outcome(rm.resume(study, concurrent=concurrent, address=address, trust=trust, progress=_progress()))
 
 
 def extend(
     study: StudyDir,
     trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many trials more.")] = None,
-    time: Annotated[str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.", callback=require_duration)
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many optimizer steps more.")] = None,
     gpu_hours: Annotated[float | None, typer.Option(min=0.01, callback=finite, help="So many GPU-hours more.")] = None,
     space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
@@ -189,18 +182,21 @@ def extend(
     Example: raytune-m2f extend studies/fruits --trials 20
     """
     with clear_errors():
-        from raytune_m2f import api as tuning
+        import raytune_m2f as rm
 
         log_to_stderr()
-        log.info("study %s: reading it, to go on with more", study)
-        more = tuning.Extension(
+        extended = rm.Study(study).extend(
             trials=trials,
+            time=time,
             iterations=iterations,
-            seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=tuning.load_space(space, tuning.plan_of(study, trust=trust).config) if space else None,
+            space=space,
+            concurrent=concurrent,
+            address=address,
+            trust=trust,
+            progress=_progress(),
         )
-        _drive(study, address, concurrent, more, trust=trust)
+        _print_outcome(extended)
 
 
 def confirm(
@@ -216,22 +212,15 @@ def confirm(
     Example: raytune-m2f confirm studies/fruits --top 3 --seeds 3
     """
     with clear_errors():
-        from raytune_m2f import api as tuning
+        import raytune_m2f as rm
+        from raytune_m2f.cli.tables import confirmation_table
 
         log_to_stderr()
-        log.info("study %s: its best %d again under %d new seeds, in %s/confirm", study, top, seeds, study.rstrip("/"))
-        with tuning.shown_progress() as progress:
-            found = tuning.confirm_study(
-                study,
-                top=top,
-                seeds=seeds,
-                address=address,
-                concurrent=concurrent,
-                progress=progress,
-                trust=trust,
-            )
-        print_table(tuning.confirmation_table(found))
-        out.print(tuning.verdict(found), soft_wrap=True)
+        found = rm.Study(study).confirm(
+            top, seeds, concurrent=concurrent, address=address, trust=trust, progress=_progress()
+        )
+        print_table(confirmation_table(found))
+        out.print(str(found), soft_wrap=True)
 
 
 def status(
@@ -248,51 +237,49 @@ def status(
     Example: raytune-m2f status studies/fruits
     """
     with clear_errors():
-        from raytune_m2f import api as tuning
+        from rich.live import Live
+
+        from raytune_m2f.cli.tables import rows_that_fit, status_table
 
         read = _reader(study, address)
         state = read()
         if as_json:
             print(state.to_json())
         elif watch:
-            with Live(tuning.status_table(state, tuning.rows_that_fit(out)), console=out, auto_refresh=False) as live:
+            with Live(status_table(state, rows_that_fit(out)), console=out, auto_refresh=False) as live:
                 while state.driver is not None:
                     sleep(WATCH_SECONDS)
                     state = read()
-                    live.update(tuning.status_table(state, tuning.rows_that_fit(out)), refresh=True)
+                    live.update(status_table(state, rows_that_fit(out)), refresh=True)
         else:
-            print_table(tuning.status_table(state, folded=out.is_terminal))
+            print_table(status_table(state, folded=out.is_terminal))
 
 
 def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
     """What reads how a study stands: this process, or a cluster that can be asked at its dashboard."""
-    from raytune_m2f import api as tuning
-
     if address is None:
-        return partial(tuning.study_status, study)
+        from raytune_m2f import Study
+
+        return Study(study).status
     from raytune_m2f.cluster.jobs import Jobs
 
     return partial(Jobs(address).study_status, study)
 
 
-def _drive(
-    study: str | NewStudy,
-    address: str | None,
-    concurrent: int | None = None,
-    extension: Extension | None = None,
-    *,
-    trust: bool,
-) -> None:
-    """Run a study to the end of its budget, and say what came of it."""
-    from raytune_m2f import api as tuning
+def _progress() -> StudyLines | Silent:
+    """What follows a study: a table or lines on stderr, nobody with -q."""
+    from raytune_m2f.cli.tables import study_progress
+    from raytune_m2f.study.status import Silent
 
-    found = tuning.StudyDirectory.at(study) if isinstance(study, str) else study
-    if isinstance(found, tuning.StudyDirectory):
-        found.require()  # before what runs one is imported
-    with tuning.shown_progress() as progress:
-        status = tuning.run_study(
-            found, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust
-        )
-    print_table(tuning.status_table(status, folded=out.is_terminal))
-    if (words := tuning.closing_words(status)) is not None:
-        out.print(Text(words), soft_wrap=True)
+    return Silent() if is_quiet() else study_progress(err)
+
+
+def _print_outcome(study: Study) -> None:
+    """The trials of a study that has run, and what to do with them."""
+    from raytune_m2f.cli.tables import status_table
+    from raytune_m2f.study.lines import closing_words
+
+    status = study.status()
+    print_table(status_table(status, folded=out.is_terminal))
+    if (words := closing_words(status)) is not None:
+        out.print(words, soft_wrap=True, highlight=False)

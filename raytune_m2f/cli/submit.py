@@ -9,7 +9,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from raytune_m2f.cli.console import parse_duration, require_pairs
 from raytune_m2f.cluster.jobs import JobCommand, require_shared
 from raytune_m2f.cluster.pack import CONFIG, pack_config, pack_file, pack_module, pack_space
 from raytune_m2f.errors import InputError
@@ -99,10 +98,9 @@ def _pack(given: dict[str, Any], folder: Path) -> tuple[str, ...]:
     Returns:
         the modules and files that its configuration imports.
     """
-    parse_duration(given.get("time"))
     config = None
     if "config" in given:
-        config = pack_config(Path(given["config"]), require_pairs(list(given.pop("overrides", None) or [])), folder)
+        config = pack_config(Path(given["config"]), list(given.pop("overrides", None) or []), folder)
         given["config"] = CONFIG
     if "space" in given:
         given["space"] = pack_space(given["space"], folder, config)

@@ -17,13 +17,12 @@ from typing import Any
 import yaml
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.build import build, in_one_message
-from raytune_m2f.config.load import file_layers, override_layers
+from raytune_m2f.config.build import build
+from raytune_m2f.config.load import file_layers, find_config, override_layers
 from raytune_m2f.config.paths import is_path
-from raytune_m2f.config.shipped import find_config
-from raytune_m2f.config.yaml_file import merge, read_yaml
-from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError, first_of
-from raytune_m2f.study.space import SearchSpace, load_space, packaged_spaces
+from raytune_m2f.config.yaml_file import merge
+from raytune_m2f.errors import ConfigError, InputError, first_of, join_problems
+from raytune_m2f.study.space import load_space, packaged_spaces
 
 CONFIG, SPACE = "config.yaml", "space.yaml"
 MAX_BYTES = 100 * 2**20
@@ -78,12 +77,8 @@ def pack_space(name: str, folder: Path, config: Config | None = None) -> str:
     Raises:
         SearchSpaceError: there is no such space, or it is wrong.
     """
-    known = packaged_spaces()
-    if config is not None:
-        space = load_space(name, config)
-    else:
-        space = SearchSpace.from_dict(read_yaml(known.get(name, Path(name)), SearchSpaceError), source=name)
-    if name in known:
+    space = load_space(name, config)
+    if name in packaged_spaces():
         return name
     (folder / SPACE).write_text(yaml.safe_dump(space.to_dict(), sort_keys=False), encoding="utf-8")
     return SPACE
@@ -180,7 +175,7 @@ def _refuse_local_paths(source: Path, values: Mapping[Any, Any]) -> None:
 
     _change_paths(values, look)
     if problems:
-        raise ConfigError(in_one_message(problems))
+        raise ConfigError(join_problems(problems))
 
 
 def _files(package: Path) -> Iterator[Path]:

@@ -1,7 +1,8 @@
 """Which of the best trials is the best: they are trained again under new seeds.
 
 The best of many trials owes a part of its score to luck: to the seed, and to having been chosen for its score. The same
-seeds are given to every leader, so that differences are taken within a seed.
+seeds are given to every leader, so that differences are taken within a seed. Here the study of these trainings is laid
+out and compared; `Study.confirm` runs it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from typing import Any
 from optuna.trial import TrialState
 from scipy.special import stdtrit  # scipy.stats has the same, and takes a second to import
 
-from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
 from raytune_m2f.study.extend import Extension
@@ -23,7 +23,7 @@ from raytune_m2f.study.layout import NewStudy, has_begun, new_study
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping
 from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.status import Progress, TrialStatus, study_status
+from raytune_m2f.study.status import TrialStatus, study_status
 
 FOLDER = "confirm"
 MOST_SEED = 2**31 - 1  # of the configuration's SEED; the one after it is 0
@@ -95,47 +95,82 @@ class Confirmation:
         lead = self.lead()
         return lead is not None and lead.half_width is not None and lead.value > lead.half_width
 
+    def __str__(self) -> str:
+        """Who has won, and how surely."""
+        winner, lead = self.winner, self.lead()
+        interval = " (95 % interval)" if winner.mean.half_width is not None else ""
+        text = f"winner: trial {winner.trial} with {winner.mean}{interval}"
+        if lead is None:
+            return text
+        certain = "" if self.is_certain() else ", which is not certain: give more --seeds"
+        return f"{text}, {lead} above trial {self.leaders[1].trial}{certain}"
 
-def confirm_study(
-    directory: str | PathLike[str],
-    *,
-    top: int = 3,
-    seeds: int = 3,
-    address: str | None = None,
-    concurrent: int | None = None,
-    progress: Progress | None = None,
-    trust: bool = False,
-) -> Confirmation:
-    """Train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
 
-    Of several trials with the same values the first is taken.
+@dataclass(frozen=True)
+class PlannedConfirmation:
+    """The study in which the leaders are trained again, not run yet.
 
-    That is a study of its own: called again it goes on, or adds what a larger `top` or `seeds` asks for.
+    Attributes:
+        directory: the subdirectory `confirm` of the study.
+        target: what is run: a new study, or that directory where it has begun before.
+        extension: what is added to one that has begun; None if nothing is missing in it.
+    """
 
-    `trust` is that of `run_study`.
+    directory: StudyDirectory
+    leaders: list[TrialStatus]
+    target: StudyDirectory | NewStudy
+    extension: Extension | None = None
+
+    def compare(self) -> Confirmation:
+        """What came of it.
+
+        Raises:
+            TrainingError: no training came to its end.
+        """
+        directory = StudyDirectory.at(str(self.directory))
+        record = Record(directory, StudyPlan.load(directory.plan_file, only_shown=True), writable=False)
+        scores = _scores(record)
+        found = [
+            Leader(leader.number, leader.best or 0.0, scores[f"trial {leader.number}"])
+            for leader in self.leaders
+            if f"trial {leader.number}" in scores
+        ]
+        if not found:
+            raise TrainingError(f"no training in {directory} came to its end, so there is nothing to compare")
+        return Confirmation(sorted(found, key=lambda leader: -leader.mean.value))
+
+
+def plan_confirmation(
+    directory: str | PathLike[str], *, top: int = 3, seeds: int = 3, trust: bool = False
+) -> PlannedConfirmation:
+    """Prepare to train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
+
+    Of several trials with the same values the first is taken. Planned again, what has been trained before is kept, and
+    only what a larger `top` or `seeds` asks for is added.
+
+    Args:
+        trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run.
 
     Raises:
-        StudyError: the study has not so many different trials with a score; what `run_study` raises.
-        TrainingError: no training came to its end.
+        StudyError: the study has not so many different trials with a score.
+        ConfigError: the configuration names Python files and is not trusted.
     """
+    if top < 1 or seeds < 1:
+        raise StudyError(f"confirm: got top {top} and seeds {seeds}, allowed: 1 or more of each")
     study = StudyDirectory.at(directory)
     leaders = _leaders(study, top)
     record = Record(study, StudyPlan.load(study.plan_file, trust=trust), writable=False)
     confirming = StudyDirectory.at(study.address_of(study.root / FOLDER))
     points = _points(record, leaders, seeds)
-    extension = None
-    target: StudyDirectory | NewStudy = confirming
-    if confirming.is_laid_out and has_begun(confirming):
-        known = StudyPlan.load(confirming.plan_file, only_shown=True).points
-        missing = tuple(point for point in points if point not in known)
-        extension = Extension(trials=len(missing), points=missing) if missing else None
-    else:
-        target = _new(confirming, record.plan, points)
-    run_study(target, address=address, concurrent=concurrent, progress=progress, extension=extension, trust=trust)
-    return _compare(StudyDirectory.at(str(confirming)), leaders)
+    if not (confirming.is_laid_out and has_begun(confirming)):
+        return PlannedConfirmation(confirming, leaders, _new_study(confirming, record.plan, points))
+    known = StudyPlan.load(confirming.plan_file, only_shown=True).points
+    missing = tuple(point for point in points if point not in known)
+    extension = Extension(trials=len(missing), points=missing) if missing else None
+    return PlannedConfirmation(confirming, leaders, confirming, extension)
 
 
-def _new(confirming: StudyDirectory, plan: StudyPlan, points: list[Point]) -> NewStudy:
+def _new_study(confirming: StudyDirectory, plan: StudyPlan, points: list[Point]) -> NewStudy:
     settings = plan.settings.model_copy(
         update={
             "budget": Budget(trials=len(points)),
@@ -182,18 +217,11 @@ def _points(record: Record, leaders: list[TrialStatus], seeds: int) -> list[Poin
     ]
 
 
-def _compare(confirming: StudyDirectory, leaders: list[TrialStatus]) -> Confirmation:
-    record = Record(confirming, StudyPlan.load(confirming.plan_file, only_shown=True), writable=False)
+def _scores(record: Record) -> dict[str, dict[int, float]]:
+    """The score under each seed, by the origin of the point: "trial 7"."""
     scores: dict[str, dict[int, float]] = {}
     for trial in record.trials(TrialState.COMPLETE):
         score = record.score(trial)
         assert score is not None  # of a complete trial
         scores.setdefault(trial.user_attrs["origin"], {})[trial.params["SEED"]] = score
-    found = [
-        Leader(leader.number, leader.best or 0.0, scores[f"trial {leader.number}"])
-        for leader in leaders
-        if f"trial {leader.number}" in scores
-    ]
-    if not found:
-        raise TrainingError(f"no training in {confirming} came to its end, so there is nothing to compare")
-    return Confirmation(sorted(found, key=lambda leader: -leader.mean.value))
+    return scores

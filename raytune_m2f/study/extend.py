@@ -39,6 +39,9 @@ class Extension:
         """
         more = {"trials": self.trials, "iterations": self.iterations, "seconds": self.seconds}
         more["gpu_hours"] = self.gpu_hours
+        for name, amount in more.items():
+            if amount is not None and not amount > 0:
+                raise StudyError(f"extend {name}: got {amount}, allowed: a number above 0 to raise it by")
         if not any(more.values()) and self.space is None:
             raise StudyError("nothing to extend: give --trials, --iterations, --time, --gpu-hours or --space")
         used, limits = usage.model_dump(), plan.settings.budget.model_dump()

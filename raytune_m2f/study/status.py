@@ -120,6 +120,31 @@ class StudyStatus:
             if best.best - trial.best < 2 * math.hypot(best.standard_error, trial.standard_error)
         ]
 
+    def ranked(self) -> list[TrialStatus]:
+        """The trials whose weights are there and that did not fail and keep the constraints, the best first."""
+        return _ranked(self.trials)
+
+    def trial_to_export(self, number: int | None = None) -> TrialStatus:
+        """The trial with this number, or the best one.
+
+        Raises:
+            StudyError: there is no such trial, or it has no weights yet.
+        """
+        usable = [trial for trial in self.trials if trial.checkpoint is not None]
+        wanted = self.best if number is None else number
+        found = next((trial for trial in usable if trial.number == wanted), None)
+        if found is not None:
+            return found
+        if number is None:
+            counts = ", ".join(f"{count} {state}" for state, count in self.counts.items()) or "it has no trials"
+            raise StudyError(
+                f"no trial of the study {self.directory} has weights to use yet ({counts}). "
+                "Run it on with `raytune-m2f resume`."
+            )
+        what = "has no weights" if any(trial.number == number for trial in self.trials) else "does not exist"
+        numbers = ", ".join(str(trial.number) for trial in usable) or "none yet"
+        raise StudyError(f"trial {number} of the study {self.directory} {what}. Trials with weights: {numbers}.")
+
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
 
@@ -179,7 +204,7 @@ class StatusReader:
             driver=driver,
             budget=settings.budget.model_dump(),
             usage=record.usage().model_dump(),
-            best=_best(trials),
+            best=next((trial.number for trial in _ranked(trials)), None),
             trials=trials,
             leaks_freed=record.leaks_freed,
             resumable=driver is None and has_work(record),
@@ -199,54 +224,10 @@ class StatusReader:
         return known
 
 
-def best_trial(directory: str | PathLike[str]) -> TrialStatus:
-    """The trial to export.
-
-    Raises:
-        StudyError: no trial has a report and its weights yet.
-    """
-    status = study_status(directory)
-    if status.best_trial is None:
-        raise StudyError(
-            f"no trial of the study {status.directory} has weights to use yet ({_in_words(status.counts)}). "
-            "Run it on with `raytune-m2f resume`."
-        )
-    return status.best_trial
-
-
-def trial_to_export(directory: str | PathLike[str], number: int | None = None) -> TrialStatus:
-    """The trial with this number, or the best one.
-
-    Raises:
-        StudyError: there is no such trial, or it has no weights yet.
-    """
-    if number is None:
-        return best_trial(directory)
-    status = study_status(directory)
-    trial = next((trial for trial in status.trials if trial.number == number), None)
-    if trial is None or trial.checkpoint is None:
-        usable = [str(trial.number) for trial in status.trials if trial.checkpoint is not None]
-        what = "does not exist" if trial is None else "has no weights"
-        raise StudyError(
-            f"trial {number} of the study {status.directory} {what}. "
-            f"Trials with weights: {', '.join(usable) or 'none yet'}."
-        )
-    return trial
-
-
-def ranked_trials(directory: str | PathLike[str]) -> list[TrialStatus]:
-    """The trials whose weights are there and that did not fail and keep the constraints, the best first."""
-    return _ranked(study_status(directory).trials)
-
-
 def _ranked(trials: list[TrialStatus]) -> list[TrialStatus]:
     usable = (t for t in trials if t.checkpoint is not None and t.state != "failed" and t.feasible)
     scored = [(trial.images, trial.best, -trial.number, trial) for trial in usable if trial.best is not None]
     return [trial for *_, trial in sorted(scored, reverse=True)]
-
-
-def _best(trials: list[TrialStatus]) -> int | None:
-    return next((trial.number for trial in _ranked(trials)), None)
 
 
 def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStatus:
@@ -279,10 +260,6 @@ def _state(record: Record, trial: FrozenTrial, driven: bool) -> str:
     if trial.state == TrialState.RUNNING:
         return "paused" if trial.number in record.index.paused else "running" if driven else "unfinished"
     return "stopped" if "stopped" in trial.user_attrs and trial.state != TrialState.FAIL else STATES[trial.state]
-
-
-def _in_words(counts: dict[str, int]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "it has no trials"
 
 
 def relative(path: str) -> str:

@@ -5,7 +5,6 @@ Everything that can be known to go wrong before the first step: one function for
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.engines import Engine
-from raytune_m2f.errors import ConfigError, DatasetError, StudyError
+from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 
@@ -215,6 +214,6 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
                     f"every report would have {key!r} as NaN{part}: {engine.summary.test.file} has nothing there that "
                     "it measures"
                 )
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {quoted(close[0])}?" if close else ""
+            close = closest(key, known)
+            hint = f" Did you mean {quoted(close)}?" if close else ""
             raise StudyError(f"no report will have {key!r}{part}.{hint} Allowed: {', '.join(map(quoted, known))}")

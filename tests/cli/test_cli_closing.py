@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_study import leave_reports, new_study, open_record, settings
 
-from raytune_m2f.cli.tables import closing_words
+from raytune_m2f.study.lines import closing_words
 from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.study.status import study_status
 

@@ -15,7 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from raytune_m2f.cli import console
-from raytune_m2f.cli.console import clear_errors, parse_duration
+from raytune_m2f.cli.console import clear_errors
+from raytune_m2f.cli.options import require_duration
+from raytune_m2f.errors import InputError
+from raytune_m2f.progress import parse_duration
 
 PRINTS_MUCH = """
 from raytune_m2f.cli.console import clear_errors, out
@@ -127,10 +130,13 @@ def test_what_a_terminal_has_no_letters_for_is_escaped(monkeypatch: pytest.Monke
                                   "", " ", "1h 30m", "nan", "infs", "5M", "1.s"])  # fmt: skip
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="allowed: a duration above 0"):
+        require_duration(text)
+    with pytest.raises(InputError, match="allowed: a duration above 0"):
         parse_duration(text)
 
 
 def test_durations() -> None:
-    assert [parse_duration(text) for text in ("90s", "45m", "2h", "1d", "1h30m", "0.5s", None)] == [
-        90, 2700, 7200, 86400, 5400, 0.5, None,
+    assert [parse_duration(text) for text in ("90s", "45m", "2h", "1d", "1h30m", "0.5s", 7)] == [
+        90, 2700, 7200, 86400, 5400, 0.5, 7,
     ]  # fmt: skip
+    assert [require_duration(text) for text in ("2h", None)] == ["2h", None]

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image
 
-from raytune_m2f.cli import demo
+from raytune_m2f.cli import demo, pictures
 from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco
 from raytune_m2f.errors import InputError, RaytuneM2FError
@@ -20,25 +20,25 @@ def test_true_masks_and_labels_are_drawn_as_certain_instances(tiny_dataset: dict
     heads = ("color", "texture")
     dataset = load_coco("val", tiny_dataset["val_annotations"], tiny_dataset["val_images"], heads)
     record = dataset.records[0]
-    truth = demo._truth(record, dataset)
+    truth = pictures.true_instances(record, dataset)
     assert truth.scores.tolist() == [1.0] * len(record.annotations)
     assert truth.labels.tolist() == [annotation.label for annotation in record.annotations]
     for annotation, mask in zip(record.annotations, truth.masks, strict=True):
         assert torch.equal(mask, torch.from_numpy(annotation.mask(record.height, record.width)))
     for head in heads:
         assert truth.sublabels[head].tolist() == [annotation.sublabels[head] for annotation in record.annotations]
-    assert demo._certain([-1, 1], 3).tolist() == [[0, 0, 0], [0, 1, 0]], "an unknown label is not named"
-    demo._draw_truth(dataset, tmp_path / "data.png")
+    assert pictures.one_hot([-1, 1], 3).tolist() == [[0, 0, 0], [0, 1, 0]], "an unknown label is not named"
+    pictures.draw_truth(dataset, tmp_path / "data.png", 6)
     assert np.asarray(Image.open(tmp_path / "data.png")).std() > 10
 
 
 def test_an_export_that_scores_otherwise_than_its_trial_fails_the_demo() -> None:
-    demo._require_equal(23.151, 23.15)
+    demo.require_equal(23.151, 23.15)
     with pytest.raises(RaytuneM2FError, match=r"scores segm AP 23\.2000, and its trial reported 23\.1500") as caught:
-        demo._require_equal(23.20, 23.15)
+        demo.require_equal(23.20, 23.15)
     assert caught.value.exit_code == 1
     with pytest.raises(RaytuneM2FError):
-        demo._require_equal(float("nan"), 23.15)
+        demo.require_equal(float("nan"), 23.15)
 
 
 def test_a_folder_with_something_in_it_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def test_the_whole_of_it_in_short(
     config = tmp_path / "tiny.yaml"
     config.write_text(yaml.safe_dump(content))
     monkeypatch.setattr(demo, "shipped_configs", lambda: {"demo": config, "demo_full": config})
-    status = demo.run_demo(tmp_path / "demo", trials=3, seed=0)
-    assert len(status.trials) == 3
+    study = demo.run_demo(tmp_path / "demo", trials=3, seed=0)
+    assert len(study.trials) == 3
     left = {path.name for path in (tmp_path / "demo").iterdir()}
     assert left >= {"data", "data.png", "demo.yaml", "study", "model", "predictions", "predictions.png"}
     assert "evaluated: the same segm AP as its trial reported" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_layers import MODULES, imports
 from typer.testing import CliRunner, Result
 
 from raytune_m2f.cli.main import app
@@ -46,6 +47,14 @@ def refused(result: Result) -> str:
     assert "Traceback" not in result.output
     assert result.stdout == ""
     return result.stderr
+
+
+def test_commands_call_the_python_api_alone() -> None:
+    """They hold no policy: what trains, tunes, exports and predicts is called by `raytune_m2f.api`."""
+    policy = ("drive", "launch", "training", "learner", "engines", "export", "export_files", "predict")
+    commands = [name for name in MODULES if name.startswith("raytune_m2f.cli")]
+    called = {(name, target) for name in commands for _, target in imports(name)}
+    assert not {(name, target) for name, target in called if target.split(".")[1:2] and target.split(".")[1] in policy}
 
 
 def test_a_wrong_key_is_named_with_the_right_one(run: Run, config_file: Path, tmp_path: Path) -> None:

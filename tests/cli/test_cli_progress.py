@@ -10,9 +10,10 @@ import pytest
 from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, settings
 from rich.console import Console
 
-from raytune_m2f.cli.tables import StudyProgress, _caption, how_far, status_table
+from raytune_m2f.cli.tables import status_table, study_progress
 from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.lines import StudyLines, status_caption, study_lines
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.status import StatusReader, study_status
 
@@ -41,7 +42,7 @@ def running(study: StudyDirectory) -> Record:
 
 def test_lines_say_how_far_running_trials_are(study: StudyDirectory) -> None:
     status = StatusReader(running(study)).read(driver="this process")
-    assert how_far(status, 65.0, 130.0) == [
+    assert study_lines(status, 65.0, 130.0) == [
         f"study {study.root.name}: 1 of 4 trials ended, best segm/AP 5.00 (trial 0), running for 1:05, about 2:10 left",
         f"  trial 1 at 25/{MAX_ITER}, loss 31.25, last segm/AP 5.00",
     ]
@@ -50,7 +51,7 @@ def test_lines_say_how_far_running_trials_are(study: StudyDirectory) -> None:
 def test_a_console_that_is_no_terminal_gets_them_by_and_by(study: StudyDirectory) -> None:
     status = StatusReader(running(study)).read(driver="this process")
     file = io.StringIO()
-    with StudyProgress(Console(file=file, width=40), interval=1000) as progress:
+    with study_progress(Console(file=file, width=40), interval=1000) as progress:
         progress.beat(30)
         progress.update(status)
         progress.beat(60)
@@ -64,20 +65,20 @@ def test_a_console_that_is_no_terminal_gets_them_by_and_by(study: StudyDirectory
 def test_they_come_by_themselves() -> None:
     beaten = threading.Event()
 
-    class Noted(StudyProgress):
+    class Noted(StudyLines):
         def beat(self, seconds: float) -> None:
             beaten.set()
 
-    with Noted(Console(file=io.StringIO()), interval=0.001):
+    with Noted(interval=0.001):
         assert beaten.wait(60)
 
 
 def test_a_running_study_says_how_long_still_and_a_killed_one_how_to_go_on(study: StudyDirectory) -> None:
     with study.locked():
-        assert f"\nabout {study_status(study.root).seconds_left:.0f}"[:7] in _caption(study_status(study.root))
-        assert "left" in _caption(study_status(study.root)).splitlines()[-1]
-        assert "raytune-m2f resume" not in _caption(study_status(study.root))
-    assert _caption(study_status(study.root)).endswith(
+        assert f"\nabout {study_status(study.root).seconds_left:.0f}"[:7] in status_caption(study_status(study.root))
+        assert "left" in status_caption(study_status(study.root)).splitlines()[-1]
+        assert "raytune-m2f resume" not in status_caption(study_status(study.root))
+    assert status_caption(study_status(study.root)).endswith(
         f"\nnobody runs it; to go on with it: raytune-m2f resume {study.root.name}"
     )
 
@@ -91,7 +92,7 @@ def test_names_of_keys_are_folded_in_a_terminal_only(study: StudyDirectory) -> N
 
 def test_a_terminal_shows_that_it_is_starting_and_then_the_table(study: StudyDirectory) -> None:
     file = io.StringIO()
-    with StudyProgress(Console(file=file, width=120, force_terminal=True), interval=1000) as progress:
+    with study_progress(Console(file=file, width=120, force_terminal=True), interval=1000) as progress:
         progress.beat(12)
         assert "still starting (Ray, then the first trials), for 0:12" in file.getvalue()
         progress.update(StatusReader(running(study)).read(driver="this process"))

@@ -11,8 +11,8 @@ import ray
 from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, new_study, open_record, score, settings
 from optuna.trial import TrialState
 
+from raytune_m2f import Study
 from raytune_m2f.drive.runner import run_study
-from raytune_m2f.study import confirm
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import EarlyStopping
@@ -73,10 +73,12 @@ def test_extend(tmp_path: Path) -> None:
 def test_confirm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = new_study(tmp_path, settings(trials=2, early_stopping=NO_STOPPING))
     ranked = sorted(run_study(study.root, trial_function=FakeTraining()).trials, key=lambda trial: -(trial.best or 0))
-    monkeypatch.setattr(confirm, "run_study", functools.partial(run_study, trial_function=FakeTraining()))
-    found = confirm.confirm_study(study.root, top=2, seeds=1)
+    monkeypatch.setattr(
+        "raytune_m2f.drive.runner.run_study", functools.partial(run_study, trial_function=FakeTraining())
+    )
+    found = Study(study.root).confirm(top=2, seeds=1)
     assert [leader.trial for leader in found.leaders] == [trial.number for trial in ranked]
-    found = confirm.confirm_study(study.root, top=1, seeds=2)
+    found = Study(study.root).confirm(top=1, seeds=2)
     assert len(found.winner.scores) == 2
     assert found.winner.mean.value == pytest.approx(ranked[0].best)  # the seed changes nothing here
     assert len(open_record(study).trials()) == 2

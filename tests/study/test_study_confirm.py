@@ -11,11 +11,11 @@ from fake_study import LR, config, laid_out, leave_reports, new_study, open_reco
 from rich.console import Console
 from scipy.stats import t as student
 
-from raytune_m2f.cli.tables import confirmation_table, verdict
+from raytune_m2f import Study
+from raytune_m2f.cli.tables import confirmation_table
 from raytune_m2f.drive.runner import create_study, enqueue_points
 from raytune_m2f.errors import StudyError, TrainingError
-from raytune_m2f.study import confirm
-from raytune_m2f.study.confirm import Confirmation, Leader, Mean, confirm_study
+from raytune_m2f.study.confirm import Confirmation, Leader, Mean
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy
@@ -24,6 +24,7 @@ from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.space import SearchSpace
 
 SEED = "SEED"
+RUN_STUDY = "raytune_m2f.drive.runner.run_study"
 
 
 def score_trial(record: Record, value: float, **others: Any) -> int:
@@ -66,7 +67,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             leave_reports(study.trial(number), {80: value})
             record.settle(number, ended=True)
 
-    monkeypatch.setattr(confirm, "run_study", run)
+    monkeypatch.setattr(RUN_STUDY, run)
     return done
 
 
@@ -75,7 +76,7 @@ POINTS = ((1e-3, 20.0), (2e-3, 30.0), (3e-3, 10.0), (4e-3, 40.0))
 
 def test_the_leaders_are_trained_under_the_same_new_seeds(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
     study = finished(tmp_path, settings(trials=4), *POINTS)
-    found = confirm_study(study.root, top=2, seeds=3)
+    found = Study(study.root).confirm(top=2, seeds=3)
     first = config().value(SEED) + 1
     assert [(leader.trial, leader.first) for leader in found.leaders] == [(3, 40.0), (1, 30.0)]
     assert all(list(leader.scores) == [first, first + 1, first + 2] for leader in found.leaders)
@@ -92,7 +93,7 @@ def test_the_leaders_are_trained_under_the_same_new_seeds(tmp_path: Path, traine
 def test_again_does_nothing_and_more_adds_what_is_missing(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
     study = finished(tmp_path, settings(trials=4), *POINTS)
     for top, seeds, expected in ((2, 2, 4), (2, 2, 4), (3, 2, 6), (3, 3, 9), (2, 3, 9)):
-        found = confirm_study(study.root, top=top, seeds=seeds)
+        found = Study(study.root).confirm(top=top, seeds=seeds)
         assert len(trained) == expected
         assert [len(leader.scores) for leader in found.leaders][:top] == [3 if expected == 9 else 2] * top
         assert len(found.leaders) == top
@@ -102,17 +103,17 @@ def test_again_does_nothing_and_more_adds_what_is_missing(tmp_path: Path, traine
 def test_of_equal_values_one_is_trained(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
     """A choice among few is often drawn twice; the same training twice would say nothing."""
     study = finished(tmp_path, settings(trials=4), (1e-3, 20.0), (1e-3, 21.0), (2e-3, 5.0))
-    found = confirm_study(study.root, top=2, seeds=2)
+    found = Study(study.root).confirm(top=2, seeds=2)
     assert {leader.trial for leader in found.leaders} == {1, 2}
     assert len(trained) == 4
     with pytest.raises(StudyError, match="has 2 different trials with a score; --top 3 are too many"):
-        confirm_study(study.root, top=3, seeds=2)
+        Study(study.root).confirm(top=3, seeds=2)
 
 
 def test_who_breaks_a_constraint_leads_nothing(tmp_path: Path, trained: list[dict[str, Any]]) -> None:
     study = finished(tmp_path, settings(trials=4, constraints=("memory_gb<=20",)), *POINTS, memory_gb=30.0)
     with pytest.raises(StudyError, match="has 0 different trials with a score"):
-        confirm_study(study.root, top=1)
+        Study(study.root).confirm(top=1)
     assert not (study.root / "confirm").exists()
 
 
@@ -124,7 +125,7 @@ def test_the_study_may_stop_early_and_has_a_database(tmp_path: Path, trained: li
         optuna_storage=f"sqlite:///{tmp_path}/optuna.db",
     )
     study = finished(tmp_path, asked, *POINTS)
-    confirm_study(study.root, top=1, seeds=1)
+    Study(study.root).confirm(top=1, seeds=1)
     found = StudyPlan.load(study.root / "confirm" / "study.yaml").settings
     assert (found.early_stopping.method, found.optuna_storage, found.sampler) == ("none", None, "grid")
 
@@ -135,9 +136,9 @@ def test_nothing_to_compare_is_one_error(tmp_path: Path, monkeypatch: pytest.Mon
     def stopped_by_a_person(target: StudyDirectory | NewStudy, **others: Any) -> None:
         open_record(laid_out(target)).enqueue([])
 
-    monkeypatch.setattr(confirm, "run_study", stopped_by_a_person)
+    monkeypatch.setattr(RUN_STUDY, stopped_by_a_person)
     with pytest.raises(TrainingError, match="came to its end, so there is nothing to compare"):
-        confirm_study(study.root, top=1, seeds=1)
+        Study(study.root).confirm(top=1, seeds=1)
 
 
 def test_a_confirmation_that_was_refused_gives_way(
@@ -149,11 +150,11 @@ def test_a_confirmation_that_was_refused_gives_way(
         raise StudyError("a trial does not fit")
 
     with monkeypatch.context() as patch:
-        patch.setattr(confirm, "run_study", refused)
+        patch.setattr(RUN_STUDY, refused)
         with pytest.raises(StudyError, match="does not fit"):
-            confirm_study(study.root, top=3, seeds=3)
+            Study(study.root).confirm(top=3, seeds=3)
     assert not (study.root / "confirm").exists()
-    confirm_study(study.root, top=2, seeds=1)
+    Study(study.root).confirm(top=2, seeds=1)
     assert len(trained) == 2
 
 
@@ -163,7 +164,7 @@ def test_the_seed_after_the_last_is_the_first(tmp_path: Path, trained: list[dict
     record = open_record(study)
     record.study.enqueue_trial({LR: 1e-3})
     score_trial(record, 20.0)
-    found = confirm_study(study.root, top=1, seeds=3)
+    found = Study(study.root).confirm(top=1, seeds=3)
     assert sorted(found.winner.scores) == [0, 1, 2**31 - 1]
     assert [config().with_values(params).value(SEED) for params in trained] == [2**31 - 1, 0, 1]
 
@@ -176,7 +177,7 @@ def test_a_leader_is_trained_again_with_the_same_shares(tmp_path: Path, trained:
     record = open_record(study)
     record.study.enqueue_trial({LR: 1e-3, mask: 18.0, dice: 2.0})
     score_trial(record, 20.0)
-    confirm_study(study.root, top=1, seeds=1)
+    Study(study.root).confirm(top=1, seeds=1)
     confirming = open_record(StudyDirectory.at(study.root / "confirm"))
     assert {key: confirming.values(confirming.trial(0))[key] for key in (mask, dice)} == {mask: 9.0, dice: 1.0}
 
@@ -218,7 +219,7 @@ def test_a_table_of_the_leaders() -> None:
 
 def test_the_verdict_says_how_sure_it_is() -> None:
     found = pair({1: 5.0, 2: 7.0}, {1: 0.0, 2: 6.9})
-    assert verdict(found).startswith("winner: trial 4 with 6.00 ± 12.71 (95 % interval), 2.55 ± ")
-    assert verdict(found).endswith(" above trial 7, which is not certain: give more --seeds")
-    assert verdict(pair({1: 5.0, 2: 7.0}, {1: 4.0, 2: 6.1})).endswith(" above trial 7")
-    assert verdict(Confirmation([Leader(4, 1.0, {1: 5.0})])) == "winner: trial 4 with 5.00"
+    assert str(found).startswith("winner: trial 4 with 6.00 ± 12.71 (95 % interval), 2.55 ± ")
+    assert str(found).endswith(" above trial 7, which is not certain: give more --seeds")
+    assert str(pair({1: 5.0, 2: 7.0}, {1: 4.0, 2: 6.1})).endswith(" above trial 7")
+    assert str(Confirmation([Leader(4, 1.0, {1: 5.0})])) == "winner: trial 4 with 5.00"

@@ -10,11 +10,12 @@ import pytest
 from fake_study import config, new_study, open_record, settings, space
 from pydantic import ValidationError
 
+from raytune_m2f import Study
 from raytune_m2f.drive.runner import create_study, run_study
 from raytune_m2f.errors import StudyError
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
 from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, Usage
-from raytune_m2f.study.status import best_trial, study_status
+from raytune_m2f.study.status import study_status
 
 
 def test_the_plan_survives_the_file(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_a_directory_with_other_things_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_study_is_named(tmp_path: Path) -> None:
-    for action in (run_study, study_status, best_trial):
+    for action in (run_study, study_status, Study):
         with pytest.raises(StudyError, match="is no study directory"):
             action(tmp_path)
 

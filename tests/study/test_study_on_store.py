@@ -16,18 +16,18 @@ from fake_study import MAX_ITER, PERIOD, config, laid_out, open_record, settings
 from optuna.trial import TrialState
 from patience import wait_until
 
+from raytune_m2f import Study
 from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import CheckpointError, InputError, StudyError
 from raytune_m2f.storage import lease as remote
 from raytune_m2f.storage.lease import LEASE, Lease
 from raytune_m2f.storage.mirror import Mirror
-from raytune_m2f.study import confirm
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
-from raytune_m2f.study.status import study_status, trial_to_export
+from raytune_m2f.study.status import study_status
 
 GRACE = {"grace_iterations": 20, "reduction_factor": 2}
 NO_STOPPING = EarlyStopping(method="none")
@@ -114,7 +114,7 @@ def test_addresses_are_shown_and_a_copy_is_not(store: FakeStore) -> None:
     drive(StudyDirectory.at(ADDRESS)).record.directory.commit()
     status = study_status(ADDRESS)
     assert status.directory == str(study) == ADDRESS
-    best = trial_to_export(ADDRESS)
+    best = status.trial_to_export()
     assert best.checkpoint == f"{ADDRESS}/trials/000{best.number}/checkpoints/best.pth"
     assert best.directory == f"{ADDRESS}/trials/000{best.number}"
     record = open_record(StudyDirectory.at(ADDRESS))
@@ -200,8 +200,8 @@ def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypa
         RemoteProcesses(again, random.Random(0), address=str(again.record.directory)).run()
         again.record.directory.commit()
 
-    monkeypatch.setattr(confirm, "run_study", run)
-    found = confirm.confirm_study(ADDRESS, top=2, seeds=1)
+    monkeypatch.setattr("raytune_m2f.drive.runner.run_study", run)
+    found = Study(ADDRESS).confirm(top=2, seeds=1)
     assert len(found.leaders) == 2
     assert {"confirm/study.yaml", "confirm/optuna.journal"} <= set(store.files())
 

@@ -11,12 +11,13 @@ from fake_study import LR, MAX_ITER, leave_reports, new_study, open_record, repo
 from optuna.trial import TrialState
 from rich.console import Console
 
-from raytune_m2f.cli.tables import StudyProgress, _caption, status_table
+from raytune_m2f.cli.tables import status_table, study_progress
 from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import DatasetError, StudyError
 from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.lines import status_caption
 from raytune_m2f.study.settings import EarlyStopping
-from raytune_m2f.study.status import StatusReader, StudyStatus, best_trial, study_status
+from raytune_m2f.study.status import StatusReader, StudyStatus, study_status
 from raytune_m2f.training.trial_dir import write_failure
 
 
@@ -63,16 +64,16 @@ def test_a_trial_in_full(study: StudyDirectory) -> None:
 
 
 def test_the_best_trial_has_its_weights(study: StudyDirectory) -> None:
-    assert best_trial(study.root).number == 0  # trial 3 has 99, but left no weights
+    assert study_status(study.root).trial_to_export().number == 0  # trial 3 has 99, but left no weights
     leave_reports(study.trial(3), {10: 99.0})
-    assert best_trial(study.root).number == 3
+    assert study_status(study.root).trial_to_export().number == 3
 
 
 def test_without_weights_there_is_no_best(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     open_record(study).ask()
     with pytest.raises(StudyError, match=r"has weights to use yet \(1 unfinished\)"):
-        best_trial(study.root)
+        study_status(study.root).trial_to_export()
 
 
 def test_json_has_everything_and_is_strict(study: StudyDirectory) -> None:
@@ -127,7 +128,7 @@ def test_the_table_fits_a_terminal_of_80_columns(study: StudyDirectory) -> None:
 
 def test_without_a_terminal_each_ended_trial_is_one_line(study: StudyDirectory) -> None:
     stream = io.StringIO()
-    with StudyProgress(Console(file=stream, width=40)) as progress:
+    with study_progress(Console(file=stream, width=40)) as progress:
         progress.update(study_status(study.root))
         progress.update(study_status(study.root))
         progress.note("something to know")
@@ -159,7 +160,7 @@ def test_trials_within_the_noise_may_be_as_good(tmp_path: Path) -> None:
     assert status.best == 0
     assert [trial.number for trial in status.within_noise()] == [1, 3]
     assert status.trials[1].standard_error == 1.0
-    text = _caption(status)
+    text = status_caption(status)
     assert "its lead over trial 1, 3 is within the noise of the evaluation (standard error 1.00)" in text
     assert "raytune-m2f confirm" in text
 
@@ -168,7 +169,7 @@ def test_without_an_error_nothing_is_said_of_noise(tmp_path: Path) -> None:
     assert scored(tmp_path / "a", {"segm/AP": 30.0}, {"segm/AP": 29.9}).within_noise() == []
     other = scored(tmp_path / "b", ap(30.0), ap(29.9), metrics=("segm/AP + loss",))
     assert other.within_noise() == []
-    assert "noise" not in _caption(other)
+    assert "noise" not in status_caption(other)
     assert scored(tmp_path / "c", ap(30.0)).within_noise() == []
 
 
@@ -220,6 +221,6 @@ def test_a_reader_notices_weights_that_were_deleted(study: StudyDirectory) -> No
 
 def test_on_a_terminal_the_table_is_redrawn(study: StudyDirectory) -> None:
     stream = io.StringIO()
-    with StudyProgress(Console(file=stream, width=120, force_terminal=True)) as progress:
+    with study_progress(Console(file=stream, width=120, force_terminal=True)) as progress:
         progress.update(study_status(study.root))
     assert "waiting" in stream.getvalue()

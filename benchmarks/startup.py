@@ -1,0 +1,68 @@
+"""CPU seconds of what should answer at once: the import, --help, the status of a study, a misspelt key.
+
+    python -m benchmarks.startup
+
+Each runs in a process of its own, after one that is not counted; the minimum and the median of 5.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from raytune_m2f.config import load_config
+from raytune_m2f.study.directory import StudyPlan
+from raytune_m2f.study.layout import create_study
+from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import Budget, StudySettings
+from raytune_m2f.study.space import load_space
+
+RUNS = 5
+TRIALS = 20
+REPORTS = 8
+"""Of each trial, as in the demo."""
+
+
+def make_study(root: Path) -> None:
+    """A study of trials that have ended, as their driver records them; without a training."""
+    config = load_config("demo")
+    settings = StudySettings(budget=Budget(trials=TRIALS))
+    study = create_study(root, config, load_space("demo", config), settings)
+    record = Record(study, StudyPlan.load(study.plan_file))
+    end = int(config.value("SOLVER.MAX_ITER"))
+    for _ in range(TRIALS):
+        number = record.ask()
+        for step in range(1, REPORTS + 1):
+            iteration = end * step // REPORTS
+            record.absorb(number, {"iteration": iteration, "segm/AP": float(step), "lr": 1e-4, "seconds": step})
+        record.settle(number, ended=True)
+
+
+def cpu_seconds(*words: str) -> float:
+    """Of `python WORDS`, user and system, its children included."""
+    silent = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    child = os.posix_spawn(sys.executable, [sys.executable, *words], os.environ, file_actions=silent)
+    usage = os.wait4(child, 0)[2]
+    return usage.ru_utime + usage.ru_stime
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="raytune_m2f_startup_") as folder:
+        study = Path(folder) / "study"
+        make_study(study)
+        misspelt = ["train", "--config", "demo", "--output", f"{folder}/run", "SOLVER.BASE_RL=1e-4"]
+        for name, words in {
+            "import raytune_m2f": ["-c", "import raytune_m2f"],
+            "--help": ["-m", "raytune_m2f", "--help"],
+            f"status, {TRIALS} trials": ["-m", "raytune_m2f", "status", str(study)],
+            "train with a misspelt key": ["-m", "raytune_m2f", *misspelt],
+        }.items():
+            times = [cpu_seconds(*words) for _ in range(RUNS + 1)][1:]
+            print(f"{name:28} {min(times):6.2f} s  median {statistics.median(times):6.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

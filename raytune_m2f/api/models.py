@@ -1,0 +1,375 @@
+"""`export_model` and `load_model`: a model on disk, what it predicts, by name, and its scores on a dataset.
+
+Shapes: N instances of an image of H x W pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from raytune_m2f.api.training import PathOrAddress, WorkProgress
+from raytune_m2f.errors import DatasetError, InputError
+from raytune_m2f.progress import Progress, as_context, line_progress, print_to_stderr, still
+from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from raytune_m2f.data import Categories
+    from raytune_m2f.data.masks import Rle
+    from raytune_m2f.evaluation import CocoEvaluator
+    from raytune_m2f.export import ExportedModel
+    from raytune_m2f.model import PackedInstances
+
+log = logging.getLogger(__name__)
+
+
+class Label(NamedTuple):
+    """The most probable class of a subcategory head, and its probability."""
+
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One predicted instance.
+
+    Attributes:
+        mask: (H, W) bool, at the size of the image.
+        box: (4,) float32, x0, y0, x1, y1 of the mask [pixels].
+        subcategories: for each subcategory head its label.
+    """
+
+    category: str
+    score: float
+    subcategories: dict[str, Label]
+    box: npt.NDArray[np.float32]
+    mask: npt.NDArray[np.bool_]
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        heads = "".join(f", {head}: {name} {p:.2f}" for head, (name, p) in self.subcategories.items())
+        box = " ".join(f"{side:.0f}" for side in self.box)
+        pixels = f"{np.count_nonzero(self.mask)} of {width} x {height} pixels"
+        return f"Instance({self.category} {self.score:.2f}{heads}, box {box}, mask of {pixels})"
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(Sequence[Instance]):
+    """The instances of one image, the best first; also a sequence of them.
+
+    Attributes:
+        masks: (N, H, W) bool, at the size of the image.
+        boxes: (N, 4) float32, x0, y0, x1, y1 of each mask [pixels].
+        scores: (N,) float32, class probability times mask quality.
+        categories: name of each instance's main category.
+        subcategories: for each subcategory head the label of each instance.
+    """
+
+    masks: npt.NDArray[np.bool_]
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    categories: list[str]
+    subcategories: dict[str, list[Label]]
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    @overload
+    def __getitem__(self, index: int) -> Instance: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Instance]: ...
+    def __getitem__(self, index: int | slice) -> Instance | list[Instance]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        labels = {head: labels[index] for head, labels in self.subcategories.items()}
+        return Instance(self.categories[index], float(self.scores[index]), labels, self.boxes[index], self.masks[index])
+
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[1:]
+        names = [f"{name} {score:.2f}" for name, score in zip(self.categories, self.scores, strict=True)]
+        shown = f": {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}" if names else ""
+        return f"Prediction({len(self)} instances in {width} x {height} pixels{shown})"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported.
+
+    Attributes:
+        run: the trial's directory, or that of a training.
+        report: of the exported checkpoint: metrics by name, and the iteration.
+    """
+
+    run: str
+    report: dict[str, Any]
+
+
+def export_model(
+    source: PathOrAddress, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None
+) -> Exported:
+    """Export a checkpoint as a directory that is enough to evaluate and predict, here or on another machine.
+
+    Args:
+        source: a study, or the output directory of `train`.
+        output: the directory to make; an export that is there already is replaced.
+        trial: of a study; None: the best.
+        iteration: the checkpoint of this iteration; None: the best.
+
+    Raises:
+        StudyError: there is no such trial, or none with weights.
+        ModelError: there is no such checkpoint, or `output` holds what is no export.
+        CheckpointError: the checkpoint is damaged; the message offers others.
+    """
+    from raytune_m2f.study.directory import StudyDirectory
+    from raytune_m2f.study.status import study_status
+
+    is_study = StudyDirectory.at(source).is_laid_out
+    run = os.fspath(source)
+    if is_study:
+        run = study_status(source).trial_to_export(trial).directory
+    elif trial is not None:
+        raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
+    from raytune_m2f.export import export_run  # with torch: only now that there is something to export
+
+    log.info("exporting %s to %s", run, output)
+    others = partial(_next_best, os.fspath(source), run) if is_study else None
+    with still(log, "exporting"):
+        return Exported(run, export_run(run, Path(output), iteration=iteration, others=others))
+
+
+def _next_best(study: str, run: str) -> Iterator[str]:
+    """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
+    from raytune_m2f.export_files import is_whole
+    from raytune_m2f.study.status import study_status
+
+    others = [trial for trial in study_status(study).ranked() if trial.directory != run]
+    for trial in islice((trial for trial in others if is_whole(str(trial.checkpoint))), 1):
+        yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
+
+
+def load_model(folder: str | os.PathLike[str], *, device: str | None = None, trust: bool = False) -> LoadedModel:
+    """Load an exported model from its directory alone.
+
+    Args:
+        device: such as "cpu" or "cuda:1"; by default the GPU if there is one.
+        trust: whether Python files that its configuration names (DATASETS.IMPORT) may run.
+
+    Raises:
+        ModelError: a file is missing or does not fit the others.
+        ConfigError: the configuration is wrong, or names Python files and is not trusted.
+    """
+    log.info("loading the model %s", folder)
+    import torch
+
+    from raytune_m2f.export import load_export
+
+    exported = load_export(Path(folder), None if device is None else torch.device(device), trust=trust)
+    log.info("on %s", exported.device)
+    return LoadedModel(Path(folder), exported)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An exported model, ready to predict."""
+
+    folder: Path
+    exported: ExportedModel
+
+    @property
+    def categories(self) -> Categories:
+        """The names of the main categories and of every subcategory head's classes."""
+        return self.exported.categories
+
+    def __repr__(self) -> str:
+        heads = "".join(f", {head}: {'/'.join(names)}" for head, names in self.categories.subcategories.items())
+        names = "/".join(self.categories.names)
+        return f"LoadedModel({str(self.folder)!r} on {self.exported.device}, categories: {names}{heads})"
+
+    def predict(
+        self,
+        image: str | os.PathLike[str] | Image | npt.NDArray[np.uint8],
+        *,
+        score_threshold: float = 0.5,
+        max_megapixels: float | None = None,
+    ) -> Prediction:
+        """The instances of one image.
+
+        Args:
+            image: a file, an image of PIL, or (H, W, 3) uint8 in RGB.
+            score_threshold: instances below it are left out, as are those without a pixel.
+            max_megapixels: a larger file is refused; see `read_image`.
+
+        Raises:
+            InputError: an array of another shape or type.
+            DatasetError: the file is missing or damaged, or its values cannot be read as 8-bit RGB.
+            ModelError: the network predicts no masks.
+        """
+        pixels = _pixels_of(image, max_megapixels)
+        return _prediction(self.exported.predict_encoded(pixels), pixels.shape[:2], self.categories, score_threshold)
+
+    def predict_files(
+        self,
+        images: Sequence[str | os.PathLike[str]],
+        output: str | os.PathLike[str],
+        *,
+        score_threshold: float = 0.5,
+        max_megapixels: float | None = None,
+        progress: WorkProgress = None,
+    ) -> dict[str, Any]:
+        """Predict image files: an overlay PNG for each, and all instances in one COCO JSON, in the folder `output`.
+
+        Returns:
+            the content of instances.json; see `predict_files` in predict.py, which also says what is raised.
+        """
+        from raytune_m2f.predict import predict_files
+
+        log.info("predicting with %s; pictures and instances.json: %s", self.folder, output)
+        with as_context(progress or line_progress("predicting", print_to_stderr, "image")) as told:
+            return predict_files(
+                self.exported,
+                [Path(image) for image in images],
+                Path(output),
+                score_threshold=score_threshold,
+                max_megapixels=max_megapixels,
+                progress=_drop_name(told),
+            )
+
+    def evaluate(
+        self,
+        annotations: str | os.PathLike[str],
+        images: str | os.PathLike[str],
+        *,
+        output: str | os.PathLike[str] | None = None,
+        predictions: str | os.PathLike[str] | None = None,
+        max_megapixels: float | None = None,
+        progress: WorkProgress = None,
+    ) -> dict[str, float]:
+        """Score the model on a dataset.
+
+        Args:
+            annotations: COCO file with the labels that the model knows.
+            images: the folder of its images.
+            output: file for the metrics and the confusion tables (JSON); one of ours is replaced.
+            predictions: new file for all detections: COCO's results (JSON).
+            max_megapixels: larger images are refused; see `read_image`.
+
+        Returns:
+            every metric by its name: "segm/AP", "<head>/accuracy" ...; NaN where there is no ground truth.
+
+        Raises:
+            InputError: a file of the user's would be written over; see `require_result_files`.
+            DatasetError: the annotations are wrong or have other categories, or images cannot be read.
+        """
+        from raytune_m2f.evaluation import results_to_json
+        from raytune_m2f.predict import evaluate_export
+
+        require_result_files(output, predictions)
+        log.info("evaluating %s on %s", self.folder, annotations)
+        with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
+            evaluator = evaluate_export(
+                self.exported,
+                Path(annotations),
+                Path(images),
+                max_megapixels=max_megapixels,
+                progress=_drop_name(told),
+            )
+        with still(log, "scoring"):
+            metrics = evaluator.evaluate()
+        if predictions is not None:
+            results_to_json(evaluator.results, Path(predictions))
+        if output is not None:
+            write_atomically(Path(output), _scores_as_json(evaluator, metrics))
+        return metrics
+
+
+def require_result_files(output: str | os.PathLike[str] | None, predictions: str | os.PathLike[str] | None) -> None:
+    """Make sure, before the work, that the files of `LoadedModel.evaluate` can be written; their folders are made.
+
+    Raises:
+        InputError: they are the same, or a file of the user's would be written over.
+        OSError: a folder cannot be made.
+    """
+    if output is not None:
+        require_free(Path(output), "--output")
+    if predictions is not None:
+        require_new(Path(predictions), "--predictions")
+    if output is not None and predictions is not None and Path(output).resolve() == Path(predictions).resolve():
+        raise InputError(f"--output and --predictions are the same file, {output}: give two.")
+    for file in (output, predictions):
+        if file is not None:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+
+
+def _scores_as_json(evaluator: CocoEvaluator, metrics: dict[str, float]) -> str:
+    content = {name: value if value == value else None for name, value in metrics.items()}
+    tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
+    return sealed_json({"metrics": content, "confusion": tables}, indent=2)
+
+
+def _drop_name(progress: Progress) -> Callable[[int, int, str], None]:
+    return lambda done, total, name: progress(done, total)
+
+
+def _pixels_of(image: Any, max_megapixels: float | None) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) uint8."""
+    from PIL.Image import Image
+
+    from raytune_m2f.data.images import read_image, rgb_pixels
+
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image), max_megapixels=max_megapixels)
+    if isinstance(image, Image):
+        try:
+            return rgb_pixels(image.copy())
+        except ValueError as error:
+            raise DatasetError(f"the image cannot be used: {error}") from error
+    allowed = "allowed: the path of an image file, an image of PIL, or an array (H, W, 3) uint8 in RGB, 0 to 255"
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"an image to predict: got {type(image).__name__}; {allowed}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(f"an image to predict: got an array {image.shape} {image.dtype}; {allowed}")
+    return np.ascontiguousarray(image)
+
+
+def _prediction(
+    found: PackedInstances[Rle], size: tuple[int, ...], categories: Categories, score_threshold: float
+) -> Prediction:
+    from raytune_m2f.data.masks import decode
+
+    scores = found.scores.cpu().numpy()
+    kept = np.flatnonzero(scores >= score_threshold)
+    masks = decode([found.masks[i] for i in kept], *size).astype(bool)
+    seen = masks.any(axis=(1, 2))
+    kept, masks = kept[seen], masks[seen]
+    labels = found.labels.cpu().numpy()[kept]
+    heads = {head: probabilities.cpu().numpy()[kept] for head, probabilities in found.subprobs.items()}
+    return Prediction(
+        masks=masks,
+        boxes=np.array([_box_of(mask) for mask in masks], np.float32).reshape(-1, 4),
+        scores=scores[kept],
+        categories=[categories.names[label] for label in labels],
+        subcategories={head: _most_probable(p, categories.subcategories[head]) for head, p in heads.items()},
+    )
+
+
+def _most_probable(probabilities: npt.NDArray[np.float32], names: Sequence[str]) -> list[Label]:
+    """Of (N, C) probabilities the class of each row."""
+    return [Label(names[row.argmax()], float(row.max())) for row in probabilities]
+
+
+def _box_of(mask: npt.NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 of a mask that has a pixel; x1 and y1 lie behind the last one."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return columns[0], rows[0], columns[-1] + 1, rows[-1] + 1

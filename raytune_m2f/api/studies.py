@@ -1,0 +1,353 @@
+"""`tune`, `resume` and `Study`: a search, and how it stands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from raytune_m2f.api.models import LoadedModel, export_model, load_model
+from raytune_m2f.api.training import PathOrAddress, config_of, describe_training
+from raytune_m2f.config import Config
+from raytune_m2f.config.load import Overrides
+from raytune_m2f.errors import MissingDependencyError
+from raytune_m2f.progress import as_context, parse_duration, still
+from raytune_m2f.study.directory import StudyDirectory, plan_of
+from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.layout import NewStudy, new_study
+from raytune_m2f.study.lines import StudyLines, short_line
+from raytune_m2f.study.points import knowledge_of
+from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
+from raytune_m2f.study.space import SearchSpace, check_space, load_space
+from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raytune_m2f.study.confirm import Confirmation
+
+log = logging.getLogger(__name__)
+
+StudyProgress = Progress | AbstractContextManager[Progress] | None
+"""Who follows a study, entered for as long as it runs; None: lines on stderr."""
+DEFAULT_TRIALS = 20
+
+
+def tune(
+    config: PathOrAddress | Config,
+    space: PathOrAddress | SearchSpace,
+    study: PathOrAddress,
+    *,
+    overrides: Overrides = (),
+    trials: int | None = None,
+    time: str | float | None = None,
+    iterations: int | None = None,
+    gpu_hours: float | None = None,
+    concurrent: int | None = None,
+    workers_per_trial: int | str = 1,
+    gpus_per_worker: float | None = None,
+    metric: str | Sequence[str] = "segm/AP",
+    constraint: str | Sequence[str] = (),
+    sampler: Sampler = "tpe",
+    early_stopping: StoppingMethod | None = None,
+    grace: int | None = None,
+    reduction_factor: int = 3,
+    from_study: PathOrAddress | None = None,
+    keep_checkpoints: int = 5,
+    optuna_storage: str | None = None,
+    seed: int = 0,
+    address: str | None = None,
+    progress: StudyProgress = None,
+) -> Study:
+    """Search a space for the configuration with the best metric, until the first limit is reached.
+
+    Args:
+        config: a file, the name of a shipped configuration, or a `Config`.
+        space: a file, the name of a shipped search space, or a `SearchSpace`.
+        study: the directory to make; on a cluster one that all nodes see.
+        overrides: `["KEY=VALUE", ...]` or `{"KEY": value}`; they win over the configuration.
+        trials: started in total; without any limit 20, with the grid sampler at most its points.
+        time: wall time, "2h" or seconds.
+        iterations, gpu_hours: optimizer steps and GPU-hours over all trials.
+        concurrent: trials at once at most; None: as many as fit.
+        workers_per_trial: Ray Train workers; "2:8": as many of these as there is room for.
+        gpus_per_worker: a fraction shares a GPU; None: one if there is any.
+        metric: what is maximised: a key of the reports, or a weighted sum of some; several are several objectives.
+        constraint: bounds that the best must keep, such as "memory_gb<=20".
+        early_stopping: None: "asha", with the grid sampler "none".
+        grace: iterations before which no trial is stopped.
+        reduction_factor: one in so many trials goes on at a rung.
+        from_study: an earlier study: its best points go first, the others teach the sampler.
+        keep_checkpoints: the weights of so many of the best trials are kept.
+        optuna_storage: address of a database for the record; None: a file in `study`.
+        seed: of the search.
+        address: of a Ray cluster, such as "auto"; None: this machine.
+        progress: follows the study; None prints lines to stderr.
+
+    Raises:
+        ConfigError, SearchSpaceError, DatasetError, StudyError, ModelError: what was given is wrong; nothing is made.
+        TrainingError: every trial failed, or the first ones all failed alike.
+        KeyboardInterrupt: Ctrl-C; the study can be resumed.
+    """
+    loaded = config_of(config, overrides)
+    searched = _space_of(space, loaded)
+    if sampler == "grid":
+        trials = min(trials or sys.maxsize, len(grid(searched)))
+    elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
+        trials = DEFAULT_TRIALS
+    settings = StudySettings.from_dict(
+        {
+            "budget": {"trials": trials, "seconds": _seconds(time), "iterations": iterations, "gpu_hours": gpu_hours},
+            "metrics": _several(metric),
+            "constraints": _several(constraint),
+            "sampler": sampler,
+            "seed": seed,
+            "early_stopping": {
+                "method": early_stopping or ("none" if sampler == "grid" else "asha"),
+                "grace_iterations": grace,
+                "reduction_factor": reduction_factor,
+            },
+            "resources": {
+                "workers": workers_per_trial,
+                "gpus_per_worker": gpus_per_worker,
+                "concurrent": concurrent,
+            },
+            "keep_checkpoints": keep_checkpoints,
+            "optuna_storage": optuna_storage,
+        }
+    )
+    return tune_with(loaded, searched, study, settings, from_study=from_study, address=address, progress=progress)
+
+
+def tune_with(
+    config: Config,
+    space: SearchSpace,
+    study: PathOrAddress,
+    settings: StudySettings,
+    *,
+    from_study: PathOrAddress | None = None,
+    address: str | None = None,
+    progress: StudyProgress = None,
+) -> Study:
+    """`tune` with the typed settings, some of which it has no argument for. Errors are those of `tune`."""
+    trials = settings.budget.trials
+    what = f"{'' if trials is None else f'{trials} '}trials of {describe_training(config)}"
+    log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
+    points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
+    new = new_study(study, config, space, settings, points=points, prior=prior)
+    from raytune_m2f.drive.preflight import check_before_start  # imports torch
+
+    with still(log, "reading the data"):
+        notes = check_before_start(
+            config,
+            space,
+            workers=settings.resources.most_workers,
+            asked=settings.asked,
+            stops=settings.early_stopping.method != "none",
+        )
+    for note in notes:
+        log.warning("%s", note)
+    _run(new, address=address, progress=progress, trust=True)  # the user has just given the configuration
+    return Study(study)
+
+
+def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
+    if not isinstance(space, SearchSpace):
+        return load_space(os.fspath(space), config)
+    check_space(space, config)
+    return space
+
+
+def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _seconds(time: str | float | None) -> float | None:
+    return None if time is None else parse_duration(time)
+
+
+def _run(
+    study: str | StudyDirectory | NewStudy,
+    *,
+    address: str | None,
+    progress: StudyProgress,
+    trust: bool,
+    concurrent: int | None = None,
+    extension: Extension | None = None,
+) -> None:
+    """Run a study, new or begun, to the end of its budget."""
+    found = study if isinstance(study, NewStudy) else StudyDirectory.at(study)
+    if isinstance(found, StudyDirectory):
+        found.require()  # before what runs one is imported
+    from raytune_m2f.drive.runner import run_study
+
+    with as_context(progress or StudyLines()) as told:
+        run_study(found, address=address, concurrent=concurrent, progress=told, extension=extension, trust=trust)
+
+
+def resume(
+    study: PathOrAddress,
+    *,
+    concurrent: int | None = None,
+    address: str | None = None,
+    trust: bool = False,
+    progress: StudyProgress = None,
+) -> Study:
+    """Go on with a study that was interrupted or killed; see `Study.resume`."""
+    return Study(study).resume(concurrent=concurrent, address=address, trust=trust, progress=progress)
+
+
+class Study:
+    """A study: one that runs now, elsewhere too, or that has ended. What is read is read anew each time.
+
+    Raises:
+        StudyError: there is none.
+    """
+
+    def __init__(self, study: PathOrAddress) -> None:
+        directory = StudyDirectory.at(study)
+        directory.require()
+        self.address = str(directory)
+        """Its directory, absolute, or its address on a store."""
+
+    def __repr__(self) -> str:
+        return f"Study({relative(self.address)!r}: {short_line(self.status())})"
+
+    def status(self) -> StudyStatus:
+        """How it stands: trials, budget, the best trial, who runs it, how long still."""
+        return study_status(self.address)
+
+    @property
+    def trials(self) -> list[TrialStatus]:
+        """Its trials, in the order in which they were asked for."""
+        return self.status().trials
+
+    @property
+    def best(self) -> TrialStatus | None:
+        """The trial with the best report among those that can be exported."""
+        return self.status().best_trial
+
+    def trials_dataframe(self) -> pd.DataFrame:
+        """A row for each trial, by its number: state, scores, and a column for every searched key.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingDependencyError(
+                "a table of trials needs pandas, which is not installed: pip install pandas"
+            ) from error
+        status = self.status()
+        return pd.DataFrame([_row(trial, status.metrics) for trial in status.trials]).set_index("number")
+
+    def resume(
+        self,
+        *,
+        concurrent: int | None = None,
+        address: str | None = None,
+        trust: bool = False,
+        progress: StudyProgress = None,
+    ) -> Study:
+        """Go on with it; unfinished trials continue from their checkpoints.
+
+        Args:
+            concurrent: trials at once at most; None: what the study says.
+            address: of a Ray cluster, such as "auto"; None: this machine.
+            trust: whether Python files that its configuration names (DATASETS.IMPORT) may run.
+            progress: follows the study; None prints lines to stderr.
+
+        Raises:
+            StudyError: somebody runs it, its record is damaged, or its data have other labels than when it began.
+            ConfigError: its configuration names Python files and is not trusted.
+            TrainingError: every trial failed, or the first ones all failed alike.
+        """
+        log.info("study %s: going on with it", relative(self.address))
+        _run(self.address, address=address, concurrent=concurrent, progress=progress, trust=trust)
+        return self
+
+    def extend(
+        self,
+        *,
+        trials: int | None = None,
+        time: str | float | None = None,
+        iterations: int | None = None,
+        gpu_hours: float | None = None,
+        space: PathOrAddress | SearchSpace | None = None,
+        concurrent: int | None = None,
+        address: str | None = None,
+        trust: bool = False,
+        progress: StudyProgress = None,
+    ) -> Study:
+        """Raise its limits by so much, or change its search space for the trials to come, and go on with it.
+
+        The other arguments are those of `resume`, the errors too; StudyError also if that would change nothing.
+        """
+        log.info("study %s: reading it, to go on with more", relative(self.address))
+        more = Extension(
+            trials=trials,
+            iterations=iterations,
+            seconds=_seconds(time),
+            gpu_hours=gpu_hours,
+            space=None if space is None else _space_of(space, plan_of(self.address, trust=trust).config),
+        )
+        _run(self.address, address=address, concurrent=concurrent, progress=progress, trust=trust, extension=more)
+        return self
+
+    def confirm(
+        self,
+        top: int = 3,
+        seeds: int = 3,
+        *,
+        concurrent: int | None = None,
+        address: str | None = None,
+        trust: bool = False,
+        progress: StudyProgress = None,
+    ) -> Confirmation:
+        """Train the best `top` trials again under `seeds` new seeds, in its subdirectory `confirm`, and compare them.
+
+        Called again it goes on, or adds what a larger `top` or `seeds` asks for. The other arguments are those of
+        `resume`.
+
+        Raises:
+            StudyError: it has not so many different trials with a score; what `resume` raises.
+            TrainingError: no training came to its end.
+        """
+        from raytune_m2f.study.confirm import plan_confirmation
+
+        name = relative(self.address)
+        log.info("study %s: its best %d again under %d new seeds, in %s/confirm", name, top, seeds, name)
+        planned = plan_confirmation(self.address, top=top, seeds=seeds, trust=trust)
+        _run(
+            planned.target,
+            address=address,
+            concurrent=concurrent,
+            progress=progress,
+            trust=trust,
+            extension=planned.extension,
+        )
+        return planned.compare()
+
+    def export(
+        self,
+        output: PathOrAddress,
+        *,
+        trial: int | None = None,
+        iteration: int | None = None,
+        trust: bool = False,
+    ) -> LoadedModel:
+        """Export a trial's best checkpoint to the directory `output`, and load the model; see `export_model`."""
+        export_model(self.address, output, trial=trial, iteration=iteration)
+        return load_model(output, trust=trust)
+
+
+def _row(trial: TrialStatus, metrics: Sequence[str]) -> dict[str, Any]:
+    """A trial as flat columns; "best" by the name of its metric."""
+    own = {key: value for key, value in vars(trial).items() if key not in ("values", "others", "best")}
+    scores = dict(zip(metrics, [trial.best, *trial.others], strict=False))
+    return {"number": trial.number, "state": trial.state, **scores, **trial.values, **own}

@@ -1,0 +1,211 @@
+"""A study in plain lines: how it stands, what has changed, how far its running trials are, what its end means."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from raytune_m2f.progress import INTERVAL_S, Heartbeat, duration, print_to_stderr, read_progress
+from raytune_m2f.study.status import StudyStatus, TrialStatus, relative
+from raytune_m2f.training.objective import Objective
+
+ENDED = ("complete", "stopped", "failed")
+FOOTNOTES = {
+    "config": "* the configuration's own values",
+    "published": "+ the published loss weights",
+    "earlier": "^ a best point of the earlier study",
+    "pbt": "> went on from the checkpoint of a better trial",
+}
+"""The origin of a trial, behind the mark that a table gives it."""
+SHOWN_AS_ZERO = 0.005
+_ADVICE = (
+    "Train longer (a new study with a larger SOLVER.MAX_ITER), or search other ranges (SOLVER.BASE_LR first); whether "
+    "the losses fall is"
+)
+
+
+class StudyLines:
+    """A `Progress` of a study that says lines: each ended trial, and at intervals how far the running ones are.
+
+    Args:
+        say: called with each line.
+        interval: between two tellings of how far the running trials are, reports or not [s].
+    """
+
+    def __init__(self, say: Callable[[str], None] = print_to_stderr, *, interval: float = INTERVAL_S) -> None:
+        self._say = say
+        self._told: set[int] = set()
+        self._status: StudyStatus | None = None
+        self._updated = 0.0
+        self._lock = threading.Lock()
+        self._heart = Heartbeat(self.beat, interval=interval)
+
+    def __enter__(self) -> StudyLines:
+        self._heart.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._heart.__exit__()
+
+    def note(self, text: str) -> None:
+        self._say(text)
+
+    def update(self, status: StudyStatus) -> None:
+        with self._lock:
+            self._status, self._updated = status, time.monotonic()
+            self._show()
+
+    def beat(self, seconds: float) -> None:
+        """Say how far the study is, `seconds` after its start."""
+        with self._lock:
+            self._show_time(seconds)
+
+    def _show(self) -> None:
+        assert self._status is not None
+        for trial in self._status.trials:
+            if trial.state in ENDED and trial.number not in self._told:
+                self._told.add(trial.number)
+                self._say(trial_line(trial, self._status))
+
+    def _show_time(self, seconds: float) -> None:
+        lines = [starting_line(seconds)] if self._status is None else study_lines(self._status, seconds, self._left())
+        for line in lines:
+            self._say(line)
+
+    def _left(self) -> float | None:
+        """Seconds left now: those of the last change, less what has gone by since."""
+        left = None if self._status is None else self._status.seconds_left
+        return None if left is None else max(0.0, left - (time.monotonic() - self._updated))
+
+
+def starting_line(seconds: float) -> str:
+    return f"still starting (Ray, then the first trials), for {duration(seconds)}"
+
+
+def study_lines(status: StudyStatus, seconds: float, left: float | None) -> list[str]:
+    """A line on the study, and one on each running trial, which knows more than its last report."""
+    ended = sum(trial.state in ENDED for trial in status.trials)
+    limit = status.budget["trials"]
+    parts = [
+        f"study {relative(status.directory)}: {ended}{f' of {limit:.0f}' if limit else ''} trials ended",
+        *_best_part(status),
+        f"running for {duration(seconds)}",
+        *([] if left is None else [f"about {duration(left)} left"]),
+    ]
+    return [", ".join(parts), *(_running_line(trial, status) for trial in status.trials if trial.state == "running")]
+
+
+def _best_part(status: StudyStatus) -> list[str]:
+    best = status.best_trial
+    return [] if best is None else [f"best {status.metric} {score_text(best.best)} (trial {best.number})"]
+
+
+def _running_line(trial: TrialStatus, status: StudyStatus) -> str:
+    told = read_progress(Path(trial.directory))
+    loss = "" if told is None or "loss" not in told.facts else f", loss {told.facts['loss']:.4g}"
+    score = "" if trial.last is None else f", last {status.metric} {score_text(trial.last)}"
+    return f"  trial {trial.number} at {iterations_done(trial)}/{trial.max_iter}{loss}{score}"
+
+
+def iterations_done(trial: TrialStatus) -> int:
+    """The iterations of the last report, and of a running trial those since, where its files are here."""
+    told = read_progress(Path(trial.directory)) if trial.state == "running" else None
+    return trial.iteration if told is None else max(trial.iteration, told.done)
+
+
+def trial_line(trial: TrialStatus, status: StudyStatus) -> str:
+    """How a trial has ended."""
+    score = "" if trial.best is None else f", best {status.metric} {score_text(trial.best)} at {trial.best_iteration}"
+    values = ", ".join(f"{key}={value_text(value)}" for key, value in trial.values.items())
+    why = f" [{trial.cause}]" if trial.cause else ""
+    return f"trial {trial.number} {trial.state} at {trial.iteration}/{trial.max_iter}{score} ({values}){why}"
+
+
+def short_line(status: StudyStatus) -> str:
+    """How a study stands, in a few words: "8 of 8 trials started, best segm/AP 23.15 (trial 5), nobody runs it"."""
+    limit = status.budget["trials"]
+    started = f"{status.usage['trials']:.0f}{f' of {limit:.0f}' if limit else ''} trials started"
+    return ", ".join([started, *_best_part(status), *(["running"] if status.driver else [])])
+
+
+def status_caption(status: StudyStatus) -> str:
+    """What stands below the table of a study: counts, the best trial and how sure it is, what comes next."""
+    counts = ", ".join(f"{count} {state}" for state, count in status.counts.items())
+    if not counts:
+        return f"no trials yet{_what_comes_next(status)}"
+    limit = status.budget["trials"]
+    of = f" of {limit:.0f} trials" if limit else " trials"
+    best = status.best_trial
+    leader = "" if best is None else f"; best: trial {best.number} with {status.metric} {score_text(best.best)}"
+    origins = dict.fromkeys(trial.origin for trial in status.trials if trial.origin in FOOTNOTES)
+    notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
+    leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
+    start = f"{status.usage['trials']:.0f}{of} started: {counts}{leader}"
+    return f"{start}{leaks}{_noise_warning(status)}{notes}{_what_comes_next(status)}"
+
+
+def _what_comes_next(status: StudyStatus) -> str:
+    """How long the study still runs, or the command that goes on with it."""
+    if status.seconds_left is not None:
+        return f"\nabout {duration(status.seconds_left)} left"
+    if status.resumable:
+        return f"\nnobody runs it; to go on with it: raytune-m2f resume {quote(relative(status.directory))}"
+    return ""
+
+
+def _noise_warning(status: StudyStatus) -> str:
+    """A warning where the best trial is not surely the best."""
+    best, close = status.best_trial, status.within_noise()
+    if best is None or not close:
+        return ""
+    numbers = ", ".join(str(trial.number) for trial in sorted(close, key=lambda trial: -(trial.best or 0))[:5])
+    return (
+        f"\nits lead over trial {numbers}{' ...' if len(close) > 5 else ''} is within the noise of the evaluation "
+        f"(standard error {best.standard_error:.2f}): `raytune-m2f confirm {relative(status.directory)}` decides"
+    )
+
+
+def closing_words(status: StudyStatus) -> str | None:
+    """What the end of a study means: the command that exports the best trial, or why there is none to speak of.
+
+    None if no trial has weights and a score.
+    """
+    best = status.best_trial
+    if best is None or best.best is None:
+        return None
+    export = f"export the best trial: raytune-m2f export {quote(relative(status.directory))} --output DIR"
+    return _nothing_found(status, best) or _no_difference(status, best) or export
+
+
+def _nothing_found(status: StudyStatus, best: TrialStatus) -> str | None:
+    rewards = all(weight > 0 for weight, _ in Objective.parse(status.metric).terms)
+    if not rewards or best.best is None or best.best >= SHOWN_AS_ZERO:
+        return None
+    return (
+        f"no trial has found anything: the best {status.metric} is {best.best:.2f}, so the search has learned nothing "
+        f"and there is no best trial. {_ADVICE} in {relative(best.directory)}/metrics.jsonl."
+    )
+
+
+def _no_difference(status: StudyStatus, best: TrialStatus) -> str | None:
+    scores = [trial.best for trial in status.trials if trial.best is not None and trial.state != "failed"]
+    if len(scores) < 2 or min(scores) < max(scores):
+        return None
+    return (
+        f"all {len(scores)} trials have the same {status.metric}, {best.best:.2f}: none is better than another, none "
+        f"could be stopped early, and the search has learned nothing. {_ADVICE} in "
+        f"{relative(best.directory)}/metrics.jsonl."
+    )
+
+
+def score_text(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def value_text(value: Any) -> str:
+    """A searched value, short."""
+    return f"{value:.2g}" if isinstance(value, float) else "" if value is None else str(value)
