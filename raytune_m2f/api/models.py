@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from raytune_m2f.evaluation import CocoEvaluator
     from raytune_m2f.export import ExportedModel
     from raytune_m2f.model import PackedInstances
+    from raytune_m2f.study.directory import StudyDirectory
 
 log = logging.getLogger(__name__)
 
@@ -135,21 +136,20 @@ def export_model(
     from raytune_m2f.study.directory import StudyDirectory
     from raytune_m2f.study.status import study_status
 
-    is_study = StudyDirectory.at(source).is_laid_out
-    run = os.fspath(source)
-    if is_study:
-        run = study_status(source).trial_to_export(trial).directory
+    study, run = StudyDirectory.at(source), os.fspath(source)
+    if study.is_laid_out:
+        run = study_status(study).trial_to_export(trial).directory
     elif trial is not None:
         raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
     from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
     log.info("exporting %s to %s", run, output)
-    others = partial(_next_best, os.fspath(source), run) if is_study else None
+    others = partial(_next_best, study, run) if study.is_laid_out else None
     with still(log, "exporting"):
         return Exported(run, export_run(run, Path(output), iteration=iteration, others=others))
 
 
-def _next_best(study: str, run: str) -> Iterator[str]:
+def _next_best(study: StudyDirectory, run: str) -> Iterator[str]:
     """What can be exported in place of a trial whose weights are damaged; those on a store are not read."""
     from raytune_m2f.export_files import is_whole
     from raytune_m2f.study.status import study_status

@@ -171,7 +171,7 @@ def _seconds(time: str | float | None) -> float | None:
 
 
 def _run(
-    study: str | StudyDirectory | NewStudy,
+    study: StudyDirectory | NewStudy,
     *,
     address: str | None,
     progress: StudyProgress,
@@ -180,13 +180,10 @@ def _run(
     extension: Extension | None = None,
 ) -> None:
     """Run a study, new or begun, to the end of its budget."""
-    found = study if isinstance(study, NewStudy) else StudyDirectory.at(study)
-    if isinstance(found, StudyDirectory):
-        found.require()  # before what runs one is imported
     from raytune_m2f.drive.runner import run_study
 
     with as_context(progress or StudyLines()) as told:
-        run_study(found, address=address, concurrent=concurrent, progress=told, extension=extension, trust=trust)
+        run_study(study, address=address, concurrent=concurrent, progress=told, extension=extension, trust=trust)
 
 
 def resume(
@@ -209,9 +206,9 @@ class Study:
     """
 
     def __init__(self, study: PathOrAddress) -> None:
-        directory = StudyDirectory.at(study)
-        directory.require()
-        self.address = str(directory)
+        self._directory = StudyDirectory.at(study)
+        self._directory.require()
+        self.address = str(self._directory)
         """Its directory, absolute, or its address on a store."""
 
     def __repr__(self) -> str:
@@ -219,7 +216,8 @@ class Study:
 
     def status(self) -> StudyStatus:
         """How it stands: trials, budget, the best trial, who runs it, how long still."""
-        return study_status(self.address)
+        self._directory.pull()
+        return study_status(self._directory)
 
     @property
     def trials(self) -> list[TrialStatus]:
@@ -268,7 +266,7 @@ class Study:
             TrainingError: every trial failed, or the first ones all failed alike.
         """
         log.info("study %s: going on with it", relative(self.address))
-        _run(self.address, address=address, concurrent=concurrent, progress=progress, trust=trust)
+        _run(self._directory, address=address, concurrent=concurrent, progress=progress, trust=trust)
         return self
 
     def extend(
@@ -294,9 +292,9 @@ class Study:
             iterations=iterations,
             seconds=_seconds(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else _space_of(space, plan_of(self.address, trust=trust).config),
+            space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
         )
-        _run(self.address, address=address, concurrent=concurrent, progress=progress, trust=trust, extension=more)
+        _run(self._directory, address=address, concurrent=concurrent, progress=progress, trust=trust, extension=more)
         return self
 
     def confirm(
@@ -322,7 +320,7 @@ class Study:
 
         name = relative(self.address)
         log.info("study %s: its best %d again under %d new seeds, in %s/confirm", name, top, seeds, name)
-        planned = plan_confirmation(self.address, top=top, seeds=seeds, trust=trust)
+        planned = plan_confirmation(self._directory, top=top, seeds=seeds, trust=trust)
         _run(
             planned.target,
             address=address,

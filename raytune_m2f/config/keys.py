@@ -1,4 +1,4 @@
-"""What keys there are, what each allows, and which one a misspelt key may have meant.
+"""What keys there are, what each allows, and which one is closest to a misspelt key.
 
 Keys that detectron2 or Mask2Former know and that are not honoured here are refused with what to do instead: an option
 that is silently ignored costs days.
@@ -120,6 +120,7 @@ def known_keys(section: type[Section], prefix: str = "") -> dict[str, KeyInfo]:
 
 
 def key_info(key: str, field: FieldInfo) -> KeyInfo:
+    """What is known of the key that this field of a section defines."""
     default = None if field.is_required() else field.default
     allowed = f"only {short_repr(default)}" if is_fixed(field) else describe_type(field.annotation, field.metadata)
     return KeyInfo(key, default, allowed, field.description or "", is_section(field.annotation))
@@ -161,7 +162,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def closest_key(key: str, known: Iterable[str]) -> str | None:
-    """The key that a misspelt one may have meant: the same name elsewhere, then a similar one."""
+    """The key closest to a misspelt one: the same name elsewhere, then a similar one; None if none is close."""
     known, wanted = list(known), key.upper()
     names = {k.rpartition(".")[2]: k for k in reversed(known)}
     name = wanted.rpartition(".")[2]
@@ -177,6 +178,7 @@ def closest_key(key: str, known: Iterable[str]) -> str | None:
 
 
 def is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    """Whether a field of this type holds keys instead of a value."""
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 

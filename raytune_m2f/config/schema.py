@@ -97,7 +97,7 @@ class Config(Section):
 
     @property
     def metric(self) -> str:
-        """What a training is ranked by where nobody says otherwise."""
+        """The metric that ranks trainings by default."""
         return "segm/AP"
 
     def knows(self, key: str) -> bool:

@@ -127,7 +127,7 @@ class PlannedConfirmation:
         Raises:
             TrainingError: no training came to its end.
         """
-        directory = StudyDirectory.at(str(self.directory))
+        directory = self.directory
         record = Record(directory, StudyPlan.load(directory.plan_file, only_shown=True), writable=False)
         scores = _scores(record)
         found = [
@@ -141,7 +141,7 @@ class PlannedConfirmation:
 
 
 def plan_confirmation(
-    directory: str | PathLike[str], *, top: int = 3, seeds: int = 3, trust: bool = False
+    directory: str | PathLike[str] | StudyDirectory, *, top: int = 3, seeds: int = 3, trust: bool = False
 ) -> PlannedConfirmation:
     """Prepare to train the best `top` trials of a study again under `seeds` new seeds, in its subdirectory `confirm`.
 
@@ -188,7 +188,7 @@ def _new_study(confirming: StudyDirectory, plan: StudyPlan, points: list[Point])
 def _leaders(study: StudyDirectory, top: int) -> list[TrialStatus]:
     trials = [
         trial
-        for trial in study_status(str(study)).trials
+        for trial in study_status(study).trials
         if trial.best is not None and trial.feasible and trial.state != "failed"
     ]
     leaders: list[TrialStatus] = []

@@ -299,7 +299,7 @@ def _point(line: Any) -> Point:
     raise ValueError(f"{line!r} is no point with origin and values")
 
 
-def plan_of(directory: str | os.PathLike[str], *, trust: bool = False) -> StudyPlan:
+def plan_of(directory: str | os.PathLike[str] | StudyDirectory, *, trust: bool = False) -> StudyPlan:
     """The plan of a study. Raises StudyError if there is none; `trust` is that of `StudyPlan.load`."""
     study = StudyDirectory.at(directory)
     study.require()

@@ -37,7 +37,7 @@ class Budget(_Settings):
     """When a study ends: at the first limit that is reached. None is no limit; one limit is needed.
 
     `trials` counts trials started, and lets the running ones finish. The others end the study at once: what runs
-    is left unfinished in the record, and goes on when the limit is raised.
+    is left unfinished in the record, and continues when the limit is raised.
     """
 
     trials: int | None = Field(default=None, ge=1)
@@ -56,7 +56,7 @@ class Budget(_Settings):
         return self
 
     def spent(self, usage: Usage) -> str | None:
-        """Which limit forbids that training goes on at all, in words; None if none does."""
+        """The limit that ends all training, in words; None if none is reached."""
         if self.iterations is not None and usage.iterations >= self.iterations:
             return f"the budget of {self.iterations} iterations is used up"
         if self.seconds is not None and usage.seconds >= self.seconds:
@@ -77,13 +77,13 @@ class EarlyStopping(_Settings):
     """
 
     method: StoppingMethod = "asha"
-    """`asha` ends it. `promotion` pauses it, and goes on when the others have turned out worse. `pbt` ends it and
+    """`asha` ends it. `promotion` pauses it, and resumes it when the others turn out worse. `pbt` ends it and
     gives its place to a better one's checkpoint with changed values. `none` runs each trial to its end."""
     grace_iterations: int | None = Field(default=None, ge=1)
     """The first rung; no trial is stopped before. None: a ninth of SOLVER.MAX_ITER (pbt: a fifth), at least one
     evaluation."""
     reduction_factor: int = Field(default=3, ge=2)
-    """One trial in so many goes on at each rung, and the next rung is so many times later. With `pbt` the rungs are
+    """One trial in so many continues at each rung, and the next rung is so many times later. With `pbt` the rungs are
     evenly spaced, and the worst one in so many trials is replaced by one of the best."""
 
 

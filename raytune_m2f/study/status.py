@@ -175,7 +175,7 @@ class Silent:
         pass
 
 
-def study_status(directory: str | PathLike[str]) -> StudyStatus:
+def study_status(directory: str | PathLike[str] | StudyDirectory) -> StudyStatus:
     """Read how a study stands; nothing is written, also when a driver runs.
 
     Raises:

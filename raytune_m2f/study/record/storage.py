@@ -12,8 +12,6 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.trial import FrozenTrial
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.address import holds_credentials
@@ -43,6 +41,9 @@ def open_database(address: str) -> BaseStorage:
 
 def check_address(address: str) -> None:
     """Raises StudyError if it is no address of a database, or holds a password, which study.yaml would then hold."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     if _VARIABLE.fullmatch(address):
         return
     try:
@@ -150,9 +151,14 @@ def _lost(study: StudyDirectory, what: str) -> str:
 @contextmanager
 def _clear_errors(settings: StudySettings | None) -> Iterator[None]:
     """A database that opens may still fail, or hold something else."""
+    address = None if settings is None else settings.optuna_storage
+    if address is None:
+        yield
+        return
+    from sqlalchemy.exc import SQLAlchemyError  # takes a tenth of a second to import, and a journal has no need of it
+
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        address = None if settings is None else settings.optuna_storage
         reason = str(error.__cause__ or error).splitlines()[0]
         raise StudyError(f"the Optuna storage {address} cannot be read: {reason}") from error

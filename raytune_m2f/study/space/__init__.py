@@ -4,7 +4,7 @@ entries.py   one line of a space: its format, and the pydantic models that valid
 space.py     SearchSpace: conditions and shares, suggesting and resolving the values of a trial
 check.py     spaces found by name, and checked against a configuration
 grid.py      all combinations, for an ablation
-changes.py   whether a study can go on with another space
+changes.py   whether a study can continue with another space
 """
 
 from raytune_m2f.study.space.check import check_space, load_space, packaged_spaces

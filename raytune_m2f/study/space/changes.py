@@ -1,4 +1,4 @@
-"""Whether a study can go on with another search space: `extend --space`."""
+"""Whether a study can continue with another search space: `extend --space`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raytune_m2f.study.space.space import SearchSpace
 def space_changes(
     old: SearchSpace, new: SearchSpace, sampler: str = "tpe", trials: Iterable[FrozenTrial] = ()
 ) -> list[str]:
-    """A line for every change with which a study cannot go on; empty if it can.
+    """A line for every change with which a study cannot continue; empty if it can.
 
     Keys may be added and removed, ranges made wider or narrower, conditions, steps and points be changed. A key keeps
     its type, whether it is logarithmic, and its choices: Optuna refuses to draw it otherwise. `cmaes` keeps its whole
@@ -36,7 +36,7 @@ def space_changes(
 
 
 def _problem(old: BaseDistribution, was_share: bool, entry: Entry) -> str:
-    """Why a key cannot go on with this entry, and what is allowed; empty if it can."""
+    """Why a key cannot have this entry from now on, and what is allowed; empty if it can."""
     new, share = entry.distribution, entry.type == "share"
     (before, drew), (_, draws) = _kind(old, was_share), _kind(new, share)
     allowed = f"allowed: type: {before} with any low and high"
@@ -53,7 +53,7 @@ def _problem(old: BaseDistribution, was_share: bool, entry: Entry) -> str:
 
 
 def _kind(distribution: BaseDistribution, share: bool) -> tuple[str, str]:
-    """The type in a search space, and what Optuna tells apart, in words."""
+    """The type in a search space, and the words for what Optuna distinguishes."""
     if isinstance(distribution, CategoricalDistribution):
         return "categorical", "a choice"
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -197,7 +197,7 @@ def read_entry(line: Any) -> Entry:
     except ValidationError as error:
         found = error.errors(include_url=False)
     unknown = [problem for problem in found if problem["type"] in ("extra_forbidden", "invalid_key")]
-    raise ValueError(_in_our_words([*unknown, *found], line))
+    raise ValueError(_describe([*unknown, *found], line))
 
 
 ALLOWED = {
@@ -210,7 +210,7 @@ ALLOWED = {
 """What may stand instead, by the type of pydantic's error."""
 
 
-def _in_our_words(found: list[ErrorDetails], line: Any) -> str:
+def _describe(found: list[ErrorDetails], line: Any) -> str:
     """The first of pydantic's findings."""
     problem = found[0]
     kind, name = problem["type"], "".join(map(str, problem["loc"][-1:]))

@@ -1,20 +1,19 @@
-"""A study told in lines: how far its running trials are, how long it takes still, and how to go on with it."""
+"""A study in lines: how far its running trials are, how to go on with it, and no success where nothing was found."""
 
 from __future__ import annotations
 
-import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, settings
-from rich.console import Console
 
-from raytune_m2f.cli.tables import status_table, study_progress
 from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.lines import StudyLines, status_caption, study_lines
+from raytune_m2f.study.lines import StudyLines, closing_words, status_caption, study_lines
 from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.study.status import StatusReader, study_status
 
 
@@ -48,20 +47,6 @@ def test_lines_say_how_far_running_trials_are(study: StudyDirectory) -> None:
     ]
 
 
-def test_a_console_that_is_no_terminal_gets_them_by_and_by(study: StudyDirectory) -> None:
-    status = StatusReader(running(study)).read(driver="this process")
-    file = io.StringIO()
-    with study_progress(Console(file=file, width=40), interval=1000) as progress:
-        progress.beat(30)
-        progress.update(status)
-        progress.beat(60)
-    starting, ended, study_line, trial_line = file.getvalue().splitlines()
-    assert starting == "still starting (Ray, then the first trials), for 0:30"
-    assert ended.startswith("trial 0 complete at ")
-    assert "running for 1:00, about " in study_line
-    assert trial_line.startswith("  trial 1 at 25/")
-
-
 def test_they_come_by_themselves() -> None:
     beaten = threading.Event()
 
@@ -83,19 +68,48 @@ def test_a_running_study_says_how_long_still_and_a_killed_one_how_to_go_on(study
     )
 
 
-def test_names_of_keys_are_folded_in_a_terminal_only(study: StudyDirectory) -> None:
-    status = study_status(study.root)
-    names = [str(column.header) for column in status_table(status, folded=False).columns]
-    assert "BASE_LR" in names
-    assert "BASE_\nLR" in [str(column.header) for column in status_table(status).columns]
+# At the end
 
 
-def test_a_terminal_shows_that_it_is_starting_and_then_the_table(study: StudyDirectory) -> None:
-    file = io.StringIO()
-    with study_progress(Console(file=file, width=120, force_terminal=True), interval=1000) as progress:
-        progress.beat(12)
-        assert "still starting (Ray, then the first trials), for 0:12" in file.getvalue()
-        progress.update(StatusReader(running(study)).read(driver="this process"))
-        ProgressFile(study.trial(1), interval=0)(33, MAX_ITER)
-        progress.beat(14)
-    assert f"33/{MAX_ITER}" in file.getvalue()
+def said(root: Path, *scores: float, **asked: Any) -> str | None:
+    """Of a study whose trials have these scores."""
+    study = new_study(root, settings(trials=9, early_stopping=EarlyStopping(method="none"), **asked))
+    record = open_record(study)
+    for score in scores:
+        leave_reports(study.trial(record.ask()), {80: score})
+        record.reconcile()
+    if not scores:
+        record.ask()
+    return closing_words(study_status(study.root))
+
+
+def test_the_best_trial_can_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said(tmp_path, 0.0, 30.0) == "export the best trial: raytune-m2f export study --output DIR"
+
+
+def test_a_single_trial_has_a_score(tmp_path: Path) -> None:
+    assert "export the best trial" in (said(tmp_path, 12.0) or "")
+
+
+@pytest.mark.parametrize("scores", [(0.0,), (0.0, 0.0, 0.0), (0.0, 0.004)])
+def test_who_found_nothing_is_no_success(tmp_path: Path, scores: tuple[float, ...]) -> None:
+    words = said(tmp_path, *scores) or ""
+    assert words.startswith("no trial has found anything: the best segm/AP is 0.00, so the search has learned nothing")
+    assert "SOLVER.MAX_ITER" in words
+    assert "metrics.jsonl" in words
+    assert "export" not in words
+
+
+def test_equal_scores_choose_nobody(tmp_path: Path) -> None:
+    words = said(tmp_path, 7.0, 7.0, 7.0) or ""
+    assert words.startswith("all 3 trials have the same segm/AP, 7.00: none is better than another")
+    assert "export" not in words
+
+
+def test_zero_is_a_good_score_of_what_should_be_low(tmp_path: Path) -> None:
+    assert "export the best trial" in (said(tmp_path, -1.0, 0.0, metrics=("-segm/AP",)) or "")
+
+
+def test_without_weights_there_is_nothing_to_say(tmp_path: Path) -> None:
+    assert said(tmp_path) is None

@@ -6,9 +6,13 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from raytune_m2f.cli.main import app
+from raytune_m2f.cli.options import require_duration
+from raytune_m2f.errors import InputError
+from raytune_m2f.progress import parse_duration
 
 STUDY = ["tune", "--config", "c.yaml", "--space", "default", "--study", "s"]
 MODEL = ["--model", "m", "--output", "o"]
@@ -68,3 +72,19 @@ def test_a_word_of_the_users_is_no_markup_in_an_error(word: str, monkeypatch: py
         assert result.exit_code == 2, result.output
         assert isinstance(result.exception, SystemExit | None)
         assert word in result.stderr or word == "\udcff"
+
+
+@pytest.mark.parametrize("text", ["0s", "0h0m", "0.0d", "9" * 400 + "s", "101" + "0" * 5 + "d", "1e3s", "-5m", "5",
+                                  "", " ", "1h 30m", "nan", "infs", "5M", "1.s"])  # fmt: skip
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="allowed: a duration above 0"):
+        require_duration(text)
+    with pytest.raises(InputError, match="allowed: a duration above 0"):
+        parse_duration(text)
+
+
+def test_durations() -> None:
+    assert [parse_duration(text) for text in ("90s", "45m", "2h", "1d", "1h30m", "0.5s", 7)] == [
+        90, 2700, 7200, 86400, 5400, 0.5, 7,
+    ]  # fmt: skip
+    assert [require_duration(text) for text in ("2h", None)] == ["2h", None]
