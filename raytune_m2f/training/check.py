@@ -39,7 +39,7 @@ def require_same_training(state: Checkpoint, config: Config, engine: Engine, net
     weights = next(iter(newest_first(folder)), folder)
     anew = f"start anew in another directory, with MODEL.WEIGHTS={weights} to take over what fits"
     known = Categories.from_dict(state["categories"], source=str(weights))
-    if problems := label_differences(known, engine.categories):
+    if problems := other_labels(known, engine.categories):
         listed = "\n  ".join(problems)
         raise DatasetError(
             f"cannot go on from {weights}: the data have other labels than it was trained on.\n  {listed}\n"
@@ -66,7 +66,7 @@ def _other_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> l
     return [n for n in names if n not in own or n not in theirs or own[n].shape != theirs[n].shape]
 
 
-def label_differences(before: Categories, now: Categories) -> list[str]:
+def other_labels(before: Categories, now: Categories) -> list[str]:
     """What differs in names and their order, in words; ids may change, for no label depends on them."""
     pairs: list[tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]] = [("categories", before.names, now.names)]
     for head in dict.fromkeys((*before.subcategories, *now.subcategories)):
