@@ -170,6 +170,6 @@ def load_export(folder: Path, device: torch.device | None = None, *, trust: bool
             raise ModelError(f"{folder / MODEL} holds no weights: 'model' in it is no dict of tensors.")
         model.load_state_dict(weights)
     except (CheckpointError, RuntimeError) as error:
-        said = " ".join(line.strip() for line in str(error).splitlines()[:3])  # of what may be hundreds
-        raise ModelError(f"{folder / MODEL} does not fit {folder / CONFIG} and {CATEGORIES}: {said}") from error
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:3])  # of what may be hundreds
+        raise ModelError(f"{folder / MODEL} does not fit {folder / CONFIG} and {CATEGORIES}: {reason}") from error
     return ExportedModel(model.to(device).eval(), config, categories, device)
