@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.measure import Run
 from benchmarks.reference import CATEGORIES, Batch, Setting, build_criterion, build_ours, build_reference
 from raytune_m2f.model import MultiTaskMaskFormer, RandomPoints, count_targets
-from raytune_m2f.model.deformable_sampling import sample_by_grid, sample_by_rows
+from raytune_m2f.model.deformable_attention import sample_by_grid, sample_by_rows
 
 WAITING = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 

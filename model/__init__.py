@@ -1,7 +1,19 @@
 """The multitask Mask2Former: network, matching, loss and inference. torch only.
 
-It knows nothing of Ray, files, COCO or detectron2. The path of a batch is four files deep:
-`meta_architecture`, `backbones`, `pixel_decoder`, `transformer_decoder`; then `criterion` or `inference`.
+It knows nothing of Ray, files, COCO or detectron2. The path of a batch is four files deep: `meta_architecture`,
+`backbones`, `pixel_decoder`, `transformer_decoder`; then `criterion` or `inference`. Sections and equations are those
+of Mask2Former, unless another paper is named.
+
+meta_architecture.py      MultiTaskMaskFormer: images in, outputs or instances out
+pixel_decoder.py          a deformable transformer over three levels, and the mask features
+deformable_attention.py   its attention, for each kind of device
+transformer_decoder.py    masked attention of the queries; one classifier per task
+layers.py                 small layers and the position encoding
+inference.py              from outputs to instances
+criterion.py              the loss
+matcher.py                which query stands for which instance
+points.py                 points on masks, where matching and loss compare
+structures.py             Target, Instances, PackedInstances
 """
 
 from .backbones import Backbone, MobileNetV3, ResNet, SwinTransformer

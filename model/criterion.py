@@ -67,7 +67,7 @@ class SetCriterion:
             NonFiniteError: a prediction is NaN or infinite.
         """
         if not self.deep_supervision:
-            outputs = _last_output(outputs)
+            outputs = last_output(outputs)
         queries = outputs.pred_logits.shape[2]
         if counts is None:
             counts = count_targets(targets, queries, tuple(outputs.pred_sublogits))
@@ -182,7 +182,8 @@ def _mask_terms(logits: Tensor, truth: Tensor) -> Tensor:
     return torch.stack((bce, (1 - (overlap + 1) / (area + 1)).sum(1)))
 
 
-def _last_output(outputs: Outputs) -> Outputs:
+def last_output(outputs: Outputs) -> Outputs:
+    """The last of the L outputs alone, for a loss without deep supervision."""
     return Outputs(
         pred_logits=outputs.pred_logits[-1:],
         pred_sublogits={name: logits[-1:] for name, logits in outputs.pred_sublogits.items()},

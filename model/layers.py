@@ -1,10 +1,11 @@
-"""Small layers that several parts of the network share, with detectron2's parameter names.
+"""What several parts of the network share: small layers with detectron2's parameter names, and the position encoding.
 
 Shapes: C inputs and N outputs of a linear layer, over any dimensions before them; maps are (B, C, H, W).
 """
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 ONEDNN_FLOATS = 20480  # torch never gives oneDNN a single image of no more numbers than these
 WORTH_IT = 2**22  # multiplications below which `linear` gains nothing as a convolution
+TEMPERATURE, EPSILON = 10000.0, 1e-6  # of the position encoding
 
 
 class Linear(nn.Linear):
@@ -23,6 +25,7 @@ class Linear(nn.Linear):
         self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., N)."""
         return linear(x, self.weight, self.bias, relu=self.relu)
 
 
@@ -58,6 +61,7 @@ class Conv2d(nn.Conv2d):
     """torch's layer, computed by `convolve`."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, H', W')."""
         return convolve(self, x, self.weight, self.bias)
 
 
@@ -90,6 +94,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
         if x[0].numel() > self.num_groups:
             return super().forward(x)
         return (x - x) * self.weight[:, None, None] + self.bias[:, None, None]
@@ -105,6 +110,7 @@ class ConvNorm(Conv2d):
         xavier_fill(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, N, H, W)."""
         x = super().forward(x)
         if self.norm is not None:
             x = self.norm(x)
@@ -122,6 +128,7 @@ class MLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) to (..., out_features)."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -139,3 +146,29 @@ def xavier_uniform_matrices(module: nn.Module) -> None:
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
+
+
+def sine_position_encoding(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Encode each cell's place as sines and cosines of its normalised y and x (section 3.2.2; DETR appendix A.4).
+
+    Args:
+        height, width: cells of the map.
+        channels: C, divisible by 4.
+        device: where the encoding is wanted.
+
+    Returns:
+        (C, H, W) float32; the first C/2 channels encode y, the others x.
+    """
+    features = channels // 2
+    index = torch.arange(features, dtype=torch.float32, device=device)
+    period = TEMPERATURE ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
+    y = _encode_axis(height, period)[:, None, :].expand(height, width, features)
+    x = _encode_axis(width, period)[None, :, :].expand(height, width, features)
+    return torch.cat((y, x), dim=-1).permute(2, 0, 1)
+
+
+def _encode_axis(length: int, period: Tensor) -> Tensor:
+    """Positions 1..length, scaled to (0, 2 pi], as (length, features) interleaved sines and cosines."""
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=period.device)
+    angle = (position / (length + EPSILON) * 2 * math.pi)[:, None] / period
+    return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1)

@@ -30,6 +30,7 @@ class MaskFormerHead(nn.Module):
         self.predictor = predictor
 
     def forward(self, features: dict[str, Tensor]) -> Outputs:
+        """The backbone's maps res2 to res5 to the outputs of a batch."""
         mask_features, levels = self.pixel_decoder(features)
         outputs: Outputs = self.predictor(levels, mask_features)
         return outputs
@@ -66,6 +67,7 @@ class MultiTaskMaskFormer(nn.Module):
 
     @property
     def num_queries(self) -> int:
+        """Q, the number of learnable queries."""
         return self.sem_seg_head.predictor.query_feat.num_embeddings
 
     @property

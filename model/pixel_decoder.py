@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .deformable_attention import MSDeformAttn, cell_places
-from .deformable_sampling import Shapes
-from .layers import Conv2d, ConvNorm, GroupNorm, Linear, xavier_fill, xavier_uniform_matrices
-from .position_encoding import sine_position_encoding
+from .deformable_attention import MSDeformAttn, Shapes, cell_places
+from .layers import Conv2d, ConvNorm, GroupNorm, Linear, sine_position_encoding, xavier_fill, xavier_uniform_matrices
 
 ENCODER_LEVELS = ("res5", "res4", "res3")
 ENCODER_FFN_WIDTH = 1024  # the reference's, whatever DIM_FEEDFORWARD says
@@ -31,6 +29,7 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
+        """(B, S, C) cells and their position encoding to (B, S, C); the others as in `MSDeformAttn`."""
         x = self.norm1(x + self.self_attn(x + position, reference, x, shapes))
         y: Tensor = self.norm2(x + self.linear2(self.linear1(x)))
         return y

@@ -36,6 +36,7 @@ class Target:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Target:
+        """The same on a device; copies from pinned memory do not wait."""
         return Target(
             labels=self.labels.to(device, non_blocking=True),
             masks=self.masks.to(device, non_blocking=True),
@@ -102,6 +103,7 @@ class Instances:
         return {name: probs.argmax(-1) for name, probs in self.subprobs.items()}
 
     def to(self, device: torch.device | str) -> Instances:
+        """The same on a device."""
         return Instances(
             scores=self.scores.to(device),
             labels=self.labels.to(device),

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import MLP, Conv2d, Linear, linear, xavier_fill, xavier_uniform_matrices
-from .position_encoding import sine_position_encoding
+from .layers import MLP, Conv2d, Linear, linear, sine_position_encoding, xavier_fill, xavier_uniform_matrices
 
 NUM_LEVELS = 3
 
@@ -68,6 +67,7 @@ class CrossAttentionLayer(nn.Module):
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor, query_pos: Tensor, key: Tensor, value: Tensor, allowed: Tensor) -> Tensor:
+        """(B, Q, C) queries, (B, S, C) keys and values, (B, Q, S) bool cells that each query sees, to (B, Q, C)."""
         y: Tensor = self.norm(x + self.multihead_attn(x + query_pos, key, value, allowed))
         return y
 
@@ -82,6 +82,7 @@ class SelfAttentionLayer(nn.Module):
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
+        """(B, Q, C) queries and their position encoding to (B, Q, C)."""
         placed = x + query_pos
         y: Tensor = self.norm(x + self.self_attn(placed, placed, x))
         return y
@@ -98,6 +99,7 @@ class FFNLayer(nn.Module):
         xavier_uniform_matrices(self)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, Q, C) to (B, Q, C)."""
         y: Tensor = self.norm(x + self.linear2(self.linear1(x)))
         return y
 

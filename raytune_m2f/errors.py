@@ -19,6 +19,9 @@ A message names what was got, where, what is allowed and what to do next.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Sequence
+
 
 class RaytuneM2FError(Exception):
     """The root of the tree; `exit_code` is what the command line returns."""
@@ -74,3 +77,26 @@ class ModelError(InputError):
 
 class MissingDependencyError(InputError):
     """An optional package is needed and not installed."""
+
+
+def closest(word: object, options: Iterable[object], cutoff: float = 0.6) -> str | None:
+    """The option spelt most like `word`; None if none is alike, by at least `cutoff` from 0 to 1."""
+    close = difflib.get_close_matches(str(word), [str(option) for option in options], n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
+def did_you_mean(word: object, options: Iterable[object], *, quote: bool = False) -> str:
+    """`; did you mean ...?` for the end of a message, naming the closest option; empty if none is close."""
+    found = closest(word, options)
+    return f"; did you mean {found!r}?" if found and quote else f"; did you mean {found}?" if found else ""
+
+
+def join_problems(problems: Sequence[str]) -> str:
+    """Several problems as the message of one error: the first alone, or their number and a line for each."""
+    return problems[0] if len(problems) == 1 else "\n  ".join([f"{len(problems)} problems:", *problems])
+
+
+def first_of(values: Sequence[object], limit: int) -> list[str]:
+    """The first `limit` values as text for a message, then "... and 3 more" if there are more."""
+    rest = [f"... and {len(values) - limit} more"] if len(values) > limit else []
+    return [*map(str, values[:limit]), *rest]

@@ -61,34 +61,37 @@ class ExportedModel:
     device: torch.device
 
     def resized(self, image: NDArray[np.uint8]) -> Tensor:
-        """A (H, W, 3) RGB image as the network tests it: (3, h, w), by its own engine's resize."""
+        """Resize a (H, W, 3) uint8 RGB image to the network's test size, as its engine does it: (3, h, w) uint8."""
         if isinstance(self.config, AnyModelConfig):
             return resize_any(self.config, image)
         return resize_shortest_edge(image, self.config.INPUT.MIN_SIZE_TEST, self.config.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
     def predict(self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
-        """The instances of (3, h, w) RGB images, with masks at `original_sizes` (height, width).
+        """The instances of (3, h, w) RGB images as `resized` makes them, masks at `original_sizes` (height, width).
 
         Raises:
             ModelError: a network of detectron2's predicts no masks.
         """
         if not isinstance(self.model, MultiTaskMaskFormer):
             return predict_any(self.model, self.config, images, original_sizes)
-        return self.model.predict(images, original_sizes, **self._kept)
+        return self.model.predict(images, original_sizes, **self._test_options)
 
     @torch.no_grad()
     def predict_encoded(self, image: NDArray[np.uint8]) -> PackedInstances[Rle]:
-        """The instances of a (H, W, 3) RGB image, masks at its size as run lengths: however large, one at a time."""
+        """The instances of a (H, W, 3) uint8 RGB image, masks at its size as run lengths.
+
+        Masks are made one at a time, so that the memory does not grow with their number.
+        """
         height, width = image.shape[:2]
         resized = self.resized(image)
         if isinstance(self.model, MultiTaskMaskFormer):
-            return self.model.predict_packed(resized, (height, width), encode_masks, **self._kept)
+            return self.model.predict_packed(resized, (height, width), encode_masks, **self._test_options)
         (found,) = self.predict([resized], [(height, width)])
         return PackedInstances(found.scores, found.labels, encode_masks(found.masks), found.queries, found.subprobs)
 
     @property
-    def _kept(self) -> dict[str, Any]:
+    def _test_options(self) -> dict[str, Any]:
         test = self.config.MODEL.MASK_FORMER.TEST
         return {"max_instances": self.config.TEST.DETECTIONS_PER_IMAGE, "ranking": test.RANKING}
 
@@ -106,14 +109,14 @@ def export_run(
         run: its directory, with checkpoints/best.pth, or its address on a store.
         output: the directory to write; an export that is there already is replaced, other files beside it stay.
         iteration: export checkpoints/iter_<iteration>.pth instead.
-        others: what can be exported in place of a damaged checkpoint, beside the run's own.
+        others: gives lines that say what else can be exported if the checkpoint is damaged, beside the run's own.
 
     Returns:
-        the report of the exported checkpoint.
+        The report of the exported checkpoint.
 
     Raises:
         CheckpointError: the checkpoint is damaged; the message offers others.
-        ModelError: there is no such checkpoint, or `output` holds what is no export, or was changed since.
+        ModelError: there is no such checkpoint, or `output` holds other files, or an export that was changed since.
     """
     name = checkpoint.BEST if iteration is None else checkpoint.iteration_file(Path(), iteration).name
     mirror = Mirror.at(str(run)) if is_address(run) else None
@@ -132,16 +135,17 @@ def export_run(
 
 
 def _others(folder: Path, damaged: str) -> Iterator[str]:
-    """Which other checkpoints of a run can be exported; those that are on a store alone are not looked at."""
+    """Which other checkpoints of a run can be exported; those that are only on a store are not checked."""
     for path in checkpoint.newest_first(folder):
         if path.name != damaged and is_whole(str(path)):
             yield f"{path.name} beside it is whole: export it by `--iteration {int(path.stem.removeprefix('iter_'))}`."
 
 
 def load_export(folder: Path, device: torch.device | None = None, *, trust: bool = False) -> ExportedModel:
-    """Load an exported model from its directory alone.
+    """Load an exported model from its directory.
 
     Args:
+        folder: the directory that `export_run` wrote.
         device: by default the GPU if there is one.
         trust: whether Python files that the configuration names (DATASETS.IMPORT) may run.
 

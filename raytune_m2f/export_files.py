@@ -1,4 +1,4 @@
-"""The files of an export: what they are made of, how they are written, and whether somebody has changed them since."""
+"""The files of an export: read the checkpoint, write them, and detect whether somebody has changed them since."""
 
 from __future__ import annotations
 
@@ -47,7 +47,10 @@ _CHECKSUMS = "<!-- By these checksums the next export knows that nobody has chan
 
 
 def read_portable(path: Path) -> checkpoint.Checkpoint:
-    """What an export is made of.
+    """Read a checkpoint to export.
+
+    Returns:
+        Its content, with the keys `checkpoint.PORTABLE`.
 
     Raises:
         CheckpointError: the file is damaged.
@@ -69,7 +72,7 @@ def read_portable(path: Path) -> checkpoint.Checkpoint:
 
 
 def is_whole(weights: str) -> bool:
-    """Whether a checkpoint can be exported; of one on a store it is not known, and taken to be so."""
+    """Whether a checkpoint can be exported; one on a store is not read and assumed to be whole."""
     if is_address(weights):
         return True
     try:
@@ -80,14 +83,14 @@ def is_whole(weights: str) -> bool:
 
 
 def are_weights(content: object) -> bool:
-    """Whether it is a state dict."""
+    """Whether `content` is a state dict."""
     return isinstance(content, dict) and all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     )
 
 
 def write_export(folder: Path, state: checkpoint.Checkpoint, *, source: str, output: Path) -> None:
-    """Write the files of an export, README.md last, which tells the others' checksums.
+    """Write the files of an export, README.md last, which holds the others' checksums.
 
     Args:
         folder: an empty one.
@@ -109,10 +112,10 @@ def write_export(folder: Path, state: checkpoint.Checkpoint, *, source: str, out
 
 
 def require_export(folder: Path) -> None:
-    """Refuse a folder, unless it is empty or holds an export as it was written; other files beside that may stay.
+    """Refuse a folder unless it is empty or holds an unchanged export; other files beside that may stay.
 
     Raises:
-        ModelError: saying what is there.
+        ModelError: there are other files, or one of the export's was changed.
     """
     written = _checksums(folder / README)
     if not written and any(not is_temporary(path) for path in folder.iterdir()):

@@ -1,8 +1,8 @@
-"""How far long work is, at what rate, and for how long still: one mechanism for all commands, without torch or Ray.
+"""Progress of long work: count, rate and time left; one mechanism for all commands, without torch or Ray.
 
-Who works calls a `Progress` as often as it likes. What becomes of it is the listener's business: a bar in a terminal
-(`Bar`), a plain line every half minute in a log (`Lines`), a small file that another process reads (`ProgressFile`).
-`Heartbeat` speaks while nobody can say how far the work is: a download, the start of Ray.
+The work calls a `Progress` after every step. The listener decides what to do with it: move a bar in a terminal (`Bar`),
+write a plain line every half minute to a log (`Lines`), or a small file for another process (`ProgressFile`).
+`Heartbeat` reports that work goes on whose progress is unknown: a download, the start of Ray.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ from raytune_m2f.errors import InputError
 
 T = TypeVar("T")
 INTERVAL_S = 30.0
-"""Between two lines of a log."""
+"""Seconds between two lines of a log."""
 FIRST_S = 5.0
-"""Until the first one, so that one sees soon at what rate it goes."""
+"""Seconds until the first line, so that the rate is known soon."""
 FILE_S = 2.0
 PROGRESS = "progress"
-"""The attribute of a log's record that is a line of `Lines`: log files keep it, a terminal shows a bar instead."""
+"""Attribute that marks a log record as a line of `Lines`: log files keep it, a terminal shows a bar instead."""
 FILE = ".raytune_m2f.progress.json"
 Clock = Callable[[], float]
 
 
 class Progress(Protocol):
-    """Called when something is done: how much is, of how much, and what else is worth knowing."""
+    """Called after each step with the steps done, their total, and further facts by name, such as the loss."""
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None: ...
 
 
 def nobody(done: int, total: int, /, **facts: Any) -> None:
-    """The `Progress` of work that nobody follows."""
+    """A `Progress` that does nothing."""
 
 
 class Pace:
     """The rate since the first call, and the time left at that rate [s].
 
-    Both are those of the moment at which something was done last: in a pause, an evaluation between two steps, the rate
-    does not fall.
+    Both are those at the last step: the rate does not fall in a pause, such as an evaluation between two steps.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
@@ -76,7 +75,7 @@ class Pace:
 
 
 def described(facts: Mapping[str, Any], rate: float | None, left: float | None, unit: str) -> str:
-    """What stands behind the count: "3.1 it/s, loss 24.1, segm/AP 12.3, 1:20 left"."""
+    """The text after the count: "3.1 it/s, loss 24.1, segm/AP 12.3, 1:20 left"."""
     speed = [] if rate is None else [f"{rate:.1f} {unit}/s" if rate >= 1 else f"{1 / rate:.1f} s/{unit}"]
     known = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in facts.items()]
     return ", ".join([*speed, *known, *([] if left is None else [f"{duration(left)} left"])])
@@ -114,12 +113,13 @@ def parse_duration(text: str | float) -> float:
 
 
 class Lines:
-    """A `Progress` that says a plain line: the first soon, then one in `interval` seconds, and one at the end.
+    """A `Progress` that writes plain lines: the first soon, then one per interval, and one at the end.
 
     Args:
-        what: is done, the beginning of each line.
+        what: the work, the beginning of each line.
         say: called with the line.
-        unit: of the rate, in the singular.
+        unit: of a step, in the singular.
+        interval, first: seconds between two lines, and until the first.
     """
 
     def __init__(
@@ -152,19 +152,19 @@ class Lines:
         self._say(f"{self._what}{self._count}{', ' if more else ''}{more}")
 
     def beat(self, seconds: float) -> None:
-        """Say that the work goes on, where nothing was done for an interval: one image, one step may take minutes."""
+        """Write that the work goes on if there was no line for an interval: one image, one step may take minutes."""
         if not self._ended and self._clock() >= self._spoke + self._interval:
             self._spoke = self._clock()
             self._say(f"{self._what}{self._count}, for {duration(seconds)}")
 
 
 def logged(what: str, log: logging.Logger) -> Lines:
-    """A `Progress` that writes its lines to a log, marked as such."""
+    """A `Progress` that writes its lines to a log, marked with `PROGRESS`."""
     return Lines(what, lambda line: log.info("%s", line, extra={PROGRESS: True}))
 
 
 class Several:
-    """A `Progress` that tells several."""
+    """A `Progress` that calls several others."""
 
     def __init__(self, *listeners: Progress) -> None:
         self._listeners = listeners
@@ -221,7 +221,7 @@ def following(console: Console, what: str, unit: str = "it") -> Iterator[Progres
 
 @dataclass(frozen=True)
 class Told:
-    """What a `ProgressFile` says.
+    """The content of a `ProgressFile`.
 
     Attributes:
         at: when it was written [s since 1970].
@@ -234,15 +234,15 @@ class Told:
 
 
 class ProgressFile:
-    """A `Progress` that leaves word in a folder, at most once in `interval` seconds, for whoever asks there.
+    """A `Progress` that writes a file into a folder, at most once per `interval` seconds, for other processes.
 
-    It is for the eye alone: a disk that is full does not stop the work for it.
+    It is only shown to people, so an error such as a full disk is ignored.
     """
 
     def __init__(self, folder: Path, *, interval: float = FILE_S, clock: Clock = time.monotonic) -> None:
         self._folder, self._interval, self._clock = folder, interval, clock
         self._due = clock()
-        # no rename is waited for on the disk, as `files.py` would; a kill leaves what `files.sweep` clears
+        # renamed without fsync, unlike in `files.py`; `files.sweep` clears what a kill leaves behind
         self._temporary = folder / f".progress.{uuid.uuid4().hex[:12]}.raytune_m2f.tmp"
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
@@ -256,7 +256,7 @@ class ProgressFile:
 
 
 def read_progress(folder: Path) -> Told | None:
-    """What a `ProgressFile` said last; None if there is none, or it cannot be read."""
+    """The last content of a `ProgressFile`; None if there is none, or it cannot be read."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return Told(int(content["done"]), int(content["total"]), dict(content["facts"]), float(content["at"]))
@@ -265,10 +265,11 @@ def read_progress(folder: Path) -> Told | None:
 
 
 class Heartbeat:
-    """Calls something again and again, beside what is done within; never after it.
+    """A context in which a thread calls `beat` regularly, and never after its end.
 
     Args:
         beat: called with the seconds since the start.
+        interval: seconds between two calls.
     """
 
     def __init__(self, beat: Callable[[float], None], *, interval: float = INTERVAL_S) -> None:
@@ -292,6 +293,6 @@ class Heartbeat:
 
 @contextmanager
 def still(log: logging.Logger, what: str, *, interval: float = INTERVAL_S) -> Iterator[None]:
-    """Say every half minute that something is still under way, which cannot say itself how far it is."""
+    """Log regularly that `what` is still going on, for work whose progress is unknown."""
     with Heartbeat(lambda seconds: log.info("still %s, for %s", what, duration(seconds)), interval=interval):
         yield

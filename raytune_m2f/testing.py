@@ -59,7 +59,7 @@ class EngineConformance:
         assert summary.heads == tuple(engine.categories.sizes)
         assert summary.most_instances == engine.most_instances
         assert 0 < summary.images <= sum(part.images for part in summary.train)
-        summary.require_sense()
+        summary.require_usable()
 
     def test_every_test_image_is_given_out_once(self, engine: Engine) -> None:
         alone = image_ids(engine)

@@ -18,7 +18,7 @@ from documented import DOCUMENTS, REPOSITORY, YAMLS, Block, blocks, in_comments,
 from test_repository import tracked_files
 
 from raytune_m2f.cli.main import app
-from raytune_m2f.config.shipped import shipped_config
+from raytune_m2f.config.load import shipped_config
 from raytune_m2f.study.space import packaged_spaces
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]

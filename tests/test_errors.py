@@ -7,7 +7,7 @@ import re
 import pytest
 
 from raytune_m2f import errors
-from raytune_m2f.errors import InputError, RaytuneM2FError
+from raytune_m2f.errors import InputError, RaytuneM2FError, did_you_mean, join_problems
 
 
 def subclasses(root: type[RaytuneM2FError]) -> set[type[RaytuneM2FError]]:
@@ -50,3 +50,14 @@ def test_every_error_says_what_it_is_for(error: type[RaytuneM2FError]) -> None:
 
 def test_message_is_kept() -> None:
     assert str(errors.ConfigError("a.yaml: no key X")) == "a.yaml: no key X"
+
+
+def test_did_you_mean_names_the_closest_option_or_nothing() -> None:
+    assert did_you_mean("SOLVR", ["SEED", "SOLVER"]) == "; did you mean SOLVER?"
+    assert did_you_mean("subcat1", ["subcat_1"], quote=True) == "; did you mean 'subcat_1'?"
+    assert did_you_mean(3, [4.5, True]) == did_you_mean("a", []) == ""
+
+
+def test_problems_are_joined_in_one_message() -> None:
+    assert join_problems(["one"]) == "one"
+    assert join_problems(["one", "two"]) == "2 problems:\n  one\n  two"

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
-from raytune_m2f import predict
 from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco, read_image
 from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError
@@ -172,13 +171,12 @@ def test_masks_one_at_a_time_are_the_masks_all_at_once(model: ExportedModel, pho
     assert one == other
 
 
-def test_a_large_image_is_shrunk_for_its_picture_alone(
-    model: ExportedModel, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_image_is_shrunk_for_its_picture_alone(model: ExportedModel, photos: Path, tmp_path: Path) -> None:
     Image.fromarray(read_image(photos / "a.png")).resize((1600, 1200)).save(photos / "a.png")
     before = predict_files(model, [photos / "a.png"], tmp_path / "full", score_threshold=0.0)
-    monkeypatch.setattr(predict, "MOST_PIXELS", 800 * 600)
-    after = predict_files(model, [photos / "a.png"], tmp_path / "shrunk", score_threshold=0.0)
+    after = predict_files(
+        model, [photos / "a.png"], tmp_path / "shrunk", score_threshold=0.0, max_picture_pixels=800 * 600
+    )
     assert after["annotations"] == before["annotations"]
     full, shrunk = (read_image(tmp_path / folder / "a.png") for folder in ("full", "shrunk"))
     assert full.shape == (1200, 1600, 3)

@@ -1,4 +1,10 @@
-"""Backbones: an image to its maps of stride 4, 8, 16 and 32. Each is an implementation of `base.Backbone`."""
+"""Backbones: an image to its maps of stride 4, 8, 16 and 32.
+
+base.py           Backbone, the contract, and what all share
+resnet.py         ResNet-18, 34, 50 and 101
+mobilenet_v3.py   MobileNetV3 small and large
+swin.py           Swin-T, S, B and L
+"""
 
 from ..backbones.base import LEVELS, Backbone
 from ..backbones.mobilenet_v3 import MobileNetV3

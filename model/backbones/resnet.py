@@ -70,6 +70,7 @@ class ResNet(Backbone):
         return features
 
     def stored_name(self, name: str) -> str:
+        """detectron2's name."""
         return detectron2_name(name)
 
 

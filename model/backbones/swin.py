@@ -74,6 +74,7 @@ class SwinTransformer(Backbone):
         return features
 
     def stored_name(self, name: str) -> str:
+        """The name in the weights that Microsoft published."""
         for pattern, replacement in _RENAMES:
             stored, found = pattern.subn(replacement, name)
             if found:

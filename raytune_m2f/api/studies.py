@@ -7,23 +7,21 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal
-
-from pydantic import ValidationError
+from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.api.models import LoadedModel, export_model, load_model
 from raytune_m2f.api.training import PathOrAddress, config_of, describe_training
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
-from raytune_m2f.errors import MissingDependencyError, StudyError
+from raytune_m2f.errors import MissingDependencyError
 from raytune_m2f.progress import as_context, parse_duration, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy, new_study
 from raytune_m2f.study.lines import StudyLines, short_line
 from raytune_m2f.study.points import knowledge_of
-from raytune_m2f.study.settings import StudySettings
-from raytune_m2f.study.space import SearchSpace, load_space
+from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
+from raytune_m2f.study.space import SearchSpace, check_space, load_space
 from raytune_m2f.study.space.grid import grid
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
@@ -36,8 +34,6 @@ log = logging.getLogger(__name__)
 
 StudyProgress = Progress | AbstractContextManager[Progress] | None
 """Who follows a study, entered for as long as it runs; None: lines on stderr."""
-Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
-EarlyStoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 DEFAULT_TRIALS = 20
 
 
@@ -57,7 +53,7 @@ def tune(
     metric: str | Sequence[str] = "segm/AP",
     constraint: str | Sequence[str] = (),
     sampler: Sampler = "tpe",
-    early_stopping: EarlyStoppingMethod | None = None,
+    early_stopping: StoppingMethod | None = None,
     grace: int | None = None,
     reduction_factor: int = 3,
     from_study: PathOrAddress | None = None,
@@ -103,20 +99,26 @@ def tune(
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
         trials = DEFAULT_TRIALS
-    settings = _settings(
-        budget={"trials": trials, "seconds": _seconds(time), "iterations": iterations, "gpu_hours": gpu_hours},
-        metrics=_several(metric),
-        constraints=_several(constraint),
-        sampler=sampler,
-        seed=seed,
-        early_stopping={
-            "method": early_stopping or ("none" if sampler == "grid" else "asha"),
-            "grace_iterations": grace,
-            "reduction_factor": reduction_factor,
-        },
-        resources={"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
-        keep_checkpoints=keep_checkpoints,
-        optuna_storage=optuna_storage,
+    settings = StudySettings.from_dict(
+        {
+            "budget": {"trials": trials, "seconds": _seconds(time), "iterations": iterations, "gpu_hours": gpu_hours},
+            "metrics": _several(metric),
+            "constraints": _several(constraint),
+            "sampler": sampler,
+            "seed": seed,
+            "early_stopping": {
+                "method": early_stopping or ("none" if sampler == "grid" else "asha"),
+                "grace_iterations": grace,
+                "reduction_factor": reduction_factor,
+            },
+            "resources": {
+                "workers": workers_per_trial,
+                "gpus_per_worker": gpus_per_worker,
+                "concurrent": concurrent,
+            },
+            "keep_checkpoints": keep_checkpoints,
+            "optuna_storage": optuna_storage,
+        }
     )
     return tune_with(loaded, searched, study, settings, from_study=from_study, address=address, progress=progress)
 
@@ -153,26 +155,10 @@ def tune_with(
     return Study(study)
 
 
-def _settings(**values: Any) -> StudySettings:
-    """The settings of a study, checked.
-
-    Raises:
-        StudyError: naming every value that is wrong, what was got and what is allowed.
-    """
-    try:
-        return StudySettings.model_validate(values)
-    except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, problem['loc']))}: got {problem['input']!r}; {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise StudyError("\n  ".join(["the settings of the study are wrong:", *problems])) from error
-
-
 def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
     if not isinstance(space, SearchSpace):
         return load_space(os.fspath(space), config)
-    space.check(config)
+    check_space(space, config)
     return space
 
 

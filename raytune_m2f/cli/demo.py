@@ -11,7 +11,7 @@ from rich.table import Table
 import raytune_m2f as rm
 from raytune_m2f.cli.console import err, is_quiet, print_table, show_progress
 from raytune_m2f.cli.tables import study_progress
-from raytune_m2f.config.shipped import shipped_configs
+from raytune_m2f.config.load import shipped_configs
 from raytune_m2f.errors import InputError, RaytuneM2FError
 from raytune_m2f.progress import duration, nobody
 from raytune_m2f.study.status import Silent, StudyStatus

@@ -1,8 +1,8 @@
-"""Work on a Ray cluster elsewhere, as Ray jobs: they outlive the client that sent them.
+"""Work on a Ray cluster elsewhere, as Ray jobs, which outlive the client that submitted them.
 
-pack.py    what a job takes along: configuration, search space, modules; nothing that keeps secrets
-client.py  the cluster's job server: is it there, does it let us in
-jobs.py    send, find, follow and stop a job; run a short one and read its answer
+jobs.py     submit, find, follow and stop a job; read a study by a short job
+client.py   connect to the cluster's job server
+pack.py     what a job takes along: configuration, search space, modules; nothing that holds secrets
 
-Nothing is imported here: a log should not wait for torch, which only what packs a job needs.
+Nothing is imported here: only pack.py needs torch.
 """

@@ -1,4 +1,4 @@
-"""Jobs on a cluster: sent, found again by their study, followed, stopped; and questions that a short job answers."""
+"""Submit, find, follow and stop jobs on a cluster; read a study there by a short job."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from raytune_m2f.study.status import StudyStatus
 
 STOP_S = 120
-"""So long a driver may take to end its trials in order; Ray kills it then. Ray's own default is 3 s."""
+"""Seconds that a driver has to end its trials before Ray kills it. Ray's own default is 3 s."""
 ANSWER_S = 180.0
-"""A short job that takes longer is given up; it waits for a place only where the head is overloaded."""
+"""Seconds after which a short job is given up."""
 POLL_S = 0.5
 COMMAND, STUDY = "raytune-m2f", "study"  # of a job's metadata
 
@@ -36,9 +36,9 @@ class JobCommand:
         name: tune, train, resume, extend or confirm.
         home: the study, or the output of `train`: a path that all nodes see, or an address.
         arguments: after `raytune-m2f`, for the folder in which the job starts.
-        again: the command that goes on with it after it was stopped.
-        along: options of `submit` for the files that it takes along.
-        left_out: files of its packages that it does not.
+        again: the arguments that resume it after it was stopped.
+        along: options of `submit` for the files that are sent with it.
+        left_out: number of files of its packages that are not sent.
     """
 
     name: str
@@ -50,19 +50,24 @@ class JobCommand:
 
     @property
     def entrypoint(self) -> str:
+        """The command line for Ray."""
         return on_cluster(self.arguments)
 
 
 def on_cluster(arguments: Sequence[str]) -> str:
-    """`raytune-m2f` with these arguments, for a shell of the cluster, where it need not be on the PATH.
+    """The shell command for `raytune-m2f` with these arguments on the cluster, where it need not be on the PATH.
 
-    The shell is replaced, so that a signal for the job is one for the command.
+    `exec` replaces the shell, so that a signal for the job reaches the command.
     """
     return f"exec python -m raytune_m2f {shlex.join(arguments)}"
 
 
 def require_shared(what: str, path: str) -> None:
-    """Refuse a path that would mean this machine, with an InputError."""
+    """Refuse a path that only this machine has.
+
+    Raises:
+        InputError: it is neither absolute nor an address; `what` names the argument in the message.
+    """
     if not path.startswith("/") and "://" not in path:
         raise InputError(
             f"{what}: got {path!r}, allowed on a cluster: an absolute path on storage that all nodes share, or an "
@@ -71,10 +76,11 @@ def require_shared(what: str, path: str) -> None:
 
 
 class Jobs:
-    """The jobs of ours on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
+    """The jobs of raytune-m2f on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
 
     Args:
         address: of its dashboard, http://HOST:PORT.
+
     Raises:
         InputError: there is no cluster, or it does not let us in.
     """
@@ -87,7 +93,7 @@ class Jobs:
         """Start a job in a copy of `folder`; it ends with its command, not with this process.
 
         Returns:
-            its id, from the name of the study.
+            Its id, which begins with the name of the study.
 
         Raises:
             InputError: another job runs the study.
@@ -98,17 +104,16 @@ class Jobs:
                     f"{command.home} is being run by the job {job.submission_id}. Wait for it, or stop it: "
                     f"raytune-m2f stop --address {self.address} {job.submission_id}"
                 )
-        name = (
-            re.sub(r"[^A-Za-z0-9_.-]+", "-", command.home.partition("?")[0].rsplit("/", 1)[-1]).strip("-.") or "study"
-        )
+        study = command.home.partition("?")[0].rsplit("/", 1)[-1]
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", study).strip("-.") or "study"
         metadata = {COMMAND: command.name, STUDY: command.home}
         return self._start(f"{name}-{command.name}", command.entrypoint, metadata, working_dir=str(folder))
 
     def find(self, job_or_study: str) -> Any:
-        """Ray's JobDetails of a job, by its id, or of the latest one of a study.
+        """Ray's JobDetails of the job with this id, or of the latest job of this study.
 
         Raises:
-            InputError: there is none; names those that there are.
+            InputError: there is none; the message names the jobs that there are.
         """
         jobs = self._own()
         wanted = job_or_study.rstrip("/")
@@ -122,12 +127,12 @@ class Jobs:
         )
 
     def logs(self, job: str) -> str:
-        """What a job has printed so far."""
+        """The output of a job so far."""
         with clear_answers(self.address):
             return str(self._client.get_job_logs(job))
 
     def follow(self, job: str, show: Callable[[str], None]) -> Any:
-        """Show what a job prints until it has ended; returns its JobDetails."""
+        """Pass on the output of a job until it has ended; returns its JobDetails."""
 
         async def tail() -> None:
             async for text in self._client.tail_job_logs(job):
@@ -144,7 +149,7 @@ class Jobs:
         return self._end_of(job, STOP_S + 30.0)
 
     def study_status(self, study: str) -> StudyStatus:
-        """How a study stands that only the cluster can read: a short job there reads it.
+        """The status of a study that only the cluster can read: a short job there reads it.
 
         Raises:
             InputError: there is no such study.
@@ -152,7 +157,7 @@ class Jobs:
         require_shared("STUDY", study)
         from raytune_m2f.study.status import StudyStatus
 
-        printed = self._ask("status", study, "--json")
+        printed = self._output_of("status", study, "--json")
         try:
             return StudyStatus.from_json(json.dumps(_json_in(printed)))
         except (ValueError, KeyError, TypeError) as error:
@@ -160,8 +165,8 @@ class Jobs:
                 f"the answer of {self.address} cannot be read ({error}). Has it another raytune-m2f? It was:\n{printed}"
             ) from error
 
-    def _ask(self, *arguments: str) -> str:
-        """What a command prints on the head; the job that runs it is forgotten."""
+    def _output_of(self, *arguments: str) -> str:
+        """The output of a command on the head; the job that runs it is deleted afterwards."""
         job = self._start(f"ask-{arguments[0]}", on_cluster(arguments), {COMMAND: arguments[0]})
         try:
             info = self._end_of(job, ANSWER_S)
@@ -178,7 +183,7 @@ class Jobs:
         raise kind(printed.rpartition("error: ")[2].strip() or str(info.message))
 
     def _start(self, name: str, entrypoint: str, metadata: dict[str, str], **runtime_env: str) -> str:
-        """No resources are asked for: Ray starts the job on the head, also on one that has no CPU to give."""
+        """Start a job and return its id. It asks for no resources, so that a head without a free CPU starts it, too."""
         variables = {**ENVIRONMENT, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)}
         with clear_answers(self.address):
             return str(
@@ -191,7 +196,7 @@ class Jobs:
             )
 
     def _own(self) -> list[Any]:
-        """The jobs that `submit` has started, the oldest first."""
+        """The jobs that `submit` started, the oldest first."""
         with clear_answers(self.address):
             jobs = [job for job in self._client.list_jobs() if {COMMAND, STUDY} <= (job.metadata or {}).keys()]
         return sorted(jobs, key=lambda job: job.start_time or 0)

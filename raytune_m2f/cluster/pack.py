@@ -1,9 +1,7 @@
-"""What a job takes along: the configuration and the search space, in one folder with the user's files (send.py).
+"""Collect what a job takes along in one folder: configuration, search space, the user's Python, named data files.
 
-Data and weights stay on the cluster, so the paths to them are as its nodes see them: the client's disk means nothing
-there. A path that starts with a $VARIABLE is sent as it stands, for the nodes to fill in.
-
-Which of the user's own files a job takes along: Python, and data that is named; nothing that keeps secrets.
+Data and weights stay on the cluster, so the paths to them are as its nodes see them; a path that starts with a
+$VARIABLE is sent as it is, for the nodes to fill in. Files that may hold secrets are never sent.
 """
 
 from __future__ import annotations
@@ -19,33 +17,46 @@ from typing import Any
 import yaml
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.build import build, in_one_message
-from raytune_m2f.config.load import file_layers, override_layers
+from raytune_m2f.config.build import build
+from raytune_m2f.config.load import file_layers, find_config, override_layers
 from raytune_m2f.config.paths import is_path
-from raytune_m2f.config.shipped import find_config
-from raytune_m2f.config.yaml_file import merge, read_yaml
-from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError
-from raytune_m2f.study.space import SearchSpace, load_space, packaged_spaces
+from raytune_m2f.config.yaml_file import merge
+from raytune_m2f.errors import ConfigError, InputError, first_of, join_problems
+from raytune_m2f.study.space import load_space, packaged_spaces
 
 CONFIG, SPACE = "config.yaml", "space.yaml"
+MAX_BYTES = 100 * 2**20
+"""Limit for one file."""
+SHOWN = 100
+"""Files in a list."""
+_SECRET = re.compile(
+    r"\.env(\..*)?|.*\.env|id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|ovpn|gpg|token)"
+    r"|\.?credentials?.*|[._]?netrc|\.pgpass|\.git-credentials|\.npmrc|\.pypirc|\.htpasswd|.*[-_.]?token(s)?(\.\w+)?"
+    r"|\.?secrets?(\..*)?|client_secret.*|kubeconfig|.*service[-_]?account.*\.json|passw(d|ords?)(\..*)?|shadow",
+    flags=re.IGNORECASE,
+)
+_SECRET_FOLDERS = {".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure", "gcloud", ".git"}
+_IGNORED = {"__pycache__", "node_modules", "site-packages"}
+_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
 def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
-    """Write the configuration as one file: the files that it builds on joined, the overrides applied.
+    """Write the configuration as one file, `folder`/config.yaml, with its base files and the overrides merged.
 
     Returns:
-        it, to check a search space with; its paths are not to be used here, but for the files of DATASETS.IMPORT,
-        which are the caller's to pack.
+        The configuration, to check a search space with. Its paths are the cluster's, except for the files of
+        DATASETS.IMPORT, which the caller packs.
 
     Raises:
-        ConfigError: it is wrong, or a path in it would mean this machine.
+        ConfigError: it is wrong, or has a path that only this machine has.
     """
     layers = [*file_layers(find_config(path), ()), *override_layers(overrides)]
-    checked = build(Config, [replace(layer, values=_change_paths(layer.values, _filled_in)) for layer in layers])
+    plain = [replace(layer, values=_change_paths(layer.values, _without_variables)) for layer in layers]
+    checked = build(Config, plain)
     merged: dict[Any, Any] = {}
     for layer in layers:
         merged = merge(merged, layer.values)
-    _refuse_own_paths(path, merged)
+    _refuse_local_paths(path, merged)
     if checked.DATASETS.IMPORT:  # by name: the job's folder is another one when the study is resumed
         names = [Path(name).stem if name.endswith(".py") else name for name in checked.DATASETS.IMPORT]
         merged["DATASETS"] = {**merged["DATASETS"], "IMPORT": names}
@@ -54,83 +65,33 @@ def pack_config(path: Path, overrides: Sequence[str], folder: Path) -> Config:
 
 
 def pack_space(name: str, folder: Path, config: Config | None = None) -> str:
-    """Write a search space of the user's; one that ships with the package is there already.
+    """Write a search space of the user's as `folder`/space.yaml; one that ships with the package is there already.
 
     Args:
-        config: what it is checked for; None checks it by itself.
+        name: a file, or the name of a space of the package.
+        config: to check the space against; None checks it by itself.
+
     Returns:
-        how the job names it.
+        The job's name for it.
 
     Raises:
         SearchSpaceError: there is no such space, or it is wrong.
     """
-    known = packaged_spaces()
-    if config is not None:
-        space = load_space(name, config)
-    else:
-        space = SearchSpace.from_dict(read_yaml(known.get(name, Path(name)), SearchSpaceError), source=name)
-    if name in known:
+    space = load_space(name, config)
+    if name in packaged_spaces():
         return name
     (folder / SPACE).write_text(yaml.safe_dump(space.to_dict(), sort_keys=False), encoding="utf-8")
     return SPACE
 
 
-def _change_paths(values: Mapping[Any, Any], change: Callable[[str, str], str], prefix: str = "") -> dict[Any, Any]:
-    """A copy in which `change` has seen (dotted key, path) of every path."""
-    changed: dict[Any, Any] = {}
-    for key, value in values.items():
-        dotted = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            changed[key] = _change_paths(value, change, f"{dotted}.")
-        else:
-            names_file = isinstance(value, str) and is_path(dotted, value)
-            changed[key] = change(dotted, value) if names_file else value
-    return changed
-
-
-def _filled_in(key: str, path: str) -> str:
-    """A path to check the rest of the configuration with: the nodes' variables are not known here."""
-    return path.replace("$", "/")
-
-
-def _refuse_own_paths(source: Path, values: Mapping[Any, Any]) -> None:
-    problems: list[str] = []
-
-    def look(key: str, path: str) -> str:
-        if not path.startswith(("/", "$")):
-            problems.append(
-                f"{source}: {key}: got {path!r}, which a node would look for elsewhere. Allowed in a job: an absolute "
-                "path as the nodes see it, or one that starts with a $VARIABLE that is set there"
-            )
-        return path
-
-    _change_paths(values, look)
-    if problems:
-        raise ConfigError(in_one_message(problems))
-
-
-MOST_BYTES = 100 * 2**20
-"""Of one file; data belong on storage that the nodes see."""
-SHOWN = 100
-_SECRET = re.compile(
-    r"\.env(\..*)?|.*\.env|id_(rsa|dsa|ecdsa|ed25519).*|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|ppk|ovpn|gpg|token)"
-    r"|\.?credentials?.*|[._]?netrc|\.pgpass|\.git-credentials|\.npmrc|\.pypirc|\.htpasswd|.*[-_.]?token(s)?(\.\w+)?"
-    r"|\.?secrets?(\..*)?|client_secret.*|kubeconfig|.*service[-_]?account.*\.json|passw(d|ords?)(\..*)?|shadow",
-    flags=re.IGNORECASE,
-)
-_SECRET_FOLDERS = {".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure", "gcloud", ".git"}
-_NOT_MINE = {"__pycache__", "node_modules", "site-packages"}
-_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
-
-
 def pack_module(path: Path, folder: Path) -> int:
-    """Copy a module, or the Python files of a package, to where the job's processes can import it.
+    """Copy a module, or the Python files of a package, into the folder from which the job imports.
 
     Returns:
-        how many other files of the package are left out.
+        The number of other files of the package, which are left out.
 
     Raises:
-        InputError: it is no module, another one has its name, or a file in it is not to be sent.
+        InputError: it is no module, another one has its name, or a file in it may hold secrets.
     """
     if not path.exists():
         raise InputError(f"--module {path}: no such file or folder; give a .py file or the folder of a package")
@@ -152,17 +113,17 @@ def pack_module(path: Path, folder: Path) -> int:
     return sum(file.suffix != ".py" for file in files)
 
 
-def pack_file(path: Path, modules: Sequence[Path], folder: Path) -> None:
-    """Copy a file that is named: into its package if that is sent, else beside the modules.
+def pack_file(path: Path, modules: Sequence[Path], folder: Path, max_bytes: int = MAX_BYTES) -> None:
+    """Copy a data file that the user named: into its package if that is one of `modules`, else beside them.
 
     Raises:
-        InputError: it is no file, its name is taken, it is too large, or it keeps secrets.
+        InputError: it is no file, its name is taken, it is too large, or it may hold secrets.
     """
     if not path.is_file():
         raise InputError(f"--file {path}: no such file")
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > max_bytes:
         raise InputError(
-            f"--file {path}: has {path.stat().st_size / 2**20:.0f} MiB, allowed are {MOST_BYTES // 2**20}; put it on "
+            f"--file {path}: has {path.stat().st_size / 2**20:.0f} MiB, allowed are {max_bytes // 2**20}; put it on "
             "storage that all nodes see"
         )
     with path.open("rb") as file:
@@ -176,16 +137,49 @@ def pack_file(path: Path, modules: Sequence[Path], folder: Path) -> None:
 
 
 def what_is_sent(folder: Path) -> list[str]:
-    """A line for each file of the job's folder with its size, after one with their number."""
+    """The files of the job's folder with their sizes, one a line, after a line with number and total size."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     sizes = [path.stat().st_size for path in files]
     lines = [f"{size / 1000:10.1f} kB  {path.relative_to(folder)}" for path, size in zip(files, sizes, strict=True)]
-    rest = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return [f"sent along: {len(files)} files, {sum(sizes) / 1000:.1f} kB", *lines[:SHOWN], *rest]
+    return [f"sent along: {len(files)} files, {sum(sizes) / 1000:.1f} kB", *first_of(lines, SHOWN)]
+
+
+def _change_paths(values: Mapping[Any, Any], change: Callable[[str, str], str], prefix: str = "") -> dict[Any, Any]:
+    """A copy with every path replaced by `change(dotted key, path)`."""
+    changed: dict[Any, Any] = {}
+    for key, value in values.items():
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            changed[key] = _change_paths(value, change, f"{dotted}.")
+        else:
+            names_file = isinstance(value, str) and is_path(dotted, value)
+            changed[key] = change(dotted, value) if names_file else value
+    return changed
+
+
+def _without_variables(key: str, path: str) -> str:
+    """A path without variables, which only the nodes know, so that the rest of the configuration can be checked."""
+    return path.replace("$", "/")
+
+
+def _refuse_local_paths(source: Path, values: Mapping[Any, Any]) -> None:
+    problems: list[str] = []
+
+    def look(key: str, path: str) -> str:
+        if not path.startswith(("/", "$")):
+            problems.append(
+                f"{source}: {key}: got {path!r}, which a node would look for elsewhere. Allowed in a job: an absolute "
+                "path as the nodes see it, or one that starts with a $VARIABLE that is set there"
+            )
+        return path
+
+    _change_paths(values, look)
+    if problems:
+        raise ConfigError(join_problems(problems))
 
 
 def _files(package: Path) -> Iterator[Path]:
-    """The files of a package, without what Python, git and environments leave there."""
+    """The files of a package, without caches, hidden files and virtual environments."""
     for root, folders, names in os.walk(package):
         here = Path(root)
         for name in folders:
@@ -194,22 +188,22 @@ def _files(package: Path) -> Iterator[Path]:
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and name not in _NOT_MINE and not (here / name / "pyvenv.cfg").exists()
+            if not name.startswith(".") and name not in _IGNORED and not (here / name / "pyvenv.cfg").exists()
         )
         yield from (here / name for name in sorted(names) if not name.startswith("."))
 
 
 def _copy(file: Path, within: Path, target: Path) -> None:
-    """Copy a file that is no secret and no way out of the folder that was named."""
-    there = file.resolve()
-    if not there.is_file():
+    """Copy a file; refuse one that may hold secrets, or a link that leads out of `within`."""
+    real = file.resolve()
+    if not real.is_file():
         raise InputError(f"{file}: is no file")
-    if not there.is_relative_to(within.resolve()):
-        raise InputError(f"{file}: is a link to {there}, out of what was named, and is not sent. Name it itself")
-    for path in (file, there):
+    if not real.is_relative_to(within.resolve()):
+        raise InputError(f"{file}: is a link to {real}, out of what was named, and is not sent. Name it itself")
+    for path in (file, real):
         parts = _SECRET_FOLDERS.intersection(path.absolute().parts)
         if _SECRET.fullmatch(path.name) or parts:
             why = f"lies in {parts.pop()}" if parts else "is called as files that keep secrets are"
             raise InputError(f"{file}: {why}, and is not sent. If it keeps none, rename it")
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(there, target)
+    shutil.copyfile(real, target)

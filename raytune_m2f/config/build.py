@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from raytune_m2f.config.fields.base import CLASHES, Problem, Section
-from raytune_m2f.config.keys import is_section, key_info, known_keys, shown, unknown_key
+from raytune_m2f.config.keys import is_section, key_info, known_keys, short_repr, unknown_key
 from raytune_m2f.config.paths import REGISTER, resolve_paths
 from raytune_m2f.config.yaml_file import flatten, merge
-from raytune_m2f.errors import ConfigError
+from raytune_m2f.errors import ConfigError, join_problems
 
 S = TypeVar("S", bound=Section)
 Location = Sequence[int | str]
@@ -46,12 +46,8 @@ def build(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> S
     """
     section, lines = check(root, layers, complete=complete)
     if section is None or lines:
-        raise ConfigError(in_one_message(lines))
+        raise ConfigError(join_problems(lines))
     return section
-
-
-def in_one_message(lines: Sequence[str]) -> str:
-    return lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
 
 
 def check(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> tuple[S | None, list[str]]:
@@ -62,7 +58,7 @@ def check(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> t
         values, found = resolve_paths(layer.values, layer.folder)
         merged = merge(merged, values)
         unresolved += [(layer.origin, key, text) for key, text in found]
-    lines = [f"{origin}: {key}: {text}" for origin, key, text in unresolved if not _is_of_no_use(key, merged)]
+    lines = [f"{origin}: {key}: {text}" for origin, key, text in unresolved if not _is_of_unused_dataset(key, merged)]
     kind = root.variant(merged)
     merged, found = kind.complete(merged) if complete else (merged, [])
     lines += [f"{_origin((key,), layers)}: {key}: {text}" for key, text in found]
@@ -77,7 +73,7 @@ def check(root: type[S], layers: Sequence[Layer], *, complete: bool = True) -> t
     return section, lines
 
 
-def _is_of_no_use(key: str, values: Mapping[Any, Any]) -> bool:
+def _is_of_unused_dataset(key: str, values: Mapping[Any, Any]) -> bool:
     """Whether a key is of a data set that is registered, by a `_BASE_` say, and neither trained nor tested on."""
     datasets = values.get("DATASETS")
     if not key.startswith(f"{REGISTER}.") or not isinstance(datasets, Mapping):
@@ -99,19 +95,19 @@ def _origin(keys: Sequence[str], layers: Sequence[Layer]) -> str:
 
 
 def _problems(error: ValidationError, root: type[Section]) -> list[Problem]:
-    """pydantic's findings in our words."""
+    """pydantic's findings, each with what was got and what is allowed."""
     return [
-        Problem((_dotted(item["loc"]),), _in_our_words(item["type"], item["input"], item["loc"], root))
+        Problem((_dotted(item["loc"]),), _describe(item["type"], item["input"], item["loc"], root))
         for item in error.errors(include_url=False)
     ]
 
 
-def _in_our_words(kind: str, value: Any, location: Location, root: type[Section]) -> str:
+def _describe(kind: str, value: Any, location: Location, root: type[Section]) -> str:
     if kind == "extra_forbidden":
         beside = known_keys(_section_at(root, location[:-1]), f"{_dotted(location[:-1])}.".lstrip("."))
         return unknown_key(_dotted(location), {**beside, **known_keys(root)})
     info = key_info(_dotted(location), _field_at(root, location))
-    got = "missing" if kind == "missing" else f"got {shown(value)}"
+    got = "missing" if kind == "missing" else f"got {short_repr(value)}"
     meaning = f" ({info.description.removesuffix('.')})" if info.description else ""
     return f"{got}, allowed: {info.allowed}{meaning}"
 

@@ -1,13 +1,11 @@
-"""Keys that detectron2 or Mask2Former know and that are not honoured here, with what to do instead.
+"""What keys there are, what each allows, and which one is closest to a misspelt key.
 
-A key stands for everything below it. They are refused, for an option that is silently ignored costs days.
-
-What keys there are, what each allows, and which one a misspelt key may have meant.
+Keys that detectron2 or Mask2Former know and that are not honoured here are refused with what to do instead: an option
+that is silently ignored costs days.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from raytune_m2f.config.fields.base import Section, is_fixed
+from raytune_m2f.errors import closest
 
 FOREIGN_KEYS: dict[str, str] = {
     "OUTPUT_DIR": "give the folder on the command line: --output of train, --study of tune",
@@ -121,28 +120,29 @@ def known_keys(section: type[Section], prefix: str = "") -> dict[str, KeyInfo]:
 
 
 def key_info(key: str, field: FieldInfo) -> KeyInfo:
+    """What is known of the key that this field of a section defines."""
     default = None if field.is_required() else field.default
-    allowed = f"only {shown(default)}" if is_fixed(field) else in_words(field.annotation, field.metadata)
+    allowed = f"only {short_repr(default)}" if is_fixed(field) else describe_type(field.annotation, field.metadata)
     return KeyInfo(key, default, allowed, field.description or "", is_section(field.annotation))
 
 
-def in_words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """A type and its bounds: `a whole number from 1 to 100`."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return in_words(arguments[0], [m for note in arguments[1:] for m in getattr(note, "metadata", [note])])
+        return describe_type(arguments[0], [m for note in arguments[1:] for m in getattr(note, "metadata", [note])])
     if origin is Literal:
-        return " or ".join(shown(choice) for choice in arguments)
+        return " or ".join(short_repr(choice) for choice in arguments)
     if origin is tuple:
-        return _sequence_in_words(arguments, list(metadata))
+        return _describe_sequence(arguments, list(metadata))
     if origin is dict or is_section(annotation):
         names = list(annotation.model_fields) if is_section(annotation) else ["names of your own"]
         return f"a section with {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
-    return words[annotation] + _bounds_in_words(metadata)
+    return words[annotation] + _describe_bounds(metadata)
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value as YAML would have it, short enough for a message."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
@@ -162,7 +162,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def closest_key(key: str, known: Iterable[str]) -> str | None:
-    """The key that a misspelt one may have meant: the same name elsewhere, then a similar one."""
+    """The key closest to a misspelt one: the same name elsewhere, then a similar one; None if none is close."""
     known, wanted = list(known), key.upper()
     names = {k.rpartition(".")[2]: k for k in reversed(known)}
     name = wanted.rpartition(".")[2]
@@ -171,24 +171,25 @@ def closest_key(key: str, known: Iterable[str]) -> str | None:
         return by_spelling[wanted]
     if name in names:
         return names[name]
-    if close := difflib.get_close_matches(wanted, by_spelling, n=1, cutoff=0.8):
-        return by_spelling[close[0]]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
-    return names[close[0]] if close else None
+    if close := closest(wanted, by_spelling, cutoff=0.8):
+        return by_spelling[close]
+    close = closest(name, names, cutoff=0.75)
+    return names[close] if close else None
 
 
 def is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    """Whether a field of this type holds keys instead of a value."""
     return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
-def _sequence_in_words(arguments: tuple[Any, ...], metadata: list[Any]) -> str:
+def _describe_sequence(arguments: tuple[Any, ...], metadata: list[Any]) -> str:
     most = next((m.max_length for m in metadata if hasattr(m, "max_length")), None)
     length = f" of {len(arguments)} items" if arguments[-1] is not ... else ""
     length = f" of at most {most} item" + "s" * (most > 1) if most is not None else length
-    return f"a list in brackets{length}, each {in_words(arguments[0])}"
+    return f"a list in brackets{length}, each {describe_type(arguments[0])}"
 
 
-def _bounds_in_words(metadata: Iterable[Any]) -> str:
+def _describe_bounds(metadata: Iterable[Any]) -> str:
     bounds = {
         name: getattr(m, name)
         for m in metadata

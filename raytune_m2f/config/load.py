@@ -1,19 +1,19 @@
-"""A configuration from a YAML file, the files it builds on, and overrides."""
+"""A configuration from a YAML file, the files it builds on, and overrides; and the files that come with the package."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from raytune_m2f.config.build import Layer, build, in_one_message
-from raytune_m2f.config.keys import known_keys, shown
+from raytune_m2f.config.build import Layer, build
+from raytune_m2f.config.keys import known_keys, short_repr
 from raytune_m2f.config.paths import absolute, refuse_untrusted, resolve_paths
 from raytune_m2f.config.schema import Config
-from raytune_m2f.config.shipped import advice, find_config, shipped_config
-from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml
-from raytune_m2f.errors import ConfigError
+from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml, similar_file, unflatten
+from raytune_m2f.errors import ConfigError, closest, join_problems
 
 BASE_KEY = "_BASE_"
 """detectron2's key for the file that a file builds on."""
@@ -31,7 +31,7 @@ def load_config(path: str | Path, overrides: Overrides = (), *, trust: bool = Tr
     """The configuration of a YAML file.
 
     Args:
-        path: the file, or the name of one that comes with the package (see `shipped.py`); its `_BASE_`, a path
+        path: the file, or the name of one that comes with the package (see `shipped_configs`); its `_BASE_`, a path
             relative to it or such a name, is read first, and so on.
         overrides: they win over the files. Relative paths in them start at the working directory, those of a file at
             the file's folder.
@@ -46,7 +46,7 @@ def load_config(path: str | Path, overrides: Overrides = (), *, trust: bool = Tr
     return build(Config, layers)
 
 
-def config_of(cfg: Mapping[str, Any]) -> Config:
+def config_from_cfg(cfg: Mapping[str, Any]) -> Config:
     """What of a configuration of detectron2's is ours, checked: the network and its tests.
 
     Raises:
@@ -80,17 +80,18 @@ def _base_path(base: object, path: Path) -> Path:
         )
     try:
         base_path = Path(absolute(base, path.parent))
-    except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
+    except ValueError as problem:
         raise ConfigError(f"{path}: {BASE_KEY}: {problem}") from None
     found = base_path if os.path.isfile(base_path) else shipped_config(base)  # a name may be too long for a file
     if found is None:
-        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}. {advice(base)}")
+        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, but there is no file {base_path}. {_advice(base)}")
     return found
 
 
 def override_layers(overrides: Overrides) -> list[Layer]:
+    """Raises ConfigError, naming every override that is none."""
     if isinstance(overrides, Mapping):
-        return [Layer("overrides", nest(key, value), Path.cwd()) for key, value in overrides.items()]
+        return [Layer("overrides", unflatten(overrides), Path.cwd())]
     layers: list[Layer] = []
     problems: list[str] = []
     for override in overrides:
@@ -102,7 +103,43 @@ def override_layers(overrides: Overrides) -> list[Layer]:
                 raise ValueError(f"a key of {key.count('.') + 1} parts; no key has so many")
             layers.append(Layer("command line", nest(key.strip(), parse_value(text)), Path.cwd()))
         except ValueError as problem:
-            problems.append(f"command line: got {shown(override)}; {problem}")
+            problems.append(f"command line: got {short_repr(override)}; {problem}")
     if problems:
-        raise ConfigError(in_one_message(problems))
+        raise ConfigError(join_problems(problems))
     return layers
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Name to file: `small_data`, `maskformer2_R50_instance`, `detectron2/fruits_nuts_mask_rcnn`."""
+    folder = Path(str(files("raytune_m2f"))) / "configs"
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+
+
+def shipped_config(name: str | Path) -> Path | None:
+    """`small_data`, `small_data.yaml` and `configs/small_data.yaml` name the same one; None: there is none."""
+    return shipped_configs().get(_bare(name))
+
+
+def find_config(name: str | Path) -> Path:
+    """The file that the user means: his own at this path, else the shipped one of this name.
+
+    Raises:
+        ConfigError: there is neither; with the names that there are.
+    """
+    own = Path(name)
+    found = own if os.path.lexists(own) else shipped_config(name)
+    if found is None:
+        raise ConfigError(f"{name}: no such file{similar_file(own)}. {_advice(name)}")
+    return found
+
+
+def _advice(name: str | Path) -> str:
+    """What can be given instead of a name that is none."""
+    shipped = shipped_configs()
+    close = closest(_bare(name), shipped)
+    hint = f"Did you mean {close}? " if close else ""
+    return f"{hint}Allowed: a YAML file, or one of these, which come with the package: {', '.join(shipped)}"
+
+
+def _bare(name: str | Path) -> str:
+    return Path(name).as_posix().removeprefix("configs/").removesuffix(".yaml")

@@ -1,8 +1,8 @@
-"""`DATASETS.IMPORT`: the user's own modules, which register data sets and models with detectron2.
+"""What a configuration names outside of itself: files, and modules that run.
 
-They run because the user gives the configuration that names them. One that lies in a study or a model may be anybody's.
-
-Paths in a configuration: `~` and `$VARIABLE` expanded, relative ones taken from their file.
+Paths: `~` and `$VARIABLE` are expanded, relative ones start at the folder of the file that states them.
+Modules (`DATASETS.IMPORT`) register data sets and networks with detectron2. They run because the user gives the
+configuration that names them; a configuration that lies in a study or a model may be anybody's.
 """
 
 from __future__ import annotations
@@ -19,65 +19,11 @@ from typing import Any
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.storage.address import holds_credentials
 
-KEY = "DATASETS.IMPORT"
-
-
-def refuse_untrusted(values: Mapping[Any, Any], source: str) -> None:
-    """Refuse a stored configuration that would run Python files.
-
-    Args:
-        values: nested dictionaries, of any type as they come from a file.
-        source: where they are from.
-
-    Raises:
-        ConfigError: naming what would run, and how it is allowed.
-    """
-    datasets = values.get("DATASETS")
-    named = datasets.get("IMPORT") if isinstance(datasets, Mapping) else None
-    if named:
-        names = ", ".join(map(str, named)) if isinstance(named, list | tuple) else str(named)
-        raise ConfigError(
-            f"{source}: {KEY} would run Python files with your rights, and they may be anybody's: {names}. Nothing was "
-            "run. Read them; if you trust them, give --trust (trust=True in Python)."
-        )
-
-
-def import_modules(names: Sequence[str]) -> list[ModuleType]:
-    """Import each module, or .py file, once in this process.
-
-    The folder of a file is put on Python's path, so that processes that load images find the module too.
-
-    Raises:
-        ConfigError: there is none, it fails, or another module has the file's name.
-    """
-    return [_import_file(Path(name)) if name.endswith(".py") else _import(name, name) for name in names]
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not os.path.isfile(path):
-        raise ConfigError(f"{KEY}: there is no file {path}. Workers on other machines must see it too.")
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    module = _import(path.stem, str(path))
-    if Path(module.__file__ or "").resolve() != path.resolve():
-        raise ConfigError(f"{KEY}: {path}: Python has another module {path.stem!r} already: rename the file.")
-    return module
-
-
-def _import(module: str, shown: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except Exception as error:  # whatever the user's module does
-        raise ConfigError(
-            f"{KEY}: {shown!r} cannot be imported: {type(error).__name__}: {error}. Allowed: a module that Python "
-            "finds (PYTHONPATH) or a .py file."
-        ) from error
-
-
-PATH_FIELDS = ("annotations", "images")
-REGISTER = "DATASETS.REGISTER"
 IMPORT = "DATASETS.IMPORT"
 """Modules, and paths of .py files."""
+REGISTER = "DATASETS.REGISTER"
+PATH_FIELDS = ("annotations", "images")
+"""Of a data set in REGISTER."""
 CREDENTIALS = (
     "got an address with credentials in it, which would be saved with the run and in every export. Download the file, "
     "and give its path; there a $VARIABLE is filled in"
@@ -89,7 +35,7 @@ def absolute(text: str, folder: Path) -> str:
     """`text` as an absolute path.
 
     Raises:
-        ValueError: if it names an environment variable that is not set.
+        ValueError: it names an environment variable that is not set, or the home of an unknown user.
     """
 
     def expand(match: re.Match[str]) -> str:
@@ -102,7 +48,10 @@ def absolute(text: str, folder: Path) -> str:
         return os.environ[name]
 
     path = Path(_VARIABLE.sub(expand, text))
-    path = path.expanduser() if path.parts[:1] and path.parts[0].startswith("~") else path
+    try:
+        path = path.expanduser() if path.parts[:1] and path.parts[0].startswith("~") else path
+    except RuntimeError as problem:
+        raise ValueError(str(problem)) from None
     return os.path.normpath(folder.absolute() / path)
 
 
@@ -128,7 +77,7 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
             else:
                 try:
                     value = _resolved(dotted, value, folder)
-                except (ValueError, RuntimeError) as problem:  # RuntimeError: the home of an unknown ~user
+                except ValueError as problem:
                     problems.append((dotted, str(problem)))
             resolved[str(key)] = value  # YAML reads `5:` as a number and `on:` as true
         return resolved
@@ -149,6 +98,59 @@ def _texts(value: Any) -> list[str]:
 
 
 def is_path(dotted: str, value: str) -> bool:
+    """Whether the value of this dotted key is a path."""
     if dotted == "MODEL.WEIGHTS":
         return bool(value) and "://" not in value
     return bool(value) and dotted.startswith(f"{REGISTER}.") and dotted.rpartition(".")[2] in PATH_FIELDS
+
+
+def refuse_untrusted(values: Mapping[Any, Any], source: str) -> None:
+    """Refuse a stored configuration that would run Python files.
+
+    Args:
+        values: nested dictionaries, of any type as they come from a file.
+        source: where they are from.
+
+    Raises:
+        ConfigError: naming what would run, and how it is allowed.
+    """
+    datasets = values.get("DATASETS")
+    named = datasets.get("IMPORT") if isinstance(datasets, Mapping) else None
+    if named:
+        names = ", ".join(map(str, named)) if isinstance(named, list | tuple) else str(named)
+        raise ConfigError(
+            f"{source}: {IMPORT} would run Python files with your rights, and they may be anybody's: {names}. Nothing "
+            "was run. Read them; if you trust them, give --trust (trust=True in Python)."
+        )
+
+
+def import_modules(names: Sequence[str]) -> list[ModuleType]:
+    """Import each module, or .py file, once in this process.
+
+    The folder of a file is put on Python's path, so that processes that load images find the module too.
+
+    Raises:
+        ConfigError: there is none, it fails, or another module has the file's name.
+    """
+    return [_import_file(Path(name)) if name.endswith(".py") else _import(name, name) for name in names]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not os.path.isfile(path):
+        raise ConfigError(f"{IMPORT}: there is no file {path}. Workers on other machines must see it too.")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = _import(path.stem, str(path))
+    if Path(module.__file__ or "").resolve() != path.resolve():
+        raise ConfigError(f"{IMPORT}: {path}: Python has another module {path.stem!r} already: rename the file.")
+    return module
+
+
+def _import(module: str, shown: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # whatever the user's module does
+        raise ConfigError(
+            f"{IMPORT}: {shown!r} cannot be imported: {type(error).__name__}: {error}. Allowed: a module that Python "
+            "finds (PYTHONPATH) or a .py file."
+        ) from error

@@ -26,7 +26,7 @@ from raytune_m2f.config.fields.data import (
 from raytune_m2f.config.fields.model import AnyModel, Model
 from raytune_m2f.config.fields.solver import AnySolver, Solver
 from raytune_m2f.config.keys import known_keys, unknown_key
-from raytune_m2f.config.yaml_file import flatten, merge, nest
+from raytune_m2f.config.yaml_file import flatten, unflatten
 from raytune_m2f.errors import ConfigError
 
 OURS: tuple[str, ...] = get_args(Model.model_fields["META_ARCHITECTURE"].annotation)
@@ -97,7 +97,7 @@ class Config(Section):
 
     @property
     def metric(self) -> str:
-        """What a training is ranked by where nobody says otherwise."""
+        """The metric that ranks trainings by default."""
         return "segm/AP"
 
     def knows(self, key: str) -> bool:
@@ -109,11 +109,8 @@ class Config(Section):
         return True
 
     def _layers(self, values: Mapping[str, Any], source: str) -> list[Layer]:
-        nested: dict[str, Any] = {}
-        for key, value in values.items():
-            nested = merge(nested, nest(key, value))
         here = Path.cwd()
-        return [Layer("configuration", self.to_dict(), here), Layer(source, nested, here)]
+        return [Layer("configuration", self.to_dict(), here), Layer(source, unflatten(values), here)]
 
     def value(self, key: str) -> Any:
         """The value of a dotted key.

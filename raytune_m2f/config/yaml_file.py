@@ -1,11 +1,10 @@
-"""Nested dictionaries and dotted keys: {"SOLVER": {"BASE_LR": 1}} and {"SOLVER.BASE_LR": 1}.
+"""YAML in, as nested dictionaries: {"SOLVER": {"BASE_LR": 1}}; or flat, with dotted keys: {"SOLVER.BASE_LR": 1}.
 
-YAML in: safe (nothing is executed, nothing hangs), and a key written twice is an error, not a value lost.
+Reading is safe (nothing is executed, nothing hangs), and a key written twice is an error, not a value lost.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -13,8 +12,17 @@ from typing import Any
 
 import yaml
 
-from raytune_m2f.errors import InputError
+from raytune_m2f.errors import InputError, closest
 from raytune_m2f.storage.text import no_text, read_text
+
+MOST_BYTES = 2**20
+"""Of a configuration or a search space; they have some thousand."""
+DEEPEST = 64
+"""Levels of a file; a configuration has 6."""
+MOST_REPEATED = 10_000
+"""Values that aliases may repeat; a few lines of them can stand for more than any memory holds."""
+MOST_BITS = 64
+"""Of a whole number."""
 
 
 def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -35,6 +43,14 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
     return {head: nest(rest, value) if separator else value}
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested dictionaries."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        nested = merge(nested, nest(key, value))
+    return nested
+
+
 def merge(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
     """Both, where `above` wins key by key; lists are replaced, not joined."""
     merged = dict(below)
@@ -42,16 +58,6 @@ def merge(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-MOST_BYTES = 2**20
-"""Of a configuration or a search space; they have some thousand."""
-DEEPEST = 64
-"""Levels of a file; a configuration has 6."""
-MOST_REPEATED = 10_000
-"""Values that aliases may repeat; a few lines of them can stand for more than any memory holds."""
-MOST_BITS = 64
-"""Of a whole number."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -144,7 +150,7 @@ def read_yaml(path: Path, error: type[InputError], *, most: int = MOST_BYTES) ->
         error: if the file is missing, unreadable, no YAML, or no mapping at its top.
     """
     if not os.path.lexists(path):
-        raise error(f"{path}: no such file{_similar_file(path)}")
+        raise error(f"{path}: no such file{similar_file(path)}")
     try:
         content = yaml.load(read_text(path, error, most=most), Loader=_Loader)
     except yaml.YAMLError as cause:
@@ -174,7 +180,7 @@ def _one_line(cause: Exception) -> str:
     return where + " ".join(str(getattr(cause, "problem", None) or cause).split())
 
 
-def _similar_file(path: Path) -> str:
-    names = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+def similar_file(path: Path) -> str:
+    """`; did you mean ...?` with the YAML file beside a missing one that is named most like it; empty if none is."""
+    close = closest(path.name, [file.name for file in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else None
+    return f"; did you mean {path.parent / close}?" if close else ""

@@ -1,8 +1,22 @@
-"""COCO instance data with subcategories: checked, augmented, in an order that any worker can work out."""
+"""COCO instance data with subcategories: checked, augmented, in an order that any worker can compute.
+
+records.py      what is in memory: Annotation, ImageRecord, CocoDataset; TrainSample and TestSample made of it
+categories.py   Categories: what labels mean
+coco.py         load_coco: read an annotation file and check all of it
+labels.py       find subcategory labels that are in another field than their head's
+masks.py        polygons and run lengths: check, encode, decode
+images.py       read image files as RGB; inspect their headers
+agreement.py    compare masks with bounding boxes
+summary.py      the data in numbers, with warnings and problems
+compare.py      compare labels: of two files, with a study's fingerprint, with a model
+dataset.py      order of the samples, and the datasets behind a DataLoader
+transforms.py   large-scale jitter and the resize of test images
+synthetic.py    a small data set of coloured shapes
+"""
 
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.data.coco import check_same_labels, load_coco
-from raytune_m2f.data.compare import load_for_model
+from raytune_m2f.data.coco import load_coco
+from raytune_m2f.data.compare import check_same_labels, load_for_model
 from raytune_m2f.data.dataset import BatchStream, StreamSampler, TestDataset, TrainDataset, shard
 from raytune_m2f.data.images import read_image
 from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, TestSample, TrainSample

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.errors import DatasetError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _class_names(head: str, heads: Mapping[str, Any], source: str) -> tuple[str,
         given = f"it has {', '.join(map(repr, heads))}" if heads else "it has no 'subcategories' at all"
         raise DatasetError(
             f"{source}: subcategory {head!r} is not in the top-level 'subcategories': {given}"
-            f"{did_you_mean(head, heads)}. Correct DATASETS.SUBCATEGORIES or add the list of class names."
+            f"{did_you_mean(head, heads, quote=True)}. Correct DATASETS.SUBCATEGORIES or add the list of class names."
         )
     names = heads[head]
     if not isinstance(names, list) or not names or not all(isinstance(n, str) and n for n in names):
@@ -108,9 +107,3 @@ def _refuse_repeated(names: Iterable[str], what: str) -> None:
         if name in seen:
             raise DatasetError(f"{what} {name!r} is given twice; the metrics could not tell them apart")
         seen.add(name)
-
-
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """'; did you mean ...?' when one of the options is close, else an empty text."""
-    close = difflib.get_close_matches(word, list(options), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

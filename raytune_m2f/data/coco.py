@@ -5,45 +5,27 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from pycocotools import mask as mask_utils
+
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.data.entries import ImageEntry, parse_annotation, parse_image
-from raytune_m2f.data.labels import nothing_known, search
-from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, without_collection
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.data.images import IMAGE_SUFFIXES
+from raytune_m2f.data.labels import find_labels, wrong_label_message
+from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
+from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, paused_gc
+from raytune_m2f.errors import DatasetError, first_of
+from raytune_m2f.model import UNKNOWN
 
 SHOWN_PROBLEMS = 10
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-"""Of files that are taken for images of a folder."""
+SHOWN_CATEGORIES = 12
 
 
-class _Problems:
-    """What is wrong with a file, collected, so that one run shows more than the first of a thousand alike."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.shown: list[str] = []
-        self.count = 0
-
-    def add(self, problem: str) -> None:
-        self.count += 1
-        if len(self.shown) < SHOWN_PROBLEMS:
-            self.shown.append(problem)
-
-    def raise_if_any(self) -> None:
-        if not self.count:
-            return
-        lines = [f"{self.file}: {self.count} problem{'s' if self.count > 1 else ''}", *self.shown]
-        if self.count > len(self.shown):
-            lines.append(f"... and {self.count - len(self.shown)} more")
-        raise DatasetError("\n  ".join(lines))
-
-
-@without_collection()
+@paused_gc()
 def load_coco(
-    name: str, annotations: Path, images: Path, subcategories: Sequence[str] = (), *, if_there: bool = False
+    name: str, annotations: Path, images: Path, subcategories: Sequence[str] = (), *, skip_missing_heads: bool = False
 ) -> CocoDataset:
     """Read a dataset in COCO's instance format; masks are checked but not decoded, images not opened.
 
@@ -53,98 +35,35 @@ def load_coco(
         images: the folder of its images.
         subcategories: the heads to read: integer fields of the annotations, whose class names stand in the
             file's top-level `subcategories`. A field that is absent or null is `UNKNOWN` (-1).
-        if_there: leave out the heads that the file does not list, instead of refusing it.
+        skip_missing_heads: leave out the heads that the file does not list, instead of refusing it.
 
     Instances whose polygons all have fewer than three points are left out and counted, as detectron2 does. The list of
-    annotations may be empty, as in what a model predicts that finds nothing.
+    annotations may be empty: a model that finds nothing writes such a file.
 
     Raises:
         DatasetError: with the first ten problems found and their number, each naming the entry, what was got
             and what is allowed; or the labels of a head are in another field than its own.
     """
     content = _read_json(annotations)
-    entries = _entries(content, "images", annotations), _entries(content, "annotations", annotations)
-    if not entries[0]:
+    image_entries, entries = (_entries(content, key, annotations) for key in ("images", "annotations"))
+    if not image_entries:
         raise DatasetError(f"empty annotation file {annotations}: 'images' is an empty list")
-    listed = content.get("subcategories") or {}
-    if if_there and isinstance(listed, Mapping):
-        subcategories = [head for head in subcategories if head in listed]
+    heads = content.get("subcategories") or {}
+    if skip_missing_heads and isinstance(heads, Mapping):
+        subcategories = [head for head in subcategories if head in heads]
     categories = Categories.from_dict(content, subcategories, source=str(annotations))
-    problems = _Problems(annotations)
-    by_id = _read_images(entries[0], problems)
-    by_image, without_polygon = _read_annotations(entries[1], by_id, categories, problems)
-    unnamed = _find_files(by_id.values(), images, problems)
-    problems.raise_if_any()
-    unlabelled, remarks = find_labels(categories, entries[1], source=str(annotations))
-    folder = images.absolute()
-    records = tuple(
-        ImageRecord(i, folder / image.file_name, image.width, image.height, tuple(by_image.get(i, ())))
-        for i, image in sorted(by_id.items())
-    )
+    problems: list[str] = []  # collected, so that one run shows more than the first of a thousand alike
+    by_id = _read_images(image_entries, images.absolute(), problems)
+    by_image, without_polygon = _read_annotations(entries, by_id, categories, problems)
+    unnamed = _find_files(by_id.values(), images, annotations, problems)
+    if problems:
+        summary = f"{annotations}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise DatasetError("\n  ".join([summary, *first_of(problems, SHOWN_PROBLEMS)]))
+    unlabelled, remarks = find_labels(categories, entries, source=str(annotations))
+    records = tuple(replace(image, annotations=tuple(by_image.get(i, ()))) for i, image in sorted(by_id.items()))
     return CocoDataset(
-        name,
-        annotations,
-        images,
-        categories,
-        records,
-        without_polygon=without_polygon,
-        unnamed_files=unnamed,
-        unlabelled=unlabelled,
-        remarks=tuple(remarks),
+        name, annotations, images, categories, records, without_polygon, unnamed, unlabelled, tuple(remarks)
     )
-
-
-def find_labels(
-    categories: Categories, entries: Sequence[Mapping[str, Any]], *, source: str
-) -> tuple[dict[str, str], list[str]]:
-    """Whether the annotations label every head in the head's own field.
-
-    Returns:
-        `CocoDataset.unlabelled`, and remarks on labels of some annotations that are elsewhere.
-
-    Raises:
-        DatasetError: no annotation has a label there, but in another field.
-    """
-    unlabelled: dict[str, str] = {}
-    remarks: list[str] = []
-    for head, classes in categories.subcategories.items():
-        known = sum(entry.get(head) is not None for entry in entries)
-        if known == len(entries):
-            continue
-        found = search(entries, head, classes, by_name=known > 0)
-        if known == 0:
-            unlabelled[head] = nothing_known(head, classes, found, len(entries))
-            if found.values:
-                raise DatasetError(f"{source}: {unlabelled[head]}")
-        elif found.values:
-            remarks.append(
-                f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
-            )
-    return unlabelled, remarks
-
-
-def check_same_labels(train: CocoDataset, test: CocoDataset) -> None:
-    """Refuse two datasets whose labels do not mean the same.
-
-    Raises:
-        DatasetError: the first category or subcategory list that differs, with both files.
-    """
-    ours, theirs = train.categories, test.categories
-    lists: list[tuple[str, object, object]] = [
-        (
-            "categories",
-            dict(zip(ours.ids, ours.names, strict=True)),
-            dict(zip(theirs.ids, theirs.names, strict=True)),
-        )
-    ]
-    for head in [*ours.subcategories, *(h for h in theirs.subcategories if h not in ours.subcategories)]:
-        lists.append((f"subcategories {head!r}", ours.subcategories.get(head), theirs.subcategories.get(head)))
-    for what, mine, other in lists:
-        if mine != other:
-            raise DatasetError(
-                f"{what} differ between the datasets {train.name!r} and {test.name!r}, so their labels do "
-                f"not mean the same.\n  {train.annotations_file}: {mine}\n  {test.annotations_file}: {other}"
-            )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -166,72 +85,167 @@ def _entries(content: dict[str, Any], key: str, file: Path) -> list[Any]:
     return entries
 
 
-def _read_images(entries: list[Any], problems: _Problems) -> dict[int, ImageEntry]:
-    images: dict[int, ImageEntry] = {}
+def _read_images(entries: list[Any], folder: Path, problems: list[str]) -> dict[int, ImageRecord]:
+    images: dict[int, ImageRecord] = {}
     for entry in entries:
         try:
-            image = parse_image(entry)
+            image = _parse_image(entry, folder)
         except ValueError as error:
-            problems.add(f"image {_id(entry)}: {error}")
+            problems.append(f"image {_id(entry)}: {error}")
             continue
         if image.id in images:
-            problems.add(f"image {image.id}: the id is given twice")
+            problems.append(f"image {image.id}: the id is given twice")
         images[image.id] = image
     return images
 
 
 def _read_annotations(
-    entries: list[Any], images: dict[int, ImageEntry], categories: Categories, problems: _Problems
+    entries: list[Any], images: dict[int, ImageRecord], categories: Categories, problems: list[str]
 ) -> tuple[dict[int, list[Annotation]], int]:
-    """The annotations of each image, and how many were left out for want of a polygon."""
+    """The annotations by image id, and how many were left out because they have no valid polygon."""
     labels = {number: label for label, number in enumerate(categories.ids)}
     seen: set[int] = set()
     by_image: dict[int, list[Annotation]] = {}
-    without_mask = 0
+    without_polygon = 0
     for entry in entries:
         try:
-            annotation = parse_annotation(entry, images, labels, categories.subcategories)
+            annotation = _parse_annotation(entry, images, labels, categories.subcategories)
         except ValueError as error:
-            problems.add(f"annotation {_id(entry)}: {error}")
+            problems.append(f"annotation {_id(entry)}: {error}")
             continue
         if entry["id"] in seen:
-            problems.add(f"annotation {entry['id']}: the id is given twice")
+            problems.append(f"annotation {entry['id']}: the id is given twice")
         seen.add(entry["id"])
         if annotation is None:
-            without_mask += 1
+            without_polygon += 1
         else:
             by_image.setdefault(entry["image_id"], []).append(annotation)
-    return by_image, without_mask
+    return by_image, without_polygon
 
 
-def _find_files(images: Iterable[ImageEntry], folder: Path, problems: _Problems) -> int:
-    """Note the files that are not there; returns how many images in the same folders the file does not name."""
+def _find_files(images: Iterable[ImageRecord], folder: Path, file: Path, problems: list[str]) -> int:
+    """Note missing image files; returns how many other images are in the same folders."""
     if not folder.is_dir():
-        raise DatasetError(f"image folder {folder} of {problems.file} does not exist or is not a folder")
-    missing, unnamed = _compare(images, str(folder))
-    if missing:
-        problems.add(
-            f"{len(missing)} of the image files are not in {folder}: {', '.join(missing[:3])}"
-            + (", ..." if len(missing) > 3 else "")
-        )
-    return unnamed
-
-
-def _compare(images: Iterable[ImageEntry], folder: str) -> tuple[list[str], int]:
-    # One listing a folder: on shared storage a question for each of 100,000 files takes minutes.
-    listed: dict[str, set[str]] = {}
+        raise DatasetError(f"image folder {folder} of {file} does not exist or is not a folder")
+    # One listing per folder: on shared storage a request for each of 100,000 files takes minutes.
+    listings: dict[str, set[str]] = {}
     named: dict[str, set[str]] = {}
     missing = []
     for image in images:
-        parent, name = os.path.split(os.path.join(folder, image.file_name))
-        if parent not in listed:
-            listed[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
+        parent, name = os.path.split(image.file)
+        if parent not in listings:
+            listings[parent] = set(os.listdir(parent)) if os.path.isdir(parent) else set()
         named.setdefault(parent, set()).add(name)
-        if name not in listed[parent]:
-            missing.append(image.file_name)
-    others = (listed[parent] - names for parent, names in named.items())
-    return missing, sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for names in others for name in names)
+        if name not in listings[parent]:
+            missing.append(image.file.relative_to(folder.absolute()))
+    if missing:
+        problems.append(f"{len(missing)} of the image files are not in {folder}: {', '.join(first_of(missing, 3))}")
+    others = (name for parent, names in named.items() for name in listings[parent] - names)
+    return sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in others)
 
 
 def _id(entry: object) -> str:
     return repr(entry.get("id")) if isinstance(entry, dict) else f"that reads {str(entry)[:60]!r}"
+
+
+def _parse_image(entry: object, folder: Path) -> ImageRecord:
+    """Check an entry of `images`; a ValueError says what is wrong with it. Its annotations come later."""
+    if not isinstance(entry, dict):
+        raise ValueError("an entry of 'images' must be an object {id, file_name, width, height}")
+    name = entry.get("file_name")
+    if not isinstance(name, str) or not PurePosixPath(name).name or "\0" in name:
+        raise ValueError(f"file_name must be a relative path, got {name!r}")
+    windows = PureWindowsPath(name)  # takes / and \ alike, so this also holds on a file made elsewhere
+    if windows.anchor or ".." in windows.parts:
+        raise ValueError(f"file_name {name!r} leaves the image folder; it must be relative and without '..'")
+    number, width, height = (_integer(entry, key) for key in ("id", "width", "height"))
+    if width < 1 or height < 1:
+        raise ValueError(f"width and height must be 1 pixel at least, got {width} x {height}")
+    return ImageRecord(number, folder / name, width, height, ())
+
+
+def _parse_annotation(
+    entry: object,
+    images: Mapping[int, ImageRecord],
+    labels: Mapping[int, int],
+    subcategories: Mapping[str, Sequence[str]],
+) -> Annotation | None:
+    """Check an entry of `annotations`; a ValueError says what is wrong with it.
+
+    Args:
+        entry: the entry.
+        images: the file's images by id.
+        labels: the label of each category id.
+        subcategories: the class names of each head.
+
+    Returns:
+        The annotation, or None if its polygons all have fewer than three points.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError("an entry of 'annotations' must be an object")
+    number, image_id, category_id = (_integer(entry, key) for key in ("id", "image_id", "category_id"))
+    if image_id not in images:
+        raise ValueError(f"image_id {image_id} is not among the images")
+    if category_id not in labels:
+        known = ", ".join(first_of(sorted(labels), SHOWN_CATEGORIES))
+        raise ValueError(f"category_id {category_id} is not among the categories {known}")
+    if entry.get("ignore"):
+        raise ValueError("'ignore' is not supported, as in detectron2; mark regions to ignore with iscrowd = 1")
+    if (iscrowd := entry.get("iscrowd", 0)) not in (0, 1):
+        raise ValueError(f"iscrowd must be 0 or 1, got {iscrowd!r}")
+    sublabels = {head: _sublabel(entry, head, names) for head, names in subcategories.items()}
+    image = images[image_id]
+    segmentation = parse_segmentation(entry.get("segmentation"), image.height, image.width)
+    if segmentation is None:
+        return None
+    return Annotation(
+        id=number,
+        label=labels[category_id],
+        segmentation=segmentation,
+        bbox=_box(entry, segmentation, image),
+        area=_area(entry, segmentation, image),
+        iscrowd=bool(iscrowd),
+        sublabels=sublabels,
+    )
+
+
+def _integer(entry: dict[str, Any], key: str) -> int:
+    value = entry.get(key)
+    if type(value) is not int:  # not isinstance: True is no number here
+        raise ValueError(f"{key} must be an integer, got {value!r}")
+    return value
+
+
+def _sublabel(entry: dict[str, Any], head: str, names: Sequence[str]) -> int:
+    value = entry.get(head)
+    if value is None:
+        return UNKNOWN
+    if type(value) is not int or not 0 <= value < len(names):
+        raise ValueError(wrong_label_message(head, value, names))
+    return value
+
+
+def _box(entry: dict[str, Any], segmentation: Segmentation, image: ImageRecord) -> tuple[float, float, float, float]:
+    if "bbox" not in entry:
+        box = mask_utils.toBbox(to_rle(segmentation, image.height, image.width)).tolist()
+    else:
+        box = entry["bbox"]
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        raise ValueError(f"bbox must be four numbers [x, y, width, height], got {box!r}")
+    if box[2] < 0 or box[3] < 0:  # COCO itself has boxes of width or height 0
+        raise ValueError(f"bbox {box} has a negative size; COCO's boxes are [x, y, width, height] in pixels")
+    return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+
+
+def _area(entry: dict[str, Any], segmentation: Segmentation, image: ImageRecord) -> float:
+    if "area" not in entry:
+        return float(mask_utils.area(to_rle(segmentation, image.height, image.width)))
+    area = entry["area"]
+    if not _is_number(area) or area < 0:
+        raise ValueError(f"area must be a number of pixels, 0 at least, got {area!r}")
+    return float(area)
+
+
+def _is_number(value: object) -> bool:
+    # Too large for a float is no number of pixels either.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15

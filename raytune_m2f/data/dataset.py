@@ -1,16 +1,15 @@
-"""Which image comes when: a stream without end, the same for any number of workers and after any restart.
+"""Datasets and their order behind a torch DataLoader: a stream without end, the same for any number of workers.
 
 Position p = iteration x global batch + i. Image and augmentation of a position depend on nothing but the
 dataset, the seed and p, so there is no sampler state to save: a run that starts at iteration k sees what it
 would have seen.
-
-Records to samples: the datasets behind a torch DataLoader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from torch.utils.data import Dataset
 
 from raytune_m2f.data.images import read_record
 from raytune_m2f.data.masks import decode
-from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, TestSample, TrainSample
+from raytune_m2f.data.records import CocoDataset, ImageRecord, TestSample, TrainSample
 from raytune_m2f.data.transforms import Flip, Jitter, resize_shortest_edge
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.model import Target
@@ -96,6 +95,7 @@ class BatchStream:
         StreamSampler(self.size, self.seed)
 
     def __len__(self) -> int:
+        """The number of batches."""
         return max(0, self.max_iterations - self.start_iteration)
 
     def __iter__(self) -> Iterator[list[Ticket]]:
@@ -148,43 +148,35 @@ class TrainDataset(Dataset[TrainSample]):
                 f"dataset {dataset.name!r} ({dataset.annotations_file}) has no image with an instance "
                 "that is not a crowd, so there is nothing to learn from"
             )
-        self.image_size = image_size
-        self.min_scale = min_scale
-        self.max_scale = max_scale
-        self.flip = flip
         self.seed = seed
+        self._draw = partial(Jitter.draw, image_size=image_size, min_scale=min_scale, max_scale=max_scale, flip=flip)
 
     def __len__(self) -> int:
+        """The number of images."""
         return len(self.records)
 
     def __getitem__(self, ticket: Ticket) -> TrainSample:
         """The sample of a (dataset index, position in the stream); see `BatchStream`."""
         index, position = ticket
         record = self.records[index]
-        image = read_record(record)
         rng = generator(self.seed, AUGMENTATION, position)
         seed = int(rng.integers(2**63))
-        jitter = Jitter.draw(
-            rng,
-            record.height,
-            record.width,
-            image_size=self.image_size,
-            min_scale=self.min_scale,
-            max_scale=self.max_scale,
-            flip=self.flip,
-        )
-        return TrainSample(image=jitter.image(image), target=self._target(record, jitter), seed=seed)
+        jitter = self._draw(rng, record.height, record.width)
+        return TrainSample(image=jitter.image(read_record(record)), target=self._target(record, jitter), seed=seed)
 
     def _target(self, record: ImageRecord, jitter: Jitter) -> Target:
         instances = record.instances
         rles = [a.rle(record.height, record.width) for a in instances]
         masks = jitter.masks(decode(rles, record.height, record.width))
-        seen = masks.flatten(1).any(1)
-        kept = [a for a, visible in zip(instances, seen.tolist(), strict=True) if visible]
+        visible = masks.flatten(1).any(1)
+        kept = [a for a, is_visible in zip(instances, visible.tolist(), strict=True) if is_visible]
         return Target(
             labels=torch.tensor([a.label for a in kept], dtype=torch.int64),
-            masks=masks if len(kept) == len(masks) else masks[seen],
-            sublabels={head: _sublabels(kept, head) for head in self.dataset.categories.subcategories},
+            masks=masks if len(kept) == len(masks) else masks[visible],
+            sublabels={
+                head: torch.tensor([a.sublabels[head] for a in kept], dtype=torch.int64)
+                for head in self.dataset.categories.subcategories
+            },
         )
 
 
@@ -205,13 +197,11 @@ class TestDataset(Dataset[TestSample]):
         self.max_size = max_size
 
     def __len__(self) -> int:
+        """The number of images."""
         return len(self.dataset.records)
 
     def __getitem__(self, index: int) -> TestSample:
+        """The sample of the image at `index`."""
         record = self.dataset.records[index]
         image = resize_shortest_edge(read_record(record), self.min_size, self.max_size)
         return TestSample(image=image, image_id=record.id, height=record.height, width=record.width, file=record.file)
-
-
-def _sublabels(annotations: list[Annotation], head: str) -> torch.Tensor:
-    return torch.tensor([a.sublabels[head] for a in annotations], dtype=torch.int64)

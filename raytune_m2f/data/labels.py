@@ -1,4 +1,4 @@
-"""Subcategory labels that stand elsewhere in an annotation than in the field of their head.
+"""Find subcategory labels that an annotation file holds elsewhere than in the field of their head.
 
 Annotation tools put them into an `attributes` object, write the class as text, or spell the field otherwise. Such
 labels would count as unknown, and the head would learn nothing.
@@ -11,15 +11,61 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raytune_m2f.data.categories import Categories
+from raytune_m2f.errors import DatasetError
+
 COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
-DEPTH = 4
-LONG = 50  # entries of a list that are looked at
+VALUE_KEYS = ("value", "values", "text", "label")
+"""Where an object {name, value} holds the value."""
+MAX_DEPTH = 4  # of nested objects
+MAX_LENGTH = 50  # entries of a list that are inspected
 SHOWN = 4
 
 
+def find_labels(
+    categories: Categories, entries: Sequence[Mapping[str, Any]], *, source: str
+) -> tuple[dict[str, str], list[str]]:
+    """Check that the annotations (entries of a COCO file) label every head in the head's own field.
+
+    Returns:
+        `CocoDataset.unlabelled`, and remarks on labels of some annotations that are in another field.
+
+    Raises:
+        DatasetError: no annotation has a label there, but in another field.
+    """
+    unlabelled: dict[str, str] = {}
+    remarks: list[str] = []
+    for head, classes in categories.subcategories.items():
+        known = sum(entry.get(head) is not None for entry in entries)
+        if known == len(entries):
+            continue
+        found = _search(entries, head, classes, by_name=known > 0)
+        if known == 0:
+            unlabelled[head] = _unlabelled_message(head, classes, found, len(entries))
+            if found.values:
+                raise DatasetError(f"{source}: {unlabelled[head]}")
+        elif found.values:
+            remarks.append(
+                f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
+            )
+    return unlabelled, remarks
+
+
+def wrong_label_message(head: str, value: object, classes: Sequence[str]) -> str:
+    """The error message for a wrong value in the field of a head: what is allowed, and what was probably intended."""
+    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
+    allowed = f"{head} = {value!r}, allowed is an integer from 0 to {len(classes) - 1} ({shown})"
+    known = {_normalized(name): index for index, name in enumerate(classes)}
+    if isinstance(value, str) and _normalized(value) in known:
+        return f"{allowed}; write the index of {value!r}, {known[_normalized(value)]}"
+    if value == len(classes) and type(value) is int:
+        return f"{allowed}; classes are counted from 0"
+    return f"{allowed}; leave the field out where the class is unknown"
+
+
 @dataclass
-class Search:
-    """What was found in the annotations that have no label of a head.
+class _Found:
+    """What may be labels of a head, in annotations that have none in the head's own field.
 
     Attributes:
         values: for each place, such as `attributes.ripeness`, how often which value.
@@ -38,13 +84,13 @@ class Search:
         return "; ".join(f"{place}: {_counts(values)}" for place, values in list(self.values.items())[:SHOWN])
 
 
-def search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[str], *, by_name: bool = False) -> Search:
-    """Look for a head's labels in all fields of annotations whose own field does not give one.
+def _search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[str], *, by_name: bool) -> _Found:
+    """Search all fields of the annotations without a label of `head`.
 
     Args:
-        by_name: take only fields that are called like the head, not all that hold the name of a class.
+        by_name: accept only fields that are named like the head, not any that holds the name of a class.
     """
-    names, found = set() if by_name else {_plain(name) for name in classes}, Search()
+    names, found = set() if by_name else {_normalized(name) for name in classes}, _Found()
     for entry in entries:
         if entry.get(head) is not None:
             continue
@@ -54,7 +100,7 @@ def search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[st
     return found
 
 
-def nothing_known(head: str, classes: Sequence[str], found: Search, annotations: int) -> str:
+def _unlabelled_message(head: str, classes: Sequence[str], found: _Found, annotations: int) -> str:
     """Why a head has no label in a file, and what to do."""
     listed = ", ".join(f"{index} = {name}" for index, name in enumerate(classes))
     if found.values:
@@ -70,25 +116,9 @@ def nothing_known(head: str, classes: Sequence[str], found: Search, annotations:
     )
 
 
-def wrong_label(head: str, value: object, classes: Sequence[str]) -> str:
-    """What is wrong with the value of a head's field."""
-    shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
-    allowed = f"{head} = {value!r}, allowed is an integer from 0 to {len(classes) - 1} ({shown})"
-    known = {_plain(name): index for index, name in enumerate(classes)}
-    if isinstance(value, str) and _plain(value) in known:
-        return f"{allowed}; write the index of {value!r}, {known[_plain(value)]}"
-    if value == len(classes) and type(value) is int:
-        return f"{allowed}; classes are counted from 0"
-    return f"{allowed}; leave the field out where the class is unknown"
-
-
-VALUE_KEYS = ("value", "values", "text", "label")
-"""Where an object {name, value} holds the value."""
-
-
 @dataclass(frozen=True)
 class _Field:
-    """A value somewhere in an annotation, its place and key, and the object that it stands in."""
+    """A value somewhere in an annotation, its place and key, and the object that holds it."""
 
     place: str
     key: str
@@ -96,12 +126,13 @@ class _Field:
     siblings: Mapping[str, Any]
 
     def may_be_label(self, head: str, names: set[str]) -> bool:
+        """Whether the value may be a label of `head`, whose classes have these normalized names."""
         if self.value is None or self.place == head:
             return False
-        called, key = _plain(head), _plain(self.key)
-        if key == called or (isinstance(self.value, str) and _plain(self.value) in names):
+        wanted, key = _normalized(head), _normalized(self.key)
+        if key == wanted or (isinstance(self.value, str) and _normalized(self.value) in names):
             return True
-        if key in VALUE_KEYS and any(isinstance(v, str) and _plain(v) == called for v in self.siblings.values()):
+        if key in VALUE_KEYS and any(isinstance(v, str) and _normalized(v) == wanted for v in self.siblings.values()):
             return True
         return self.value is True and key in names
 
@@ -114,14 +145,14 @@ def _fields(inside: Mapping[str, Any], place: str = "", depth: int = 0) -> Itera
         where = f"{place}.{key}" if place else key
         if not isinstance(value, Mapping):
             yield _Field(where, key, value, inside)
-        for part in value[:LONG] if isinstance(value, list) else [value]:
-            if isinstance(part, Mapping) and depth < DEPTH:
+        for part in value[:MAX_LENGTH] if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping) and depth < MAX_DEPTH:
                 yield from _fields(part, where if part is value else f"{where}[]", depth + 1)
             elif part is not value:
                 yield _Field(f"{where}[]", "", part, {})
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.strip().casefold().replace(" ", "_").replace("-", "_")
 
 

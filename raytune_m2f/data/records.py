@@ -1,16 +1,11 @@
-"""Reading millions of small objects without Python looking at them again and again.
-
-A checked dataset in memory: what every later stage may rely on.
-
-What an engine hands to training and to evaluation.
-"""
+"""A checked data set in memory, which every later stage may rely on, and the samples that are made of it."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +15,6 @@ from torch import Tensor
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.masks import Rle, Segmentation, decode, to_rle
 from raytune_m2f.model import Target
-
-
-@contextmanager
-def without_collection() -> Iterator[None]:
-    """No search for cycles meanwhile: it takes a third of the time of reading a large file, and finds none."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +82,10 @@ class CocoDataset:
         image_dir: the folder that file names are relative to.
         categories: what the labels mean.
         records: the images, ascending by id, those without annotations included.
-        without_polygon: annotations that were left out, for none of their polygons has three points.
-        unnamed_files: images in the folders of these that the annotation file does not name.
-        unlabelled: for each head of which no annotation has a label, why that cannot be meant and what to do.
-        remarks: what else the reader of the file should know.
+        without_polygon: number of annotations left out because none of their polygons has three points.
+        unnamed_files: number of further images in the same folders, which the annotation file does not name.
+        unlabelled: for each head that no annotation has a label of, the message that says so and what to do.
+        remarks: further messages for the user.
     """
 
     name: str
@@ -116,7 +99,13 @@ class CocoDataset:
     remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
+        """The number of images."""
         return len(self.records)
+
+    def map_annotations(self, change: Callable[[Annotation], Annotation], categories: Categories) -> CocoDataset:
+        """A copy with every annotation changed, whose labels then mean `categories`."""
+        records = tuple(replace(r, annotations=tuple(map(change, r.annotations))) for r in self.records)
+        return replace(self, records=records, categories=categories)
 
 
 @dataclass(frozen=True)
@@ -153,3 +142,15 @@ class TestSample:
     height: int
     width: int
     file: Path
+
+
+@contextmanager
+def paused_gc() -> Iterator[None]:
+    """Pause the garbage collector while millions of small objects are made: its search takes a third of that time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

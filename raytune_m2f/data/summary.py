@@ -1,8 +1,7 @@
-"""What was read: the numbers of every data set before anything trains, and what in them cannot be meant.
+"""The numbers of every data set before anything trains, and what in them is suspicious or unusable.
 
-`lines` are for the log, `warnings` for the user's eyes, `problems` forbid to go on.
-
-What an experiment trains on and is scored by, in numbers: the summaries of its files together.
+`Summary` describes one annotation file, `DataSummary` all files of an experiment. `lines` and `text` are for the log,
+`warnings` are shown to the user, `require_usable` refuses to train.
 """
 
 from __future__ import annotations
@@ -14,15 +13,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from raytune_m2f.data.agreement import Agreement, masks_and_boxes
+from raytune_m2f.data.agreement import Agreement, compare_masks_and_boxes
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.data.images import Headers, look_at
-from raytune_m2f.data.records import CocoDataset, without_collection
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.data.images import Headers, inspect_headers
+from raytune_m2f.data.records import CocoDataset, paused_gc
+from raytune_m2f.errors import DatasetError, first_of
 from raytune_m2f.model import UNKNOWN
 
 SHOWN = 12
-HALF = 0.5
+CROWD_SHARE = 0.5
+"""From this share of all annotations on, many crowds are suspicious."""
+_CROWD_ADVICE = (
+    "Crowds are neither trained on nor counted. If they are single objects (some tools set iscrowd 1 on every mask "
+    "that is run lengths), set iscrowd to 0"
+)
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,17 @@ class Summary:
         name, file: of the data set.
         categories: what labels mean.
         images: all that the file names.
-        with_instances: images with an instance; without filter the others are trained on, too, as background.
+        with_instances: images with an instance; the others are trained on as background, unless they are filtered.
         per_category: name of every category to its number of instances and of crowds.
         most_instances: of the fullest image.
         labels: for each head, how many instances have a label and how many have none.
         per_class: for each head, how many instances are of which class.
-        without_polygon: annotations left out, for they have no polygon of three points.
+        without_polygon: annotations left out because they have no polygon of three points.
         unnamed_files: images in the folder that the file does not name.
         repeated: files that more than one image names.
         agreement: of masks and boxes.
         unlabelled, remarks: of `CocoDataset`.
-        headers: what the image files say, if they were looked at.
+        headers: of the image files, if they were inspected.
     """
 
     name: str
@@ -65,80 +69,65 @@ class Summary:
 
     @property
     def instances(self) -> int:
+        """Annotations that are no crowds."""
         return sum(instances for instances, _ in self.per_category.values())
 
     @property
     def crowds(self) -> int:
+        """Annotations with iscrowd 1."""
         return sum(crowds for _, crowds in self.per_category.values())
 
     @property
     def heads(self) -> tuple[str, ...]:
+        """The subcategory heads."""
         return tuple(self.labels)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint or a study remembers of it."""
+        """What a checkpoint or a study remembers of the data set."""
         return {"images": self.images, "instances": self.instances, "crowds": self.crowds}
 
     def lines(self) -> Iterator[str]:
         """The numbers, in words."""
-        left_out = [
-            f"{count} {what}"
-            for count, what in (
-                (self.images - self.with_instances, "images without an instance"),
-                (self.crowds, "crowds"),
-                (self.without_polygon, "annotations without a valid polygon"),
-            )
-            if count
-        ]
+        left_out = {
+            "images without an instance": self.images - self.with_instances,
+            "crowds": self.crowds,
+            "annotations without a valid polygon": self.without_polygon,
+        }
+        besides = ", ".join(f"{count} {what}" for what, count in left_out.items() if count)
         yield (
             f"{self.name} ({self.file}): {self.images} images, {self.instances} instances, "
-            f"{self.most_instances} in an image at most" + (f"; besides {', '.join(left_out)}" if left_out else "")
+            f"{self.most_instances} in an image at most" + (f"; besides {besides}" if besides else "")
         )
+        ordered = sorted(self.per_category.items(), key=lambda item: -item[1][0])
         if self.instances:
-            yield "instances of " + some([f"{name} {count}" for name, (count, _) in self._by_count if count], SHOWN)
+            yield f"instances of {_some([f'{name} {count}' for name, (count, _) in ordered if count])}"
         if absent := [name for name, (count, _) in self.per_category.items() if not count]:
-            yield f"no instance of {len(absent)} of the {len(self.categories)} categories: {some(absent, SHOWN)}"
+            yield f"no instance of {len(absent)} of the {len(self.categories)} categories: {_some(absent)}"
         for head, (known, unknown) in self.labels.items():
             classes = [f"{name} {count}" for name, count in self.per_class[head].items()]
-            yield f"{head}: {known} labels known ({some(classes, SHOWN)}), {unknown} unknown"
+            yield f"{head}: {known} labels known ({_some(classes)}), {unknown} unknown"
         if self.agreement.compared:
             agreeing = self.agreement.compared - self.agreement.differing
             yield f"masks and boxes agree in {agreeing} of {self.agreement.compared} annotations"
         if self.headers is not None:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.headers.kinds.items())
-            yield f"images, {self.headers.looked} of {self.images} looked at: {kinds}"
+            yield f"images, {self.headers.inspected} of {self.images} inspected: {kinds}"
         if self.unnamed_files:
             yield f"{self.unnamed_files} further images in the folder, which the file does not name"
 
-    @property
-    def _by_count(self) -> list[tuple[str, tuple[int, int]]]:
-        return sorted(self.per_category.items(), key=lambda item: -item[1][0])
-
     def warnings(self) -> Iterator[str]:
-        """What may be meant, but is worth a look."""
-        for text in (*self._crowd_warnings(), *self._mask_warnings(), *self.remarks):
+        """What may be right, but is worth a look."""
+        for text in (*self._crowd_warnings(), *self._mask_warnings(), *self.remarks, *self._file_warnings()):
             yield f"{self.file}: {text}"
-        if self.without_polygon:
-            yield f"{self.file}: left out {self.without_polygon} annotations without a valid polygon (of three points)"
-        if self.headers is not None and self.headers.pages:
-            yield (
-                f"{self.file}: {self.headers.pages} of {self.headers.looked} images that were looked at have several "
-                "pages, of which the first is used"
-            )
-        if self.repeated:
-            yield f"{self.file}: {len(self.repeated)} files are named by several images: {some(self.repeated, 3)}"
 
     def _crowd_warnings(self) -> Iterator[str]:
+        total = self.crowds + self.instances
         only = [f"{name} ({crowds})" for name, (count, crowds) in self.per_category.items() if crowds and not count]
-        advice = (
-            "Crowds are neither trained on nor counted. If they are single objects (some tools set iscrowd 1 on every "
-            "mask that is run lengths), set iscrowd to 0"
-        )
         if only:
-            yield f"all annotations of {some(only, SHOWN)} are crowds (iscrowd 1). {advice}"
-        elif self.crowds >= HALF * (self.crowds + self.instances) and self.crowds:
-            yield f"{self.crowds} of {self.crowds + self.instances} annotations are crowds (iscrowd 1). {advice}"
+            yield f"all annotations of {_some(only)} are crowds (iscrowd 1). {_CROWD_ADVICE}"
+        elif self.crowds and self.crowds >= CROWD_SHARE * total:
+            yield f"{self.crowds} of {total} annotations are crowds (iscrowd 1). {_CROWD_ADVICE}"
 
     def _mask_warnings(self) -> Iterator[str]:
         agreement = self.agreement
@@ -153,30 +142,38 @@ class Summary:
                 "APm and APl go by the area. Leave the field out to have it counted"
             )
         if agreement.without_pixel:
-            yield f"{agreement.without_pixel} masks have no pixel: nobody can find them"
+            yield f"{agreement.without_pixel} masks have no pixel: no prediction can match them"
+
+    def _file_warnings(self) -> Iterator[str]:
+        if self.without_polygon:
+            yield f"left out {self.without_polygon} annotations without a valid polygon (of three points)"
+        if self.headers is not None and self.headers.pages:
+            yield (
+                f"{self.headers.pages} of {self.headers.inspected} images that were inspected have several pages, of "
+                "which the first is used"
+            )
+        if self.repeated:
+            yield f"{len(self.repeated)} files are named by several images: {_some(self.repeated, 3)}"
 
     def problems(self) -> Iterator[str]:
-        """What cannot be meant, whatever the file is for."""
+        """What is certainly wrong, whatever the file is for."""
         agreement = self.agreement
-        if self.headers is not None and self.headers.problems:
-            found = self.headers.problems
-            listed = "".join(f"\n  {text}" for text in found[:SHOWN])
-            yield f"{self.file}: of {self.headers.looked} images looked at, {len(found)} are of no use:{listed}"
-        if not agreement.wrong:
-            return
-        what = f"{agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox"
-        if not agreement.differing:
-            what = "the masks and their boxes do not go together"
-        examples = "".join(f"\n  {example}" for example in agreement.examples)
-        reading = f"It seems that {agreement.reading}." if agreement.reading else "Correct the file."
-        yield f"{self.file}: {what} [x, y, width, height].{examples}\n  {reading}"
+        if self.headers is not None and (found := self.headers.problems):
+            what = f"of {self.headers.inspected} images inspected, {len(found)} are of no use:"
+            yield "\n  ".join([f"{self.file}: {what}", *first_of(found, SHOWN)])
+        if agreement.wrong:
+            what = f"{agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox"
+            if not agreement.differing:
+                what = "the masks and their boxes do not go together"
+            reading = f"It seems that {agreement.reading}." if agreement.reading else "Correct the file."
+            yield "\n  ".join([f"{self.file}: {what} [x, y, width, height].", *agreement.examples, reading])
 
-    def require_something_to_find(self) -> None:
-        """Raises DatasetError if there is no instance that a prediction could meet."""
+    def require_instances(self) -> None:
+        """Raises DatasetError if there is no instance that a prediction could match."""
         if not self.instances:
-            raise DatasetError(f"nothing to find in {self.file}: {self.why_nothing()}")
+            raise DatasetError(f"nothing to find in {self.file}: {self.why_no_instances()}")
 
-    def why_nothing(self) -> str:
+    def why_no_instances(self) -> str:
         """Why there is no instance, and what to do."""
         if self.crowds:
             return (
@@ -186,45 +183,45 @@ class Summary:
         left_out = f" ({self.without_polygon} have no polygon of three points)" if self.without_polygon else ""
         return f"{self.images} images, but no annotation with a mask{left_out}. Give a file with instances."
 
-    def require_sense(self) -> None:
-        """Raises DatasetError with what cannot be meant."""
+    def require_usable(self) -> None:
+        """Raises DatasetError with all `problems`."""
         if found := list(self.problems()):
             raise DatasetError("\n".join(found))
 
+    def unlabelled_message(self, head: str) -> str:
+        """Why no instance has a label of `head`."""
+        crowds = f"no instance has a label of the subcategory {head!r}: only crowds have, which are not counted."
+        return f"{self.file}: {self.unlabelled.get(head, crowds)}"
 
-@without_collection()
-def summarize(dataset: CocoDataset, *, look: bool = False) -> Summary:
-    """The numbers of a data set; `look` at some of its image files, too."""
-    names, heads = dataset.categories.names, dataset.categories.subcategories
-    annotations = [a for record in dataset.records for a in record.annotations]
-    regular = [a for a in annotations if not a.iscrowd]
-    counts = Counter(a.label for a in regular), Counter(a.label for a in annotations if a.iscrowd)
-    of_class = {head: Counter(a.sublabels[head] for a in regular) for head in heads}
-    per_image = [len(record.instances) for record in dataset.records]
+
+@paused_gc()
+def summarize(dataset: CocoDataset, *, inspect_images: bool = False) -> Summary:
+    """The numbers of a data set; with `inspect_images` also what the headers of some of its image files say."""
+    heads = dataset.categories.subcategories
+    per_image = [record.instances for record in dataset.records]
+    instances = [a for annotations in per_image for a in annotations]
+    counts = Counter(a.label for a in instances)
+    crowds = Counter(a.label for record in dataset.records for a in record.annotations if a.iscrowd)
+    of_class = {head: Counter(a.sublabels[head] for a in instances) for head in heads}
     files = Counter(os.fspath(record.file) for record in dataset.records)
     return Summary(
         name=dataset.name,
         file=str(dataset.annotations_file),
         categories=dataset.categories,
         images=len(dataset.records),
-        with_instances=sum(count > 0 for count in per_image),
-        per_category={name: (counts[0][label], counts[1][label]) for label, name in enumerate(names)},
-        most_instances=max(per_image, default=0),
-        labels={head: (len(regular) - count[UNKNOWN], count[UNKNOWN]) for head, count in of_class.items()},
+        with_instances=sum(map(bool, per_image)),
+        per_category={name: (counts[label], crowds[label]) for label, name in enumerate(dataset.categories.names)},
+        most_instances=max(map(len, per_image), default=0),
+        labels={head: (len(instances) - count[UNKNOWN], count[UNKNOWN]) for head, count in of_class.items()},
         per_class={head: {name: of_class[head][i] for i, name in enumerate(heads[head])} for head in heads},
         without_polygon=dataset.without_polygon,
         unnamed_files=dataset.unnamed_files,
         repeated=tuple(file for file, count in files.items() if count > 1),
-        agreement=masks_and_boxes(dataset),
+        agreement=compare_masks_and_boxes(dataset),
         unlabelled=dataset.unlabelled,
         remarks=dataset.remarks,
-        headers=look_at(dataset.records) if look else None,
+        headers=inspect_headers(dataset.records) if inspect_images else None,
     )
-
-
-def some(values: Sequence[str], limit: int) -> str:
-    """The first of the values, and how many more there are."""
-    return ", ".join(values[:limit]) + (f", ... ({len(values) - limit} more)" if len(values) > limit else "")
 
 
 @dataclass(frozen=True)
@@ -235,7 +232,7 @@ class DataSummary:
         train: each training set.
         test: the test set.
         filter_empty: whether images without instances are left out of training.
-        shared: image files that are trained on and scored by.
+        shared: image files that are both trained on and scored by.
     """
 
     train: tuple[Summary, ...]
@@ -255,6 +252,7 @@ class DataSummary:
 
     @property
     def heads(self) -> tuple[str, ...]:
+        """The subcategory heads."""
         return self.test.heads
 
     @property
@@ -278,44 +276,44 @@ class DataSummary:
         return "\n".join(lines)
 
     def warnings(self) -> list[str]:
-        """What may be meant, but is worth a look."""
+        """What may be right, but is worth a look."""
         found = [text for part in (*self.train, self.test) for text in part.warnings()]
         if self.shared:
             found.append(
                 f"{len(self.shared)} images are both in the training and in the test set, whose score then says little "
-                f"of other images: {some(self.shared, 3)}"
+                f"of other images: {_some(self.shared, 3)}"
             )
         for part in self.train:
             found += [f"{part.file}: {text}" for text in part.unlabelled.values()]
         return list(dict.fromkeys(found))  # one file may be both trained on and scored by
 
-    def require_sense(self) -> None:
-        """Raises DatasetError if something cannot be meant, or there is nothing to learn or to find."""
+    def require_usable(self) -> None:
+        """Raises DatasetError if a file is wrong, or there is nothing to learn or to find."""
         for part in (*self.train, self.test):
-            part.require_sense()
+            part.require_usable()
         if not self.instances:
-            raise DatasetError("nothing to learn: " + "; ".join(f"{p.file}: {p.why_nothing()}" for p in self.train))
-        self.test.require_something_to_find()
+            reasons = (f"{part.file}: {part.why_no_instances()}" for part in self.train)
+            raise DatasetError(f"nothing to learn: {'; '.join(reasons)}")
+        self.test.require_instances()
         for head in self.heads:
             for parts in (self.train, (self.test,)):
                 if all(part.labels[head][0] == 0 for part in parts):
-                    raise DatasetError("\n".join(_unlabelled(part, head) for part in parts))
+                    raise DatasetError("\n".join(part.unlabelled_message(head) for part in parts))
 
 
 def summarize_all(
-    train: Sequence[CocoDataset], test: CocoDataset, *, filter_empty: bool, look: bool = False
+    train: Sequence[CocoDataset], test: CocoDataset, *, filter_empty: bool, inspect_images: bool = False
 ) -> DataSummary:
     """The numbers of an experiment's data sets; see `summarize`."""
     scored = {os.path.normpath(record.file) for record in test.records}
     trained = {os.path.normpath(record.file) for dataset in train for record in dataset.records}
     return DataSummary(
-        train=tuple(summarize(dataset, look=look) for dataset in train),
-        test=summarize(test, look=look),
+        train=tuple(summarize(dataset, inspect_images=inspect_images) for dataset in train),
+        test=summarize(test, inspect_images=inspect_images),
         filter_empty=filter_empty,
         shared=tuple(sorted(scored & trained)),
     )
 
 
-def _unlabelled(part: Summary, head: str) -> str:
-    crowds = f"no instance has a label of the subcategory {head!r}: only crowds have, which are not counted."
-    return f"{part.file}: {part.unlabelled.get(head, crowds)}"
+def _some(values: Sequence[str], limit: int = SHOWN) -> str:
+    return ", ".join(first_of(values, limit))

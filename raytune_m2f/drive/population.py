@@ -18,7 +18,6 @@ from optuna.trial import TrialState
 
 from raytune_m2f.errors import TrainingError
 from raytune_m2f.study.record.record import Record
-from raytune_m2f.study.space.entries import active
 from raytune_m2f.training.checkpoint_files import iteration_file, newest_first, rung_file
 from raytune_m2f.training.trial_dir import FAILURE, write_failure
 
@@ -55,7 +54,7 @@ def _may_be_parent(record: Record, number: int, iteration: int) -> bool:
     """Whether its checkpoint is there, and fits a trial of the present space, which `extend` may have changed."""
     space, params = record.plan.space, record.trial(number).params
     record.directory.pull_trial(number, contents=False)
-    complete = active(space.entries, {**space.own_values(record.plan.config), **params}).keys() == params.keys()
+    complete = space.active({**space.own_values(record.plan.config), **params}).keys() == params.keys()
     return complete and not space.contains(params) and rung_file(folder_of(record, number), iteration).exists()
 
 

@@ -49,7 +49,7 @@ class Datasets:
     @cached_property
     def summary(self) -> DataSummary:
         """What was read, in numbers."""
-        return summarize_all(self.train_files, self.test, filter_empty=self.filter_empty, look=self.look)
+        return summarize_all(self.train_files, self.test, filter_empty=self.filter_empty, inspect_images=self.look)
 
     @property
     def most_instances(self) -> int:

@@ -1,15 +1,14 @@
-"""The points that are known to be good, which are tried before a sampler chooses.
+"""The points that a study tries before its sampler chooses: those known to be good, and the best of an earlier study.
 
-What an earlier study knows: its best points are tried first in a new one, the others teach its sampler.
+The earlier study's other trials are told to the new study's sampler.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -19,7 +18,8 @@ from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.entries import active, draw
+
+log = logging.getLogger(__name__)
 
 # Mask2Former's own loss weights (Cheng et al., 2022, section 4.1): the classification 2, the mask and the dice loss 5.
 PUBLISHED = {
@@ -27,23 +27,21 @@ PUBLISHED = {
     "MODEL.MASK_FORMER.MASK_WEIGHT": 5.0,
     "MODEL.MASK_FORMER.DICE_WEIGHT": 5.0,
 }
+BEST_FIRST = 3
+"""So many of an earlier study's trials are tried first; the others are told to the sampler."""
 
 
 def known_good_points(plan: StudyPlan) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """The points to try first, by their origin, and what the user should know of those that are left out."""
     own = plan.space.own_values(plan.config)
     published = _published(plan, own)
-    candidates = {"config": own}
-    if published != own:
-        candidates["published"] = published
-    points: dict[str, dict[str, Any]] = {}
+    points = {"config": own} | ({"published": published} if published != own else {})
     notes = []
-    for origin, values in candidates.items():
+    for origin, values in list(points.items()):
         if outside := plan.space.contains(values):
-            stated = _stated({key: values[key] for key in outside})
-            notes.append(f"the {origin} values are not tried first, as the search space excludes {stated}")
-        else:
-            points[origin] = values
+            excluded = ", ".join(f"{key}={values[key]}" for key in outside)
+            notes.append(f"the {origin} values are not tried first, as the search space excludes {excluded}")
+            del points[origin]
     return points, notes
 
 
@@ -53,7 +51,7 @@ def _published(plan: StudyPlan, own: dict[str, Any]) -> dict[str, Any]:
     Only their balance is published then: the same balance at another scale would be the same training again.
     """
     weights = {key: value for key, value in PUBLISHED.items() if key in own}
-    shares = [key for key in weights if plan.space.entries[key].share]
+    shares = [key for key in weights if key in plan.space.shares]
     if shares:
         scale = sum(own[key] for key in shares) / sum(weights[key] for key in shares)
         weights |= {key: weights[key] * scale for key in shares}
@@ -61,13 +59,18 @@ def _published(plan: StudyPlan, own: dict[str, Any]) -> dict[str, Any]:
     return {**own, **weights, **same}
 
 
-def _stated(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value}" for key, value in values.items())
+class _Known(NamedTuple):
+    """An ended trial of an earlier study, as a new study with other metrics and another space sees it."""
 
+    trial: FrozenTrial
+    values: dict[str, Any]
+    scores: list[float]
+    violations: dict[str, float]
 
-log = logging.getLogger(__name__)
-
-BEST_FIRST = 3
+    @property
+    def rank(self) -> tuple[bool, float, int]:
+        """Sorts the best first: within the constraints, then by the first metric."""
+        return not all(found <= 0 for found in self.violations.values()), -self.scores[0], self.trial.number
 
 
 def knowledge_of(
@@ -76,8 +79,8 @@ def knowledge_of(
     """The best points of an earlier study within a new search space, and its other trials as the sampler takes them.
 
     A key that the earlier study did not search has the value of its configuration; what counts are the values that were
-    trained, not the weights that were drawn for shares. Metrics and constraints are
-    computed anew from each trial's best report, so the new study may maximise something else.
+    trained, not the weights that were drawn for shares. Metrics and constraints are computed anew from each trial's
+    best report, so the new study may maximise something else.
 
     Raises:
         StudyError: there is no such study, or none of its trials fits the new space and metrics.
@@ -85,13 +88,8 @@ def knowledge_of(
     study = StudyDirectory.at(directory)
     study.require()
     record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
-    known = []
     ended = record.trials(TrialState.COMPLETE, TrialState.PRUNED)
-    for trial in ended:
-        values = _values(record, trial, space)
-        scores = _scores(trial, settings)
-        if scores is not None and not space.contains(values):
-            known.append((scores, values, trial))
+    known = sorted(filter(None, (_known(record, trial, space, settings) for trial in ended)), key=lambda one: one.rank)
     if not known:
         raise StudyError(
             f"--from {study}: none of its trials has a report with {', '.join(settings.metrics)} and values "
@@ -99,52 +97,40 @@ def knowledge_of(
         )
     if len(known) < len(ended):
         log.info("--from %s: %d of %d trials fit the search space and metrics", study, len(known), len(ended))
-    known.sort(key=lambda found: (not _is_feasible(found[2], settings), -found[0][0], found[2].number))
-    points = [("earlier", values) for _, values, _ in known[:BEST_FIRST]]
-    return points, [_as_prior(*found, space, settings, study.root.name) for found in known[BEST_FIRST:]]
+    points = [("earlier", one.values) for one in known[:BEST_FIRST]]
+    return points, [_as_prior(one, space, study.root.name) for one in known[BEST_FIRST:]]
+
+
+def _known(record: Record, trial: FrozenTrial, space: SearchSpace, settings: StudySettings) -> _Known | None:
+    """None if the trial has no value for a metric or a constraint, or lies outside the space."""
+    values = _values(record, trial, space)
+    best = trial.user_attrs.get("best")
+    if best is None or space.contains(values):
+        return None
+    try:
+        violations = {bound.text: bound.violation(best) for bound in settings.bounds}
+        return _Known(trial, values, [objective.value(best) for objective in settings.objectives], violations)
+    except TrainingError:
+        return None
 
 
 def _values(record: Record, trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
     """The point at which the new space trains what the trial trained; of shares the same balance."""
     trained = record.values(trial)
-    values = {key: trained[key] if key in trained else record.plan.config.value(key) for key in space.distributions}
-    return draw(space.entries, active(space.entries, values))
+    values = {key: trained[key] if key in trained else record.plan.config.value(key) for key in space.entries}
+    return space.weights(space.active(values))
 
 
-def _scores(trial: FrozenTrial, settings: StudySettings) -> Sequence[float] | None:
-    if "best" not in trial.user_attrs:
-        return None
-    try:
-        _violations(trial, settings)
-        return [objective.value(trial.user_attrs["best"]) for objective in settings.objectives]
-    except TrainingError:
-        return None
-
-
-def _violations(trial: FrozenTrial, settings: StudySettings) -> dict[str, float]:
-    return {bound.text: bound.violation(trial.user_attrs["best"]) for bound in settings.bounds}
-
-
-def _is_feasible(trial: FrozenTrial, settings: StudySettings) -> bool:
-    return all(violation <= 0 for violation in _violations(trial, settings).values())
-
-
-def _as_prior(
-    scores: Sequence[float],
-    values: dict[str, Any],
-    trial: FrozenTrial,
-    space: SearchSpace,
-    settings: StudySettings,
-    name: str,
-) -> FrozenTrial:
-    stopped = trial.state == TrialState.PRUNED and len(scores) == 1
+def _as_prior(known: _Known, space: SearchSpace, study: str) -> FrozenTrial:
+    trial, distributions = known.trial, space.distributions
+    stopped = trial.state == TrialState.PRUNED and len(known.scores) == 1
     return optuna.trial.create_trial(
         state=TrialState.PRUNED if stopped else TrialState.COMPLETE,
-        values=list(scores),
-        params=values,
-        distributions={key: space.distributions[key] for key in values},
+        values=known.scores,
+        params=known.values,
+        distributions={key: distributions[key] for key in known.values},
         # of a stopped trial TPE asks how far it came, and its value there
-        intermediate_values={trial.last_step: scores[0]} if stopped and trial.last_step else None,
-        constraints=_violations(trial, settings),
-        user_attrs={"prior": f"trial {trial.number} of {name}"},
+        intermediate_values={trial.last_step: known.scores[0]} if stopped and trial.last_step else None,
+        constraints=known.violations,
+        user_attrs={"prior": f"trial {trial.number} of {study}"},
     )

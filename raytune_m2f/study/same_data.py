@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config import Config
-from raytune_m2f.data.compare import fingerprint, other_labels
+from raytune_m2f.data.compare import fingerprint, label_differences
 from raytune_m2f.errors import StudyError
 
 
@@ -31,7 +31,8 @@ def compare_data(config: Config, recorded: dict[str, Any], study: str) -> list[s
         now = fingerprint(file, before) if before is not None else None
         if before is None or now is None or now == before:
             continue
-        problems += [f"{file}: {text}" for text in other_labels(before, now, config.value("DATASETS.SUBCATEGORIES"))]
+        heads = config.value("DATASETS.SUBCATEGORIES")
+        problems += [f"{file}: {text}" for text in label_differences(before, now, heads)]
         notes.append(
             f"{file} has changed since the study began ({before['images']} images and {before['annotations']} "
             f"annotations then, {now['images']} and {now['annotations']} now): new scores are not of the same data"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from raytune_m2f.errors import StudyError
+from raytune_m2f.errors import StudyError, did_you_mean, join_problems
 from raytune_m2f.training.objective import Constraint, Objective
+
+Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+StoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 
 
 class _Settings(BaseModel):
@@ -32,7 +37,7 @@ class Budget(_Settings):
     """When a study ends: at the first limit that is reached. None is no limit; one limit is needed.
 
     `trials` counts trials started, and lets the running ones finish. The others end the study at once: what runs
-    is left unfinished in the record, and goes on when the limit is raised.
+    is left unfinished in the record, and continues when the limit is raised.
     """
 
     trials: int | None = Field(default=None, ge=1)
@@ -47,11 +52,11 @@ class Budget(_Settings):
     @model_validator(mode="after")
     def _needs_a_limit(self) -> Budget:
         if not any((self.trials, self.iterations, self.seconds, self.gpu_hours)):
-            raise ValueError("a study needs at least one limit: trials, iterations, seconds or gpu_hours")
+            raise ValueError("a study needs at least one limit above 0: trials, iterations, seconds or gpu_hours")
         return self
 
     def spent(self, usage: Usage) -> str | None:
-        """Which limit forbids that training goes on at all, in words; None if none does."""
+        """The limit that ends all training, in words; None if none is reached."""
         if self.iterations is not None and usage.iterations >= self.iterations:
             return f"the budget of {self.iterations} iterations is used up"
         if self.seconds is not None and usage.seconds >= self.seconds:
@@ -61,23 +66,24 @@ class Budget(_Settings):
         return None
 
     def allows_new_trial(self, usage: Usage) -> bool:
+        """Whether another trial may start."""
         return (self.trials is None or usage.trials < self.trials) and self.spent(usage) is None
 
 
 class EarlyStopping(_Settings):
-    """What becomes of a trial that is worse than others at the same iteration (a rung); see `rungs.py`.
+    """What becomes of a trial that is worse than others at the same iteration (a rung); see `record/rungs.py`.
 
     The configuration's own values, which are tried first, are never stopped: they are the baseline.
     """
 
-    method: Literal["asha", "promotion", "pbt", "none"] = "asha"
-    """`asha` ends it. `promotion` pauses it, and goes on when the others have turned out worse. `pbt` ends it and
+    method: StoppingMethod = "asha"
+    """`asha` ends it. `promotion` pauses it, and resumes it when the others turn out worse. `pbt` ends it and
     gives its place to a better one's checkpoint with changed values. `none` runs each trial to its end."""
     grace_iterations: int | None = Field(default=None, ge=1)
     """The first rung; no trial is stopped before. None: a ninth of SOLVER.MAX_ITER (pbt: a fifth), at least one
     evaluation."""
     reduction_factor: int = Field(default=3, ge=2)
-    """One trial in so many goes on at each rung, and the next rung is so many times later. With `pbt` the rungs are
+    """One trial in so many continues at each rung, and the next rung is so many times later. With `pbt` the rungs are
     evenly spaced, and the worst one in so many trials is replaced by one of the best."""
 
 
@@ -96,7 +102,7 @@ class Resources(_Settings):
 
     @field_validator("workers")
     @classmethod
-    def _readable_workers(cls, workers: int | str) -> int | str:
+    def _parse_workers(cls, workers: int | str) -> int | str:
         found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", str(workers))
         if found is None or int(found[2] or found[1]) < int(found[1]):
             raise StudyError(
@@ -107,10 +113,12 @@ class Resources(_Settings):
 
     @property
     def fewest_workers(self) -> int:
+        """What a trial needs to run."""
         return int(str(self.workers).split(":")[0])
 
     @property
     def most_workers(self) -> int:
+        """What a trial takes if there is room."""
         return int(str(self.workers).split(":")[-1])
 
 
@@ -123,14 +131,15 @@ class StudySettings(_Settings):
     Optuna is told all of them, at the report where the first is best."""
     constraints: tuple[str, ...] = ()
     """Bounds on entries of a report (see `Constraint`), at the report with the best value."""
-    sampler: Literal["tpe", "gp", "cmaes", "random", "grid"] = "tpe"
-    """How the next point is chosen; see `search.py`."""
+    sampler: Sampler = "tpe"
+    """How the next point is chosen; see `record/samplers.py`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the search. The training's own seed is SEED in the configuration."""
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
-    """How often a trial goes on after its process died without a word. Lost nodes do not count; errors are final."""
+    """How often a trial is restarted after its process died without an error, such as by the kernel for lack of memory.
+    Lost nodes do not count; errors are final."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """The weights of so many of the best trials are kept; those of the others are deleted when they have ended."""
     optuna_storage: str | None = None
@@ -139,31 +148,62 @@ class StudySettings(_Settings):
     optuna_study: str | None = None
     """The study's name in that database; None: it is the journal's only one."""
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "settings of the study") -> StudySettings:
+        """Settings from nested dictionaries; what is left out has its default.
+
+        Raises:
+            StudyError: naming every value that is wrong, what was got and what is allowed.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise StudyError(join_problems([f"{source}: {_describe(found)}" for found in error.errors()])) from None
+
     @field_validator("metrics")
     @classmethod
-    def _readable_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    def _parse_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
         if not metrics:
-            raise ValueError("a study needs a metric")
+            raise ValueError("a study needs a metric, such as segm/AP")
         for text in metrics:
             Objective.parse(text)
         return metrics
 
     @field_validator("constraints")
     @classmethod
-    def _readable_constraints(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
+    def _parse_constraints(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
         for text in constraints:
             Constraint.parse(text)
         return constraints
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
+        """`metrics`, parsed."""
         return tuple(Objective.parse(text) for text in self.metrics)
 
     @property
     def bounds(self) -> tuple[Constraint, ...]:
+        """`constraints`, parsed."""
         return tuple(Constraint.parse(text) for text in self.constraints)
 
     @property
     def asked(self) -> tuple[Objective | Constraint, ...]:
         """All that reads a report."""
         return (*self.objectives, *self.bounds)
+
+
+def _describe(found: ErrorDetails) -> str:
+    """One of pydantic's findings: where, what was got and what is allowed."""
+    kind, value, message = found["type"], found["input"], found["msg"]
+    where = f"{'.'.join(map(str, found['loc']))}: "
+    if kind == "value_error":
+        return f"{where}{message.removeprefix('Value error, ')}"
+    if kind == "missing":
+        return f"{where}missing"
+    if kind == "literal_error":
+        expected = str(found["ctx"]["expected"])
+        hint = did_you_mean(value, re.findall("'(.*?)'", expected))
+        return f"{where}got {value!r}, allowed: {expected}{hint}"
+    if kind == "extra_forbidden":
+        return f"{where}there is no such setting"
+    return f"{where}got {value!r}, allowed: {message.removeprefix('Input should be ')}"

@@ -5,7 +5,6 @@ Everything that can be known to go wrong before the first step: one function for
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.engines import Engine
-from raytune_m2f.errors import ConfigError, DatasetError, StudyError
+from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 
@@ -40,7 +39,7 @@ def require_same_training(state: Checkpoint, config: Config, engine: Engine, net
     weights = next(iter(newest_first(folder)), folder)
     anew = f"start anew in another directory, with MODEL.WEIGHTS={weights} to take over what fits"
     known = Categories.from_dict(state["categories"], source=str(weights))
-    if problems := other_labels(known, engine.categories):
+    if problems := label_differences(known, engine.categories):
         listed = "\n  ".join(problems)
         raise DatasetError(
             f"cannot go on from {weights}: the data have other labels than it was trained on.\n  {listed}\n"
@@ -67,7 +66,7 @@ def _other_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> l
     return [n for n in names if n not in own or n not in theirs or own[n].shape != theirs[n].shape]
 
 
-def other_labels(before: Categories, now: Categories) -> list[str]:
+def label_differences(before: Categories, now: Categories) -> list[str]:
     """What differs in names and their order, in words; ids may change, for no label depends on them."""
     pairs: list[tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]] = [("categories", before.names, now.names)]
     for head in dict.fromkeys((*before.subcategories, *now.subcategories)):
@@ -126,7 +125,7 @@ def check_experiment(
         ConfigError: a global batch is larger than the training set, or batch norm would see a single number.
         StudyError: a metric or a constraint names what no report has.
     """
-    engine.summary.require_sense()
+    engine.summary.require_usable()
     if largest_batch is None:
         _check_batch(engine, "is", config.SOLVER.IMS_PER_BATCH)
     else:
@@ -215,6 +214,6 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
                     f"every report would have {key!r} as NaN{part}: {engine.summary.test.file} has nothing there that "
                     "it measures"
                 )
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean {quoted(close[0])}?" if close else ""
+            close = closest(key, known)
+            hint = f" Did you mean {quoted(close)}?" if close else ""
             raise StudyError(f"no report will have {key!r}{part}.{hint} Allowed: {', '.join(map(quoted, known))}")

@@ -1,6 +1,11 @@
-"""Pictures of instances: translucent masks, smooth outlines, readable labels; and sheets of several pictures."""
+"""Pictures of instances, and sheets of several pictures.
 
-from raytune_m2f.visualize.overlay import Picture, draw_instances
-from raytune_m2f.visualize.sheet import contact_sheet
+overlay.py   draw_instances: masks, outlines and labels over an image; contact_sheet: pictures in rows
+shapes.py    the smooth shape of a mask, and the colours of instances
+labels.py    where labels and legends go, and how they are drawn
+fonts.py     text in any script
+"""
+
+from raytune_m2f.visualize.overlay import Picture, contact_sheet, draw_instances
 
 __all__ = ["Picture", "contact_sheet", "draw_instances"]

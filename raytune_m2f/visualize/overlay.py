@@ -1,39 +1,37 @@
-"""Instances over their image.
+"""Draw instances over their image (translucent masks, smooth outlines, readable labels), and several pictures as one.
 
 Everything is drawn at the output size (h, w): a small image is enlarged first, so that its labels can be read.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from raytune_m2f.data import Categories
 from raytune_m2f.model import Instances
-from raytune_m2f.visualize.colours import Colour, category_colour, instance_colours
-from raytune_m2f.visualize.fonts import missing
-from raytune_m2f.visualize.labels import Label, PlacedLabel, draw_labels, place_labels, place_legend
-from raytune_m2f.visualize.shapes import Shape, mask_shape
-
-log = logging.getLogger(__name__)
+from raytune_m2f.visualize.fonts import Fonts, system_fonts
+from raytune_m2f.visualize.labels import Label, draw_labels, place_labels, place_legend
+from raytune_m2f.visualize.shapes import Colour, Shape, category_colour, instance_colours, mask_shape
 
 Picture = NDArray[np.uint8]
 """(H, W, 3), RGB."""
 
-_FILL = 0.27  # opacity of a mask: its colours stay visible, for a colour may be what a subcategory is about
+_FILL = 0.27  # opacity of a mask: the image's colours stay visible, as a subcategory may be a colour
 _OUTLINE = 2.4  # width in pixels; less for an instance so small that a line would hide it
 _RIM = 2.0  # a dark line under the outline shows it on bright pictures; its width in widths of the outline
 _RIM_OPACITY = 0.40
 _LONGEST_SIDE = 2048  # pixels: no image is enlarged beyond it
 _LONGEST_NAME = 32  # characters
+_GUTTER = 12  # pixels between the pictures of a sheet
+_CAPTION = 30  # height in pixels
+_PAPER, _INK = (250, 250, 248), (40, 44, 52)
 
 
 def draw_instances(
@@ -44,38 +42,77 @@ def draw_instances(
     score_threshold: float = 0.5,
     short_side: int = 640,
     show_scores: bool = True,
+    fonts: Fonts | None = None,
 ) -> Picture:
     """Draw instances over their image.
 
-    A label gives the category and its score, then each subcategory and its probability. Where labels would smother
-    the picture they become shorter; in a crowd a legend, how many of which category, takes their place.
+    A label gives the category and its score, then each subcategory and its probability. Where labels would cover too
+    much of the picture they are shortened; in a crowd a legend with the number of instances per category replaces them.
 
     Args:
         image: (H, W, 3) uint8, RGB.
         instances: at the size of `image`; a subcategory whose probabilities are all zero is not named.
-        categories: what labels and subcategories are called.
+        categories: names of the labels and subcategories.
         score_threshold: instances below it are left out.
         short_side: pixels; a smaller image is enlarged up to it, a larger one stays as it is.
         show_scores: False leaves out scores and probabilities, as suits ground truth.
+        fonts: by default the system's.
 
     Returns:
         (h, w, 3) uint8, RGB.
     """
-    picture = _enlarged(image, short_side)
+    fonts = fonts or system_fonts()
+    picture = _enlarge(image, short_side)
     masks, scores, classes = instances.masks.cpu(), instances.scores.tolist(), instances.labels.tolist()
     kept = [i for i, score in enumerate(scores) if score >= score_threshold and masks[i].any()]
     shapes = [mask_shape(masks[i], (picture.height, picture.width)) for i in kept]
     colours = instance_colours([classes[i] for i in kept])
-    painted = _painted(picture, shapes, colours)
-    texts = [_text(instances, i, categories, show_scores) for i in kept]
-    labels = [Label(title, details, colour) for (title, details), colour in zip(texts, colours, strict=True)]
-    placed = place_labels(labels, [shape.anchors() for shape in shapes], _owners(shapes, painted.size))
+    painted = _paint(picture, shapes, colours)
+    labels = [
+        _label(instances, i, categories, colour, show_scores, fonts) for i, colour in zip(kept, colours, strict=True)
+    ]
+    placed = place_labels(labels, [shape.anchors() for shape in shapes], _owners(shapes, painted.size), fonts)
     if not placed:
-        placed = _legend([classes[i] for i in kept], categories, painted.size)
-    return np.asarray(draw_labels(painted, placed))
+        counts = Counter(classes[i] for i in kept).most_common()
+        entries = [(f"{_category(categories, c, fonts)}: {number}", category_colour(c)) for c, number in counts]
+        placed = place_legend(entries, painted.size, fonts)
+    return np.asarray(draw_labels(painted, placed, fonts))
 
 
-def _enlarged(image: Picture, short_side: int) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Picture],
+    columns: int,
+    *,
+    captions: Sequence[str] = (),
+    cell_width: int = 640,
+) -> Picture:
+    """Put pictures in rows, each shrunk or enlarged to the same width.
+
+    Args:
+        images: (H, W, 3) uint8, RGB, of any sizes; at least one.
+        columns: pictures in a row; fewer pictures make a narrower sheet.
+        captions: one for each picture, written above it; or none at all.
+        cell_width: pixels.
+
+    Returns:
+        (h, w, 3) uint8, RGB.
+    """
+    cells = [_cell(image, cell_width) for image in images]
+    if captions:
+        cells = [_captioned(cell, text) for cell, text in zip(cells, captions, strict=True)]
+    columns = min(columns, len(cells))
+    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
+    heights = [max(cell.height for cell in row) for row in rows]
+    size = (columns * (cell_width + _GUTTER) + _GUTTER, sum(heights) + _GUTTER * (len(rows) + 1))
+    sheet, top = Image.new("RGB", size, _PAPER), _GUTTER
+    for row, height in zip(rows, heights, strict=True):
+        for column, cell in enumerate(row):
+            sheet.paste(cell, (_GUTTER + column * (cell_width + _GUTTER), top))
+        top += height + _GUTTER
+    return np.asarray(sheet)
+
+
+def _enlarge(image: Picture, short_side: int) -> Image.Image:
     picture = Image.fromarray(image)
     scale = min(short_side / min(picture.size), _LONGEST_SIDE / max(picture.size))
     if scale <= 1:
@@ -84,7 +121,7 @@ def _enlarged(image: Picture, short_side: int) -> Image.Image:
     return picture.resize(size, Image.Resampling.BICUBIC)
 
 
-def _painted(picture: Image.Image, shapes: Sequence[Shape], colours: Sequence[Colour]) -> Image.Image:
+def _paint(picture: Image.Image, shapes: Sequence[Shape], colours: Sequence[Colour]) -> Image.Image:
     """Masks first, the largest at the bottom, then all outlines, so that no mask hides one."""
     canvas = torch.from_numpy(np.array(picture)).float()  # (h, w, 3)
     pairs = sorted(zip(shapes, colours, strict=True), key=lambda pair: -pair[0].area)
@@ -109,7 +146,7 @@ def _blend(canvas: Tensor, shape: Shape, alpha: Tensor, colour: Colour) -> None:
 
 
 def _owners(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.int64]:
-    """(h, w): which shape lies there, the smallest of several, -1 for none; `size` is (w, h), as PIL has it."""
+    """(h, w): the number of the shape that covers the pixel, the smallest of several, -1 for none; `size` is (w, h)."""
     owners = torch.full((size[1], size[0]), -1)
     for i in sorted(range(len(shapes)), key=lambda i: -shapes[i].area):
         left, top, right, bottom = shapes[i].box
@@ -117,53 +154,42 @@ def _owners(shapes: Sequence[Shape], size: tuple[int, int]) -> NDArray[np.int64]
     return owners.numpy()
 
 
-def _text(instances: Instances, i: int, categories: Categories, show_scores: bool) -> tuple[str, tuple[str, ...]]:
-    """Title and details of instance i."""
-    title = _named(_category(categories, int(instances.labels[i])), float(instances.scores[i]), show_scores)
-    best = {name: probabilities[i].max(dim=0) for name, probabilities in instances.subprobs.items()}
-    details = (
-        _named(_class(categories, name, int(top.indices)), float(top.values), show_scores)
-        for name, top in best.items()
+def _label(
+    instances: Instances, i: int, categories: Categories, colour: Colour, show_scores: bool, fonts: Fonts
+) -> Label:
+    """The label of instance i."""
+
+    def text(name: str, probability: float) -> str:
+        name = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+        return f"{name} {probability:.0%}" if show_scores else name
+
+    title = text(_category(categories, int(instances.labels[i]), fonts), float(instances.scores[i]))
+    best = {head: probabilities[i].max(dim=0) for head, probabilities in instances.subprobs.items()}
+    details = [
+        text(_class(categories, head, int(top.indices), fonts), float(top.values))
+        for head, top in best.items()
         if top.values > 0
-    )
-    return title, tuple(details)
+    ]
+    return Label(title, tuple(details), colour)
 
 
-def _category(categories: Categories, label: int) -> str:
-    return _legible(categories.names[label], f"category {categories.ids[label]}")
+def _category(categories: Categories, label: int, fonts: Fonts) -> str:
+    return fonts.name_or_number(categories.names[label], f"category {categories.ids[label]}")
 
 
-def _class(categories: Categories, head: str, index: int) -> str:
-    return _legible(categories.subcategories[head][index], f"{'' if missing(head) else head} {index}".strip())
+def _class(categories: Categories, head: str, index: int, fonts: Fonts) -> str:
+    number = str(index) if fonts.missing(head) else f"{head} {index}"
+    return fonts.name_or_number(categories.subcategories[head][index], number)
 
 
-@cache
-def _legible(name: str, number: str) -> str:
-    """A name, or where no font has its characters, its number."""
-    if not missing(name):
-        return name
-    _advise()
-    log.warning("no font here can draw %r: it is %r in the pictures", name, number)
-    return number
+def _cell(image: Picture, width: int) -> Image.Image:
+    picture = Image.fromarray(image)
+    height = max(1, round(picture.height * width / picture.width))
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
-@cache
-def _advise() -> None:
-    """Say once where a font comes from."""
-    log.warning(
-        "Names that no font of this machine can draw are written as numbers. Install a font that has them "
-        "(fonts-noto-cjk for Chinese, Japanese and Korean, fonts-noto-core for most others, fonts-symbola for emoji), "
-        "or put its .ttf into ~/.fonts."
-    )
-
-
-def _named(name: str, probability: float, show: bool) -> str:
-    name = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
-    return f"{name} {probability:.0%}" if show else name
-
-
-def _legend(classes: Sequence[int], categories: Categories, size: tuple[int, int]) -> list[PlacedLabel]:
-    counts = Counter(classes).most_common()
-    return place_legend(
-        [(f"{_category(categories, label)}: {number}", category_colour(label)) for label, number in counts], size
-    )
+def _captioned(cell: Image.Image, text: str) -> Image.Image:
+    whole = Image.new("RGB", (cell.width, cell.height + _CAPTION), _PAPER)
+    whole.paste(cell, (0, _CAPTION))
+    system_fonts().draw(ImageDraw.Draw(whole), (0, _CAPTION / 2), text, 18, _INK)
+    return whole

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raytune_m2f.config import Config, load_config
-from raytune_m2f.config.shipped import find_config
+from raytune_m2f.config.load import find_config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.mask_former import build_network

@@ -13,7 +13,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord, load_coco
-from raytune_m2f.data.agreement import masks_and_boxes
+from raytune_m2f.data.agreement import compare_masks_and_boxes
 
 WIDTH, HEIGHT = 640, 480
 Box = tuple[float, float, float, float]
@@ -61,7 +61,7 @@ def drawn(x: float, y: float, *, exchange: bool = False) -> Change:
 
 
 def test_masks_that_fill_their_boxes_agree() -> None:
-    agreement = masks_and_boxes(dataset())
+    agreement = compare_masks_and_boxes(dataset())
     assert (agreement.compared, agreement.differing, agreement.areas_differing) == (40, 0, 0)
     assert not agreement.wrong
     assert agreement.examples == ()
@@ -78,7 +78,7 @@ def test_masks_that_fill_their_boxes_agree() -> None:
     ids=["rounded", "a pixel around", "loose", "amodal"],
 )
 def test_boxes_that_are_rounded_or_loose_are_no_contradiction(change: Change) -> None:
-    agreement = masks_and_boxes(dataset(change))
+    agreement = compare_masks_and_boxes(dataset(change))
     assert not agreement.differing
     assert not agreement.wrong
 
@@ -98,7 +98,7 @@ def test_boxes_that_are_rounded_or_loose_are_no_contradiction(change: Change) ->
     ids=["polygons 0-1", "boxes 0-1", "corners", "centre", "polygons yx", "boxes yx", "upside down", "resized"],
 )
 def test_a_file_that_cannot_be_meant_is_named(change: Change, reading: str) -> None:
-    agreement = masks_and_boxes(dataset(change))
+    agreement = compare_masks_and_boxes(dataset(change))
     assert agreement.wrong
     assert re.search(reading, agreement.reading)
 
@@ -109,33 +109,33 @@ def test_polygons_and_boxes_in_shares_agree_and_cannot_be_meant() -> None:
         x, y, w, h = one.bbox
         return replace(small, bbox=(x / WIDTH, y / HEIGHT, w / WIDTH, h / HEIGHT))
 
-    agreement = masks_and_boxes(dataset(both))
+    agreement = compare_masks_and_boxes(dataset(both))
     assert agreement.wrong
     assert "0 to 1" in agreement.reading
 
 
 def test_polygons_in_shares_cannot_be_meant_without_boxes_either() -> None:
     nothing = boxed(lambda box: (0, 0, 0, 0))
-    agreement = masks_and_boxes(dataset(lambda a: nothing(drawn(1 / WIDTH, 1 / HEIGHT)(a))))
+    agreement = compare_masks_and_boxes(dataset(lambda a: nothing(drawn(1 / WIDTH, 1 / HEIGHT)(a))))
     assert agreement.wrong
     assert "0 to 1" in agreement.reading
 
 
 def test_boxes_that_were_left_at_0_are_not_compared() -> None:
-    agreement = masks_and_boxes(dataset(boxed(lambda box: (0, 0, 0, 0))))
+    agreement = compare_masks_and_boxes(dataset(boxed(lambda box: (0, 0, 0, 0))))
     assert (agreement.compared, agreement.differing, agreement.wrong) == (0, 0, False)
 
 
 def test_masks_of_other_objects_are_wrong_without_a_reading() -> None:
     boxes = [a.bbox for a in dataset().records[0].annotations]
-    agreement = masks_and_boxes(dataset(lambda a: replace(a, bbox=boxes[-a.id])))
+    agreement = compare_masks_and_boxes(dataset(lambda a: replace(a, bbox=boxes[-a.id])))
     assert agreement.wrong
     assert agreement.reading == ""
     assert len(agreement.examples) == 3
 
 
 def test_a_few_that_differ_are_counted_and_shown() -> None:
-    agreement = masks_and_boxes(dataset(boxed(lambda b: (500, 400, 20, 20)), changed=3))
+    agreement = compare_masks_and_boxes(dataset(boxed(lambda b: (500, 400, 20, 20)), changed=3))
     assert not agreement.wrong
     assert agreement.differing in (2, 3)
     assert agreement.examples[0].startswith("annotation 1: bbox [500, 400, 20, 20], its mask lies in [")
@@ -145,29 +145,28 @@ def test_run_lengths_have_bounds_too() -> None:
     def coded(one: Annotation) -> Annotation:
         return replace(one, segmentation=one.rle(HEIGHT, WIDTH))
 
-    assert not masks_and_boxes(dataset(coded)).differing
-    shifted = masks_and_boxes(dataset(lambda a: boxed(lambda b: (b[2], b[3], b[0], b[1]))(coded(a))))
+    assert not compare_masks_and_boxes(dataset(coded)).differing
+    shifted = compare_masks_and_boxes(dataset(lambda a: boxed(lambda b: (b[2], b[3], b[0], b[1]))(coded(a))))
     assert shifted.wrong
 
 
 def test_masks_without_a_pixel_are_counted() -> None:
     empty = mask_utils.encode(np.zeros((HEIGHT, WIDTH), np.uint8, order="F"))["counts"].decode()
     nothing = {"size": [HEIGHT, WIDTH], "counts": empty}
-    agreement = masks_and_boxes(dataset(lambda a: replace(a, segmentation=nothing), changed=4))
+    agreement = compare_masks_and_boxes(dataset(lambda a: replace(a, segmentation=nothing), changed=4))
     assert (agreement.compared, agreement.without_pixel, agreement.differing) == (36, 4, 0)
 
 
 @pytest.mark.parametrize("area", [0.5, 1e6])
 def test_areas_that_are_no_mask_s_are_counted(area: float) -> None:
-    agreement = masks_and_boxes(dataset(lambda a: replace(a, area=area), changed=5))
+    agreement = compare_masks_and_boxes(dataset(lambda a: replace(a, area=area), changed=5))
     assert agreement.areas_differing == 5
     assert not agreement.wrong
 
 
-def test_many_annotations_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = masks_and_boxes(dataset(boxed(lambda b: (500, 400, 20, 20)), changed=7))
-    monkeypatch.setattr("raytune_m2f.data.agreement.AT_ONCE", 3)
-    assert masks_and_boxes(dataset(boxed(lambda b: (500, 400, 20, 20)), changed=7)) == whole
+def test_many_annotations_are_compared_in_parts() -> None:
+    whole = compare_masks_and_boxes(dataset(boxed(lambda b: (500, 400, 20, 20)), changed=7))
+    assert compare_masks_and_boxes(dataset(boxed(lambda b: (500, 400, 20, 20)), changed=7), chunk=3) == whole
 
 
 @pytest.mark.parametrize(
@@ -176,6 +175,6 @@ def test_many_annotations_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_real_data_agree(data_root: Path, folder: str, suffix: str, split: str) -> None:
     file = data_root / folder / f"annotations_{split}{suffix}.json"
-    agreement = masks_and_boxes(load_coco(folder, file, data_root / folder / split))
+    agreement = compare_masks_and_boxes(load_coco(folder, file, data_root / folder / split))
     assert (agreement.differing, agreement.areas_differing, agreement.without_pixel) == (0, 0, 0)
     assert not agreement.wrong

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from raytune_m2f.data import Categories
-from raytune_m2f.data.coco import find_labels
-from raytune_m2f.data.labels import wrong_label
+from raytune_m2f.data.labels import find_labels, wrong_label_message
 from raytune_m2f.errors import DatasetError
 
 CLASSES = ("green", "fully ripe")
@@ -91,6 +90,6 @@ def test_deep_and_long_annotations_are_searched_in_bounds() -> None:
     ],
 )
 def test_a_wrong_value_in_the_right_field_has_its_advice(value: object, advice: str) -> None:
-    text = wrong_label("ripeness", value, CLASSES)
+    text = wrong_label_message("ripeness", value, CLASSES)
     assert "allowed is an integer from 0 to 1 (green, fully ripe)" in text
     assert text.endswith(advice) or advice in text

@@ -54,7 +54,7 @@ def test_good_data_have_no_warnings() -> None:
     test = dataset([annotation(0)], name="v", folder="val")
     both = summarize_all([train], test, filter_empty=True)
     assert both.warnings() == []
-    both.require_sense()
+    both.require_usable()
     assert (both.images, both.instances, both.heads, both.most_instances) == (2, 3, ("ripeness",), 2)
     assert both.identity["v"] == {"images": 1, "instances": 1, "crowds": 0}
     assert "train t (t.json): 2 images" in both.text()
@@ -105,7 +105,7 @@ def test_an_image_in_both_sets_is_a_warning_said_once() -> None:
 def test_contradicting_masks_are_refused_with_both_boxes() -> None:
     data = dataset([annotation(0, bbox=(20, 15, 9, 9))], [annotation(1, bbox=(25, 18, 9, 9))])
     with pytest.raises(DatasetError, match=r"t\.json: 2 of 2 masks lie elsewhere") as error:
-        summarize(data).require_sense()
+        summarize(data).require_usable()
     assert "annotation 1: bbox [20, 15, 9, 9], its mask lies in [2, 2, 10, 10]" in str(error.value)
 
 
@@ -119,28 +119,28 @@ def test_contradicting_masks_are_refused_with_both_boxes() -> None:
 def test_nothing_to_find_and_nothing_to_learn_are_refused(images: list[list[Annotation]], why: str) -> None:
     good, bad = dataset([annotation(0)]), dataset(*images, name="bad", folder="bad")
     with pytest.raises(DatasetError, match=rf"nothing to find in bad\.json: {why}"):
-        summarize_all([good], bad, filter_empty=True).require_sense()
+        summarize_all([good], bad, filter_empty=True).require_usable()
     with pytest.raises(DatasetError, match=rf"nothing to learn: bad\.json: {why}"):
-        summarize_all([bad], good, filter_empty=True).require_sense()
-    summarize_all([bad, good], good, filter_empty=False).require_sense()
+        summarize_all([bad], good, filter_empty=True).require_usable()
+    summarize_all([bad, good], good, filter_empty=False).require_usable()
 
 
 def test_a_head_without_labels_is_refused_in_the_test_set_and_in_all_training_sets() -> None:
     good = dataset([annotation(0)])
     none = dataset([annotation(0, ripeness=-1)], name="none", folder="none", unlabelled={"ripeness": "no label"})
     with pytest.raises(DatasetError, match=r"none\.json: no label"):
-        summarize_all([good], none, filter_empty=True).require_sense()
+        summarize_all([good], none, filter_empty=True).require_usable()
     with pytest.raises(DatasetError, match=r"none\.json: no label"):
-        summarize_all([none], good, filter_empty=True).require_sense()
+        summarize_all([none], good, filter_empty=True).require_usable()
     partly = summarize_all([good, none], good, filter_empty=True)
-    partly.require_sense()
+    partly.require_usable()
     assert "none.json: no label" in partly.warnings()
 
 
 def test_labels_of_crowds_alone_are_none() -> None:
     crowds = dataset([annotation(0, crowd=True), annotation(0, ripeness=-1)])
     with pytest.raises(DatasetError, match=r"t\.json: no instance has a label of the subcategory 'ripeness'"):
-        summarize_all([crowds], dataset([annotation(0)]), filter_empty=True).require_sense()
+        summarize_all([crowds], dataset([annotation(0)]), filter_empty=True).require_usable()
 
 
 def test_images_without_instances_are_trained_on_where_they_are_not_filtered() -> None:

@@ -16,7 +16,7 @@ from raytune_m2f.errors import ConfigError, ModelError, StudyError
 from raytune_m2f.export import export_run, load_export
 from raytune_m2f.launch.here import run_training
 from raytune_m2f.predict import evaluate_export
-from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.study.space import SearchSpace, check_space
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.step import Stepper
@@ -158,7 +158,7 @@ def test_weights_are_taken_by_detectron2s_names(config: Config, run: Path, tmp_p
 
 def test_a_study_of_its_keys_passes_the_checks(config: Config) -> None:
     space = SearchSpace.from_dict(SPACE, source="test")
-    space.check(config)
+    check_space(space, config)
     assert check_before_start(config, space, workers=2) == []
 
 

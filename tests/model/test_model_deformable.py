@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from raytune_m2f.model.deformable_attention import MSDeformAttn, cell_places
-from raytune_m2f.model.deformable_sampling import Shapes, deformable_sampling, sample_by_grid, sample_by_rows
+from raytune_m2f.model.deformable_attention import (
+    MSDeformAttn,
+    Shapes,
+    cell_places,
+    deformable_sampling,
+    sample_by_grid,
+    sample_by_rows,
+)
 
 SHAPES: Shapes = [(2, 3), (4, 5), (7, 9)]
 CELLS = sum(h * w for h, w in SHAPES)

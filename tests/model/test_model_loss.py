@@ -22,7 +22,7 @@ from raytune_m2f.model import (
     Target,
     count_targets,
 )
-from raytune_m2f.model.criterion import _last_output
+from raytune_m2f.model.criterion import last_output
 from raytune_m2f.model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
 from raytune_m2f.model.structures import TargetBatch
 
@@ -201,7 +201,7 @@ def test_without_deep_supervision_the_last_output_alone_is_compared(
     losses = shallow(network(images), targets, points(1, 2))
     assert {name: x.shape for name, x in losses.items()} == dict.fromkeys(losses, (1,))
     outputs = network(images)
-    matches = shallow.matcher(_last_output(outputs), TargetBatch.of(targets), points(1, 2))
+    matches = shallow.matcher(last_output(outputs), TargetBatch.of(targets), points(1, 2))
     labels, one = torch.cat([t.labels for t in targets]), torch.tensor(1.0)
     counts = count_targets(targets, 6, network.heads)
     normalizer = counts[2] + 0.1 * (2 * 6 - counts[2])

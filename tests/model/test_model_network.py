@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.model import MultiTaskMaskFormer, ResNet, build_model, pad_masks, padded_size
-from raytune_m2f.model.position_encoding import sine_position_encoding
+from raytune_m2f.model.layers import sine_position_encoding
 from raytune_m2f.model.transformer_decoder import attention_mask
 
 

@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import SearchSpaceError
-from raytune_m2f.study.space import SearchSpace, load_space, packaged_spaces
+from raytune_m2f.study.space import SearchSpace, check_space, load_space, packaged_spaces
 
 LR, BATCH, QUERIES = "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ RICH: dict[str, dict[str, Any]] = {
 
 def problems_of(entries: dict[str, Any], config: Config | None = None) -> str:
     with pytest.raises(SearchSpaceError) as caught:
-        SearchSpace.from_dict(entries, source="s").check(config or Config())
+        check_space(SearchSpace.from_dict(entries, source="s"), config or Config())
     return str(caught.value)
 
 
@@ -46,7 +46,7 @@ def choices(*values: object) -> dict[str, Any]:
 
 def test_every_type_becomes_optunas_distribution_in_the_order_of_the_file() -> None:
     space = SearchSpace.from_dict(ENTRIES)
-    space.check(Config())
+    check_space(space, Config())
     assert list(space.distributions) == list(ENTRIES)
     assert list(space.distributions.values()) == [
         FloatDistribution(1e-5, 1e-3, log=True),
@@ -183,9 +183,12 @@ def test_a_key_that_cannot_be_searched_is_refused(key: str, message: str) -> Non
 
 def test_the_seed_and_the_ranking_may_be_searched() -> None:
     """`MODEL.MASK_FORMER.TEST` is not `TEST`."""
-    SearchSpace.from_dict(
-        {"SEED": between(0, 9, "int"), "MODEL.MASK_FORMER.TEST.RANKING": choices("main", "sum", "product")}
-    ).check(Config())
+    check_space(
+        SearchSpace.from_dict(
+            {"SEED": between(0, 9, "int"), "MODEL.MASK_FORMER.TEST.RANKING": choices("main", "sum", "product")}
+        ),
+        Config(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,14 +215,16 @@ def test_a_value_in_the_range_that_is_no_configuration_is_refused(entries: dict[
 
 def test_a_space_is_checked_against_the_configuration_that_it_is_for() -> None:
     space = {BATCH: choices(4, 8)}
-    SearchSpace.from_dict(space).check(Config())
+    check_space(SearchSpace.from_dict(space), Config())
     config = Config.from_dict({"SOLVER": {"MICRO_BATCH": 8}})
     assert problems_of(space, config).startswith("s: SOLVER.MICRO_BATCH: got 8, more than the global batch")
 
 
 def test_values_replaced_by_the_space_do_not_clash_with_the_configurations_own() -> None:
     config = Config.from_dict({"INPUT": {"MIN_SCALE": 0.1, "MAX_SCALE": 0.2}})
-    SearchSpace.from_dict({"INPUT.MIN_SCALE": between(0.3, 0.4), "INPUT.MAX_SCALE": between(0.5, 2)}).check(config)
+    check_space(
+        SearchSpace.from_dict({"INPUT.MIN_SCALE": between(0.3, 0.4), "INPUT.MAX_SCALE": between(0.5, 2)}), config
+    )
 
 
 def test_all_problems_are_named_at_once() -> None:

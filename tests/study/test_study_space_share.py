@@ -17,8 +17,7 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.record.record import Record
-from raytune_m2f.study.space import SearchSpace, load_space
-from raytune_m2f.study.space.entries import draw
+from raytune_m2f.study.space import SearchSpace, check_space, load_space
 from raytune_m2f.study.status import study_status
 
 LR, BATCH = "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH"
@@ -71,19 +70,18 @@ def test_one_share_is_none() -> None:
 def test_what_has_no_share_to_begin_with_is_refused(key: str, value: str) -> None:
     config = Config().with_values({DICE: 0.0})
     with pytest.raises(SearchSpaceError, match=f"^s: {key}: the configuration's own value is {value}, allowed for a"):
-        SearchSpace.from_dict({CLASS: SHARE, MASK: SHARE, key: SHARE}, source="s").check(config)
+        check_space(SearchSpace.from_dict({CLASS: SHARE, MASK: SHARE, key: SHARE}, source="s"), config)
 
 
 def test_the_check_is_of_resolved_values() -> None:
     """Neither end of the raw range is a valid value."""
     steep = {"type": "share", "low": 1e6, "high": 1e8}
-    SearchSpace.from_dict({CLASS: steep, MASK: steep}, source="s").check(Config())
+    check_space(SearchSpace.from_dict({CLASS: steep, MASK: steep}, source="s"), Config())
 
 
 @pytest.mark.parametrize("name", ["default", "loss_weights"])
 def test_packaged_loss_weights_are_shares(name: str) -> None:
-    shares = [key for key, entry in load_space(name, Config()).entries.items() if entry.share]
-    assert shares == [CLASS, MASK, DICE]
+    assert load_space(name, Config()).shares == [CLASS, MASK, DICE]
 
 
 # Back to raw weights
@@ -92,7 +90,7 @@ def test_packaged_loss_weights_are_shares(name: str) -> None:
 def test_raw_weights_with_the_balance_of_trained_ones() -> None:
     space = SearchSpace.from_dict(LINES)
     trained = {CLASS: 2.0, LR: 3e-4, MASK: 2.0, DICE: 8.0}
-    assert draw(space.entries, trained) == trained, "they lie within their ranges"
+    assert space.weights(trained) == trained, "they lie within their ranges"
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,7 @@ def test_raw_weights_with_the_balance_of_trained_ones() -> None:
 )
 def test_the_nearest_scale_that_suits_all_ranges_is_taken(trained: dict[str, float], drawn: dict[str, float]) -> None:
     space = SearchSpace.from_dict(LINES)
-    found = draw(space.entries, trained)
+    found = space.weights(trained)
     assert found == pytest.approx(drawn)
     assert space.contains(found) == []
     assert space.resolve(found, Config()) == pytest.approx(space.resolve(trained, Config()))
@@ -117,7 +115,7 @@ def test_the_nearest_scale_that_suits_all_ranges_is_taken(trained: dict[str, flo
 )
 def test_a_balance_that_the_ranges_do_not_have_lies_outside(trained: dict[str, Any]) -> None:
     space = SearchSpace.from_dict(LINES)
-    assert draw(space.entries, trained) == trained
+    assert space.weights(trained) == trained
     assert CLASS in space.contains(trained)
 
 

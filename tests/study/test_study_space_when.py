@@ -9,7 +9,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import SearchSpaceError
-from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.study.space import SearchSpace, check_space
 
 SCHEDULE, POWER, ENDING = "SOLVER.LR_SCHEDULER_NAME", "SOLVER.POLY_LR_POWER", "SOLVER.POLY_LR_CONSTANT_ENDING"
 AMP, LR = "SOLVER.AMP.ENABLED", "SOLVER.BASE_LR"
@@ -33,7 +33,7 @@ def config(schedule: str) -> Config:
 @pytest.mark.parametrize("lines", [LINES, CHAIN])
 def test_a_key_is_suggested_only_where_its_condition_is_met(lines: dict[str, Any]) -> None:
     space = SearchSpace.from_dict(lines)
-    space.check(Config())
+    check_space(space, Config())
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = set()
     for _ in range(40):
@@ -71,10 +71,10 @@ def test_only_combinations_that_occur_are_checked() -> None:
         high: {"type": "categorical", "choices": [0.5, 2.0]},
         low: {"type": "uniform", "low": 0.6, "high": 1.0, "when": {high: 2.0}},
     }
-    SearchSpace.from_dict(lines).check(Config())
+    check_space(SearchSpace.from_dict(lines), Config())
     lines[low]["when"] = {high: [2.0, 0.5]}
     with pytest.raises(SearchSpaceError, match=r"which is above INPUT\.MAX_SCALE"):
-        SearchSpace.from_dict(lines).check(Config())
+        check_space(SearchSpace.from_dict(lines), Config())
 
 
 def test_a_clash_of_two_conditional_keys_is_found() -> None:
@@ -85,7 +85,7 @@ def test_a_clash_of_two_conditional_keys_is_found() -> None:
         SCHEDULE: LINES[SCHEDULE],
     }
     with pytest.raises(SearchSpaceError, match=r"got 1\.0, which is above INPUT\.MAX_SCALE"):
-        SearchSpace.from_dict(lines).check(Config())
+        check_space(SearchSpace.from_dict(lines), Config())
 
 
 @pytest.mark.parametrize(

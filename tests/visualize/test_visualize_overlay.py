@@ -1,4 +1,4 @@
-"""Overlays: the right size, drawn where the instance is, and nowhere else."""
+"""Overlays: the right size, drawn where the instance is, and nowhere else; contact sheets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ground_truth import ground_truth_instances
 
 from raytune_m2f.data import Categories, load_coco, read_image
 from raytune_m2f.model import Instances
-from raytune_m2f.visualize import Picture, draw_instances
+from raytune_m2f.visualize import Picture, contact_sheet, draw_instances
 
 CATEGORIES = Categories(ids=(1, 2), names=("nut", "fig"), subcategories={"side": ("left", "right")})
 GREY = np.full((96, 120, 3), 128, np.uint8)
@@ -124,3 +124,27 @@ def test_real_images_can_be_drawn(data_root: Path) -> None:
             image = read_image(record.file)
             picture = draw_instances(image, ground_truth_instances(record, data.categories), data.categories)
             assert min(picture.shape[:2]) == 640
+
+
+def test_pictures_stand_in_rows() -> None:
+    colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200)]
+    images = [np.full((40, 60 + 20 * i, 3), colour, np.uint8) for i, colour in enumerate(colours)]
+
+    sheet = contact_sheet(images, 2, cell_width=120)
+
+    assert sheet.shape == (12 + 80 + 12 + 48 + 12, 12 + 120 + 12 + 120 + 12, 3)
+    assert sheet[40, 60].tolist() == [200, 0, 0]
+    assert sheet[40, 200].tolist() == [0, 200, 0]
+    assert sheet[12 + 80 + 12 + 20, 60].tolist() == [0, 0, 200]
+
+
+def test_captions_stand_above_their_pictures() -> None:
+    images = [np.full((40, 120, 3), 200, np.uint8)] * 2
+
+    plain = contact_sheet(images, 2, cell_width=120)
+    captioned = contact_sheet(images, 2, cell_width=120, captions=["ground truth", "prediction"])
+
+    assert captioned.shape[0] > plain.shape[0]
+    assert (captioned[:40] < 100).any()
+    with pytest.raises(ValueError, match="zip"):
+        contact_sheet(images, 2, captions=["one"])

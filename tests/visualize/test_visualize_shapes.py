@@ -1,11 +1,12 @@
-"""Outlines are where the mask's edge is, at any enlargement."""
+"""Outlines are where the mask's edge is, at any enlargement; colours tell instances apart."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from raytune_m2f.visualize.shapes import mask_shape
+from raytune_m2f.visualize.shapes import category_colour, instance_colours, mask_shape
 
 
 def rectangle(height: int, width: int, left: int, top: int, right: int, bottom: int) -> torch.Tensor:
@@ -47,3 +48,19 @@ def test_anchors_are_the_outermost_points_even_of_a_speck() -> None:
     assert (anchors.top[1], anchors.bottom[1], anchors.left[0], anchors.right[0]) == (5, 35, 10, 50)
     assert anchors.centre == (30, 20)
     assert speck.top == speck.bottom == speck.centre == (30, 20)
+
+
+def test_a_category_keeps_its_colour_and_its_instances_differ() -> None:
+    colours = instance_colours([1, 0, 1, 1, 0])
+
+    assert len(set(colours)) == 5
+    assert colours[0] == category_colour(1)
+    assert colours[1] == category_colour(0)
+    assert instance_colours([1])[0] == colours[0]
+
+
+def test_categories_are_far_apart() -> None:
+    colours = np.array([category_colour(i) for i in range(12)], dtype=float)
+    distances = np.linalg.norm(colours[:, None] - colours[None], axis=-1) + 1000 * np.eye(12)
+
+    assert distances.min() > 20

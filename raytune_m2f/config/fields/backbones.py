@@ -1,10 +1,8 @@
-"""What a MODEL.WEIGHTS tells by its name alone: how it is reached, and which backbone it was trained for.
-
-`MODEL.BACKBONE`, `MODEL.RESNETS`, `MODEL.SWIN`, `MODEL.MOBILENETV3`: which backbone, and each one's keys.
+"""`MODEL.BACKBONE`, `MODEL.RESNETS`, `MODEL.SWIN`, `MODEL.MOBILENETV3`: which backbone, and the keys of each.
 
 The keys of a backbone that is not chosen are accepted and not read: Mask2Former's Swin YAMLs build on the ResNet's,
-and a search space may have several backbones.
-Defaults are Mask2Former's. Units stand in brackets at the end of each description.
+and a search space may have several backbones. Defaults are Mask2Former's. Units stand in brackets at the end of each
+description. The functions read from the name of MODEL.WEIGHTS how it is reached, and which backbone it was trained for.
 """
 
 from __future__ import annotations

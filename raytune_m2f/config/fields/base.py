@@ -26,6 +26,7 @@ def fixed(value: Any, description: str) -> Any:
 
 
 def is_fixed(field: FieldInfo) -> bool:
+    """Whether the field was made by `fixed`."""
     return isinstance(field.json_schema_extra, dict) and bool(field.json_schema_extra.get("fixed"))
 
 

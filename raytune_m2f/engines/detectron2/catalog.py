@@ -18,8 +18,8 @@ import torch
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord
-from raytune_m2f.data.coco import find_labels
 from raytune_m2f.data.dataset import AUGMENTATION, Ticket, generator
+from raytune_m2f.data.labels import find_labels
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.model import UNKNOWN

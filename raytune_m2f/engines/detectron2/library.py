@@ -29,7 +29,7 @@ from torch import Tensor
 
 from raytune_m2f import model as ours
 from raytune_m2f.config import Config
-from raytune_m2f.config.load import config_of
+from raytune_m2f.config.load import config_from_cfg
 from raytune_m2f.data import Categories, CocoDataset, TestSample, TrainSample, load_coco, resize_shortest_edge
 from raytune_m2f.data.masks import parse_segmentation, to_rle
 from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of
@@ -216,7 +216,7 @@ class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
     """
 
     def __init__(self, cfg: Any):
-        config = config_of(cfg)
+        config = config_from_cfg(cfg)
         bare = build_network(config, _categories(cfg))
         super().__init__(
             bare.backbone,

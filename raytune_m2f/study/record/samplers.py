@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import warnings
 from collections.abc import Collection, Container
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from optuna import Study, load_study
@@ -15,7 +15,9 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
-SAMPLERS = ("tpe", "gp", "cmaes", "random", "grid")
+from raytune_m2f.study.settings import Sampler
+
+SAMPLERS: tuple[str, ...] = get_args(Sampler)
 NEWEST, BEST = 400, 100
 """Trials that TPE learns from: the newest that ended, and the best of those before them that ran to their end."""
 

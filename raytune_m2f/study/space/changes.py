@@ -1,4 +1,4 @@
-"""Whether a study can go on with another search space: `extend --space`."""
+"""Whether a study can continue with another search space: `extend --space`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial
 
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.entries import Entry
+from raytune_m2f.study.space.entries import Categorical, Entry
+from raytune_m2f.study.space.space import SearchSpace
 
 
 def space_changes(
     old: SearchSpace, new: SearchSpace, sampler: str = "tpe", trials: Iterable[FrozenTrial] = ()
 ) -> list[str]:
-    """A line for every change with which a study cannot go on; empty if it can.
+    """A line for every change with which a study cannot continue; empty if it can.
 
     Keys may be added and removed, ranges made wider or narrower, conditions, steps and points be changed. A key keeps
     its type, whether it is logarithmic, and its choices: Optuna refuses to draw it otherwise. `cmaes` keeps its whole
@@ -24,57 +24,50 @@ def space_changes(
         sampler: one of SAMPLERS.
         trials: of the study; a key that was removed earlier and comes back is compared with what they drew.
     """
-    before = {
-        name: Entry(distribution, share=name in new.entries and new.entries[name].share)  # what Optuna does not know
-        for trial in trials
-        for name, distribution in trial.distributions.items()
-    }
-    before |= old.entries
-    lines = [
-        f"{new.source}: {key}: {text}"
-        for key, entry in new.entries.items()
-        if key in before and (text := _refused(before[key], entry))
-    ]
+    before = {name: found for trial in trials for name, found in trial.distributions.items()} | old.distributions
+    lines = []
+    for key, entry in new.entries.items():
+        was_share = key in (old if key in old.entries else new).shares  # Optuna does not know
+        if key in before and (problem := _problem(before[key], was_share, entry)):
+            lines.append(f"{new.source}: {key}: {problem}, or a new study")
     if sampler == "cmaes" and not lines and _ranges(old) != _ranges(new):
         lines.append(f"{new.source}: the ranges were changed, but cmaes keeps its own for good; start a new study")
     return lines
 
 
-def _refused(old: Entry, new: Entry) -> str:
-    """Why a key cannot go on like this; empty if it can."""
-    if old.share != new.share:
-        was = "a share" if old.share else "no share"
-        return f"it was {was}, so that the values of the trials so far would mean others; {_allowed(old)}"
-    if _kind(old.distribution) != _kind(new.distribution):
-        return f"got {_kind(new.distribution)}, but the trials so far drew {_kind(old.distribution)}; {_allowed(old)}"
-    if isinstance(old.distribution, CategoricalDistribution) and old.distribution != new.distribution:
-        choices = new.to_dict()["choices"]
-        return f"got choices {choices}, but choices are fixed for a study, in their order; {_allowed(old)}"
+def _problem(old: BaseDistribution, was_share: bool, entry: Entry) -> str:
+    """Why a key cannot have this entry from now on, and what is allowed; empty if it can."""
+    new, share = entry.distribution, entry.type == "share"
+    (before, drew), (_, draws) = _kind(old, was_share), _kind(new, share)
+    allowed = f"allowed: type: {before} with any low and high"
+    if was_share != share:
+        was = "a share" if was_share else "no share"
+        return f"it was {was}, so that the values of the trials so far would mean others; {allowed}"
+    if isinstance(old, CategoricalDistribution):
+        allowed = f"allowed: {{type: categorical, choices: {list(old.choices)}}}"
+    if drew != draws:
+        return f"got {draws}, but the trials so far drew {drew}; {allowed}"
+    if isinstance(entry, Categorical) and old != new:
+        return f"got choices {list(entry.choices)}, but choices are fixed for a study, in their order; {allowed}"
     return ""
 
 
-def _kind(distribution: BaseDistribution) -> str:
-    """What Optuna tells apart."""
+def _kind(distribution: BaseDistribution, share: bool) -> tuple[str, str]:
+    """The type in a search space, and the words for what Optuna distinguishes."""
     if isinstance(distribution, CategoricalDistribution):
-        return "a choice"
+        return "categorical", "a choice"
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    numbers = "whole numbers" if isinstance(distribution, IntDistribution) else "numbers"
-    return f"{numbers} on a {'logarithmic' if distribution.log else 'linear'} scale"
-
-
-def _allowed(old: Entry) -> str:
-    """What the new line may be."""
-    line = old.to_dict()
-    if line["type"] == "categorical":
-        return f"allowed: {{type: categorical, choices: {line['choices']}}}, or a new study"
-    log = ", log: true" if line.get("log") else ""
-    return f"allowed: type: {line['type']}{log} with any low and high, or a new study"
+    log = distribution.log
+    scale = f"on a {'logarithmic' if log else 'linear'} scale"
+    if isinstance(distribution, IntDistribution):
+        return "int, log: true" if log else "int", f"whole numbers {scale}"
+    return "share" if share else "loguniform" if log else "uniform", f"numbers {scale}"
 
 
 def _ranges(space: SearchSpace) -> dict[str, BaseDistribution]:
     """The keys whose ranges cmaes has in its state."""
     return {
-        key: distribution
-        for key, distribution in space.distributions.items()
-        if key not in space.conditional and not isinstance(distribution, CategoricalDistribution)
+        key: entry.distribution
+        for key, entry in space.entries.items()
+        if key not in space.conditional and not isinstance(entry, Categorical)
     }

@@ -1,21 +1,18 @@
-"""Whether every trial drawn from a search space would have a valid configuration: asked before anything runs."""
+"""A search space found by name or path, and whether every trial drawn from it would have a valid configuration."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
 from raytune_m2f.config import Config
-from raytune_m2f.errors import ConfigError, SearchSpaceError
-from raytune_m2f.study.space.entries import Entry, active, resolve, that_meet
+from raytune_m2f.config.yaml_file import read_yaml
+from raytune_m2f.errors import ConfigError, SearchSpaceError, did_you_mean, join_problems
+from raytune_m2f.study.space.entries import Categorical, Entry, IntRange
+from raytune_m2f.study.space.space import SearchSpace
 
 NOT_TUNABLE: dict[str, str] = {
     "DATASETS": "trials on different data could not be compared",
@@ -34,27 +31,55 @@ NOT_TUNABLE: dict[str, str] = {
 }
 """Keys, with all below them, that a study cannot vary, and why."""
 
-GRID = 100
-"""How many whole numbers of a range are tried one by one."""
+NEIGHBOURS = 100
+"""How many whole numbers after the low end of a range are tried one by one."""
 
 
-def find_problems(entries: Mapping[str, Entry], config: Config, source: str) -> list[str]:
-    """A line for every key that cannot be searched, and for every value or pair that is no valid configuration.
+def packaged_spaces() -> dict[str, Path]:
+    """The search spaces that ship with the package: name to file."""
+    folder = Path(str(files("raytune_m2f"))) / "search_spaces"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_space(name_or_path: str | Path, config: Config | None) -> SearchSpace:
+    """A search space that ships with the package (`default`), or one of your own (a path).
 
     Args:
-        entries: what may vary in each dotted key.
-        config: the configuration that the trials start from.
-        source: what a line calls the search space.
+        config: what the space is checked for; None checks it by itself.
+
+    Raises:
+        SearchSpaceError: if there is no such space, or it does not fit the configuration.
     """
-    refused = {
-        key: f"{source}: {key}: {text}" for key, entry in entries.items() if (text := _key_problem(key, entry, config))
-    }
-    searched = {key: entry for key, entry in entries.items() if key not in refused}
-    first: dict[str, str] = {}  # one line for each key: that 66 and 67 are wrong too says no more than 65
-    for values in _trials(searched):
-        for line in config.problems(resolve(searched, values, config), source):
-            first.setdefault(line.removeprefix(f"{source}: ").partition(":")[0], line)
-    return [*refused.values(), *first.values()]
+    packaged, own = packaged_spaces(), Path(name_or_path)
+    path = packaged.get(str(name_or_path), own)
+    if path is own and not own.is_file():
+        raise SearchSpaceError(
+            f"{name_or_path}: no such search space{did_you_mean(own.stem, packaged)} "
+            f"Allowed: a YAML file, or one of {', '.join(packaged)}"
+        )
+    space = SearchSpace.from_dict(read_yaml(path, SearchSpaceError), source=str(name_or_path))
+    if config is not None:
+        check_space(space, config)
+    return space
+
+
+def check_space(space: SearchSpace, config: Config) -> None:
+    """Makes sure that every trial drawn from this space would have a valid configuration.
+
+    Raises:
+        SearchSpaceError: naming every key that does not exist, cannot be tuned, or has a value in its range
+            that the configuration does not allow.
+    """
+    problems: dict[str, str] = {}  # one for each key: that 66 and 67 are wrong too says no more than 65
+    for key, entry in space.entries.items():
+        if text := _key_problem(key, entry, config):
+            problems[key] = f"{space.source}: {key}: {text}"
+    rest = SearchSpace(space.source, {key: entry for key, entry in space.entries.items() if key not in problems})
+    for values in _trials(rest):
+        for line in config.problems(rest.resolve(values, config), space.source):
+            problems.setdefault(line.removeprefix(f"{space.source}: ").partition(":")[0], line)
+    if problems:
+        raise SearchSpaceError(join_problems(list(problems.values())))
 
 
 def refuse_fixed(values: Mapping[str, Any], source: str) -> None:
@@ -72,22 +97,6 @@ def _why_fixed(key: str) -> str:
     return next((why for prefix, why in NOT_TUNABLE.items() if f"{key}.".startswith(f"{prefix}.")), "")
 
 
-def _trials(entries: Mapping[str, Entry]) -> Iterator[dict[str, Any]]:
-    """Values as a trial can have them: each point of each key, then each pair of ends, which may clash where neither
-    does alone. What a conditional key needs is set for it."""
-    ends = {key: _ends(entry.distribution) for key, entry in entries.items()}
-    needed = {key: that_meet(entries, key) for key in entries}
-    start = {key: values[0] for key, values in ends.items()}
-    for key, entry in entries.items():
-        for value in (*ends[key], *_between(entry.distribution)):
-            yield active(entries, {**start, **needed[key], key: value})
-    for one, other in itertools.combinations(ends, 2):
-        settings = [needed[one] | needed[other], needed[other] | needed[one]]
-        for setting in settings[: 1 + (settings[0] != settings[1])]:
-            for a, b in itertools.product(ends[one], ends[other]):
-                yield active(entries, {**start, **setting, one: a, other: b})
-
-
 def _key_problem(key: str, entry: Entry, config: Config) -> str:
     """Why a key cannot be searched; empty if it can."""
     try:
@@ -98,21 +107,41 @@ def _key_problem(key: str, entry: Entry, config: Config) -> str:
         return f"cannot be tuned: {why}"
     if not isinstance(value, bool | int | float | str):
         return "cannot be tuned: its value is a list, and Optuna draws numbers, text, true or false"
-    if entry.share and (isinstance(value, bool | str) or value <= 0):
+    if entry.type == "share" and (isinstance(value, bool | str) or value <= 0):
         return f"the configuration's own value is {value!r}, allowed for a share: a number above 0"
     return ""
 
 
-def _ends(distribution: BaseDistribution) -> list[Any]:
+def _trials(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """Values as a trial can have them: each point of each key, then each pair of ends, which may clash where neither
+    does alone. What a conditional key needs is set for it."""
+    ends = {key: _ends(entry) for key, entry in space.entries.items()}
+    needed = {key: _condition_of(space, key) for key in ends}
+    start = {key: values[0] for key, values in ends.items()}
+    for key, entry in space.entries.items():
+        for value in (*ends[key], *_after_low(entry)):
+            yield space.active({**start, **needed[key], key: value})
+    for one, other in itertools.combinations(ends, 2):
+        settings = [needed[one] | needed[other], needed[other] | needed[one]]
+        for setting in settings[: 1 + (settings[0] != settings[1])]:
+            for a, b in itertools.product(ends[one], ends[other]):
+                yield space.active({**start, **setting, one: a, other: b})
+
+
+def _condition_of(space: SearchSpace, key: str) -> dict[str, Any]:
+    """Values of other keys with which this one is searched: of each the first that is allowed."""
+    values: dict[str, Any] = {}
+    for parent, allowed in space.entries[key].when.items():
+        if parent in space.entries:
+            values |= {**_condition_of(space, parent), parent: allowed[0]}
+    return values
+
+
+def _ends(entry: Entry) -> Sequence[Any]:
     """The lowest and the highest value, or every choice."""
-    if isinstance(distribution, CategoricalDistribution):
-        return list(distribution.choices)
-    assert isinstance(distribution, FloatDistribution | IntDistribution)
-    return [distribution.low, distribution.high]
+    return entry.choices if isinstance(entry, Categorical) else (entry.low, entry.high)
 
 
-def _between(distribution: BaseDistribution) -> Sequence[int]:
+def _after_low(entry: Entry) -> Sequence[int]:
     """The first whole numbers after the low end: a rule such as "divisible by 8" shows within them."""
-    if not isinstance(distribution, IntDistribution):
-        return ()
-    return range(distribution.low, distribution.high, distribution.step)[1:GRID]
+    return range(entry.low, entry.high, entry.step)[1:NEIGHBOURS] if isinstance(entry, IntRange) else ()
