@@ -18,7 +18,7 @@ from benchmarks.measure import Run, alternate
 from benchmarks.reference import CATEGORIES, Batch, Setting
 from raytune_m2f.config import load_config
 from raytune_m2f.data import Categories
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 R50 = CONFIGS / "maskformer2_R50_instance.yaml"

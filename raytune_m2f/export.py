@@ -37,7 +37,7 @@ from raytune_m2f.export_files import (
     require_export,
     write_export,
 )
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.model import Instances, MultiTaskMaskFormer, PackedInstances
 from raytune_m2f.storage.address import is_address
 from raytune_m2f.storage.files import newest, replacing_together

@@ -1,4 +1,4 @@
-"""The contract of an engine (`raytune_m2f.engines.base`) as tests.
+"""The contract of an engine (`raytune_m2f.engines.base`) as tests, for samples and predictions of our own network.
 
 Derive a test class and give it a fixture `engine`, made from a configuration with 4 images a batch, MAX_ITER 4, two
 subcategory heads, no batch norm (it sees how a batch is split), at least 3 test images and TEST.SUBSET 2:
@@ -18,6 +18,7 @@ import torch
 
 from raytune_m2f.data import TestSample, TrainSample
 from raytune_m2f.engines import Engine
+from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.learner.base import Learner
 from raytune_m2f.model import Instances
 
@@ -61,77 +62,45 @@ class EngineConformance:
         summary.require_sense()
 
     def test_every_test_image_is_given_out_once(self, engine: Engine) -> None:
-        alone = [s.image_id for batch in engine.test_batches(rank=0, world_size=1) for s in batch]
-        shared = [
-            s.image_id for rank in range(2) for batch in engine.test_batches(rank=rank, world_size=2) for s in batch
-        ]
+        alone = image_ids(engine)
         assert len(set(alone)) == len(alone) >= 3
-        assert sorted(shared) == sorted(alone)
+        assert sorted(image_ids(engine, workers=2)) == sorted(alone)
 
     def test_the_subset_is_the_same_every_time_and_given_out_once(self, engine: Engine) -> None:
-        every = [s.image_id for batch in engine.test_batches(rank=0, world_size=1) for s in batch]
-        chosen = [s.image_id for batch in engine.test_batches(rank=0, world_size=1, subset=True) for s in batch]
-        shared = [
-            s.image_id
-            for rank in range(2)
-            for batch in engine.test_batches(rank=rank, world_size=2, subset=True)
-            for s in batch
-        ]
+        chosen = image_ids(engine, subset=True)
         assert len(set(chosen)) == len(chosen) == 2
-        assert set(chosen) < set(every)
-        assert sorted(shared) == sorted(chosen)
+        assert set(chosen) < set(image_ids(engine))
+        assert sorted(image_ids(engine, workers=2, subset=True)) == sorted(chosen)
 
     def test_images_outside_the_subset_do_not_count(self, engine: Engine) -> None:
-        metrics = []
-        for subset in (False, True):
-            evaluator = engine.evaluator(subset=subset)
-            evaluator.reset()
-            for samples in engine.test_batches(rank=0, world_size=1, subset=True):
-                evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
-            metrics.append(evaluator.evaluate())
+        every, chosen = (scores(engine, engine.evaluator(subset=subset), 1, subset=True) for subset in (False, True))
         for head in engine.categories.sizes:  # every annotation that is found is in the subset
-            assert metrics[0][f"{head}/matched"] == metrics[1][f"{head}/matched"]
-        assert metrics[0]["segm/AR100"] <= metrics[1]["segm/AR100"]
+            assert every[f"{head}/matched"] == chosen[f"{head}/matched"]
+        assert every["segm/AR100"] <= chosen["segm/AR100"]
 
     def test_no_predictions_score_zero(self, engine: Engine) -> None:
-        evaluator = engine.evaluator()
-        evaluator.reset()
-        for samples in engine.test_batches(rank=0, world_size=1):
-            evaluator.process(samples, [self.nothing(engine, sample) for sample in samples])
-        assert evaluator.evaluate()["segm/AP"] == 0.0
+        assert scores(engine, engine.evaluator(), 0)["segm/AP"] == 0.0
 
     def test_reset_forgets(self, engine: Engine) -> None:
         evaluator = engine.evaluator()
-        metrics = []
-        for _ in range(2):
-            evaluator.reset()
-            for samples in engine.test_batches(rank=0, world_size=1):
-                evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
-            metrics.append(evaluator.evaluate())
-        assert metrics[0]["segm/AP"] == metrics[1]["segm/AP"]
+        first, second = (scores(engine, evaluator, 1) for _ in range(2))
+        assert first["segm/AP"] == second["segm/AP"]
 
     def test_predictions_of_several_workers_count_together(self, engine: Engine) -> None:
-        told: list[list[Any]] = []
+        sent: list[list[Any]] = []
 
         def listen(items: list[Any]) -> list[list[Any]]:
-            told.append(items)
+            sent.append(items)
             return [items]
 
-        metrics = []
-        for rank, world_size, gather in ((0, 2, listen), (1, 2, listen), (0, 1, None)):
-            evaluator = engine.evaluator(gather)
-            evaluator.reset()
-            for samples in engine.test_batches(rank=rank, world_size=world_size):
-                evaluator.process(samples, [self.everything(engine, sample) for sample in samples])
-            metrics.append(evaluator.evaluate())
-        together = engine.evaluator(lambda items: told)
+        for rank in range(2):
+            scores(engine, engine.evaluator(listen), 1, rank=rank, world_size=2)
+        together = engine.evaluator(lambda items: sent)
         together.reset()
-        assert {k: v for k, v in together.evaluate().items() if v == v} == {
-            k: v for k, v in metrics[2].items() if v == v
-        }
+        assert measured(together.evaluate()) == measured(scores(engine, engine.evaluator(), 1))
 
     def test_losses_are_shares_of_the_global_batch(self, engine: Engine) -> None:
-        learner, samples = self.learner(engine), next(engine.train_batches(rank=0, world_size=1, start_iteration=0))
+        learner, samples = fresh_learner(engine), next(engine.train_batches(rank=0, world_size=1, start_iteration=0))
         counts = learner.count(samples)
         assert torch.equal(counts, learner.count(samples[:1]) + learner.count(samples[1:]))
         parts = [samples, samples, samples[:1], samples[1:]]
@@ -143,7 +112,7 @@ class EngineConformance:
         torch.testing.assert_close(sum(whole[1].values()), whole[0])
 
     def test_the_evaluator_takes_what_the_learner_predicts(self, engine: Engine) -> None:
-        learner, evaluator = self.learner(engine), engine.evaluator()
+        learner, evaluator = fresh_learner(engine), engine.evaluator()
         learner.model.eval()
         evaluator.reset()
         with torch.no_grad():
@@ -151,23 +120,36 @@ class EngineConformance:
                 evaluator.process(samples, [found.to("cpu") for found in learner.predict(samples)])
         assert 0 <= evaluator.evaluate()["segm/AP"] <= 100
 
-    @staticmethod
-    def learner(engine: Engine) -> Learner:
-        torch.manual_seed(0)
-        return engine.learner()
 
-    @staticmethod
-    def nothing(engine: Engine, sample: TestSample) -> Instances:
-        """No instance."""
-        return _instances(engine, sample, count=0)
-
-    @staticmethod
-    def everything(engine: Engine, sample: TestSample) -> Instances:
-        """One instance that covers the image."""
-        return _instances(engine, sample, count=1)
+def fresh_learner(engine: Engine) -> Learner:
+    """The same weights every time."""
+    torch.manual_seed(0)
+    return engine.learner()
 
 
-def _instances(engine: Engine, sample: TestSample, count: int) -> Instances:
+def image_ids(engine: Engine, *, workers: int = 1, subset: bool = False) -> list[int]:
+    """Image ids of what all workers are given."""
+    batches = (engine.test_batches(rank=rank, world_size=workers, subset=subset) for rank in range(workers))
+    return [sample.image_id for worker in batches for batch in worker for sample in batch]
+
+
+def scores(
+    engine: Engine, evaluator: Evaluator, count: int, *, rank: int = 0, world_size: int = 1, subset: bool = False
+) -> dict[str, float]:
+    """Metrics where every image has `count` (0 or 1) instances that cover it."""
+    evaluator.reset()
+    for samples in engine.test_batches(rank=rank, world_size=world_size, subset=subset):
+        evaluator.process(samples, [covering_instances(engine, sample, count) for sample in samples])
+    return evaluator.evaluate()
+
+
+def measured(metrics: dict[str, float]) -> dict[str, float]:
+    """Without those that are NaN, which equals nothing."""
+    return {name: value for name, value in metrics.items() if value == value}
+
+
+def covering_instances(engine: Engine, sample: TestSample, count: int) -> Instances:
+    """`count` instances of the first class, each as large as the image."""
     return Instances(
         scores=torch.ones(count),
         labels=torch.zeros(count, dtype=torch.int64),

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config, load_config
-from raytune_m2f.config.any_model import ENGINE
 from raytune_m2f.drive.runner import run_study
+from raytune_m2f.engines.detectron2.cfg import LIBRARY
 from raytune_m2f.errors import ConfigError, RaytuneM2FError
 from raytune_m2f.export import export_run, load_export
 from raytune_m2f.launch.job import TrialJob
@@ -76,9 +76,9 @@ def own_log() -> Iterator[None]:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """In place of detectron2's engine."""
-    module = ModuleType(ENGINE)
+    module = ModuleType(LIBRARY)
     module.get_cfg = get_cfg  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, ENGINE, module)
+    monkeypatch.setitem(sys.modules, LIBRARY, module)
     monkeypatch.setattr(sys, "path", list(sys.path))
     return module
 
@@ -161,7 +161,7 @@ def test_a_study_is_shown_and_exported_without_running_anything(study: StudyDire
 def test_a_study_is_shown_where_detectron2_is_not_installed(
     study: StudyDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, ENGINE, None)
+    monkeypatch.setitem(sys.modules, LIBRARY, None)
     assert study_status(study.root).trials[0].max_iter == 8
 
 

@@ -24,9 +24,9 @@ FOREIGN_KEYS: dict[str, str] = {
     "VIS_PERIOD": "remove it; `raytune-m2f predict` draws predictions",
     "GLOBAL": "remove it",
     "MODEL.DEVICE": "remove it; a GPU is used if there is one, and CUDA_VISIBLE_DEVICES= hides it",
-    "MODEL.LOAD_PROPOSALS": "remove it; there are no proposals in Mask2Former",
+    "MODEL.LOAD_PROPOSALS": "remove it; proposals are not read from files",
     "MODEL.MASK_ON": "remove it; masks are always predicted",
-    "MODEL.KEYPOINT_ON": "remove it; keypoints are not predicted",
+    "MODEL.KEYPOINT_ON": "remove it; keypoints are not scored",
     "MODEL.RESNETS.NUM_GROUPS": "remove it; choose a ResNet with MODEL.RESNETS.DEPTH",
     "MODEL.RESNETS.WIDTH_PER_GROUP": "remove it; choose a ResNet with MODEL.RESNETS.DEPTH",
     "MODEL.RESNETS.RES4_DILATION": "remove it; no stage is dilated",
@@ -70,14 +70,14 @@ FOREIGN_KEYS: dict[str, str] = {
     "DATASETS.PROPOSAL_FILES_TEST": "remove it; there are no proposals in Mask2Former",
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": "remove it; there are no proposals in Mask2Former",
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "remove it; there are no proposals in Mask2Former",
-    "DATALOADER.ASPECT_RATIO_GROUPING": "remove it; all training images have the size INPUT.IMAGE_SIZE",
+    "DATALOADER.ASPECT_RATIO_GROUPING": "remove it; a batch must depend on its iteration alone",
     "DATALOADER.SAMPLER_TRAIN": "remove it; every image comes once per epoch",
     "DATALOADER.REPEAT_THRESHOLD": "remove it; every image comes once per epoch",
     "DATALOADER.REPEAT_SQRT": "remove it; every image comes once per epoch",
     "TEST.AUG": "remove it; there is no test-time augmentation",
     "TEST.EXPECTED_RESULTS": "remove it; compare metrics.json yourself",
     "TEST.KEYPOINT_OKS_SIGMAS": "remove it; keypoints are not predicted",
-    "TEST.PRECISE_BN": "remove it; with small batches take MODEL.RESNETS.NORM GN or FrozenBN",
+    "TEST.PRECISE_BN": "remove it; with small batches take the norm GN or FrozenBN",
 }
 
 

@@ -9,20 +9,22 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import ConfigDict, Field
 
-from raytune_m2f.config.any_model import complete, unknown
+from raytune_m2f.config.any_model import complete, unknown_engine_key
 from raytune_m2f.config.build import Layer, build, check
-from raytune_m2f.config.fields.any_model import (
-    OtherDataLoader,
-    OtherDatasets,
-    OtherInput,
-    OtherModel,
-    OtherSolver,
-    OtherTest,
-)
 from raytune_m2f.config.fields.base import Problem, Section, fixed
-from raytune_m2f.config.fields.data import DataLoader, DatasetEntry, Datasets, Input, Test
-from raytune_m2f.config.fields.model import Model
-from raytune_m2f.config.fields.solver import Solver
+from raytune_m2f.config.fields.data import (
+    AnyDataLoader,
+    AnyDatasets,
+    AnyInput,
+    AnyTest,
+    DataLoader,
+    DatasetEntry,
+    Datasets,
+    Input,
+    Test,
+)
+from raytune_m2f.config.fields.model import AnyModel, Model
+from raytune_m2f.config.fields.solver import AnySolver, Solver
 from raytune_m2f.config.keys import known_keys, unknown_key
 from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
@@ -169,20 +171,20 @@ class AnyModelConfig(Config):
 
     model_config = ConfigDict(extra="allow")
 
-    MODEL: OtherModel = OtherModel()  # type: ignore[assignment]
-    SOLVER: OtherSolver = OtherSolver()  # type: ignore[assignment]
-    INPUT: OtherInput = OtherInput()  # type: ignore[assignment]
-    DATASETS: OtherDatasets = OtherDatasets()  # type: ignore[assignment]
-    DATALOADER: OtherDataLoader = OtherDataLoader()
-    TEST: OtherTest = OtherTest()  # type: ignore[assignment]
+    MODEL: AnyModel = AnyModel()  # type: ignore[assignment]
+    SOLVER: AnySolver = AnySolver()  # type: ignore[assignment]
+    INPUT: AnyInput = AnyInput()  # type: ignore[assignment]
+    DATASETS: AnyDatasets = AnyDatasets()  # type: ignore[assignment]
+    DATALOADER: AnyDataLoader = AnyDataLoader()
+    TEST: AnyTest = AnyTest()  # type: ignore[assignment]
 
     @classmethod
     def complete(cls, values: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-        return complete(values, known_keys(cls))
+        return complete(values["ENGINE"], values, known_keys(cls))
 
     @property
     def metric(self) -> str:
         return "segm/AP" if self.value("MODEL.MASK_ON") else "bbox/AP"
 
     def _unknown(self, key: str) -> str:
-        return unknown(key, self.flatten())
+        return unknown_engine_key(key, self.flatten())

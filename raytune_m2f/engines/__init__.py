@@ -1,10 +1,17 @@
-"""Engines: where batches come from and predictions are scored. `ENGINE` in the configuration says which."""
+"""Engines: where batches come from and predictions are scored. `ENGINE` in the configuration says which.
+
+base.py       Engine: the contract
+datasets.py   the datasets of an experiment, and an engine over them
+native.py     the default engine
+detectron2/   the engine of detectron2's catalogs, for our network or any of detectron2's
+"""
 
 from __future__ import annotations
 
 from raytune_m2f.config import Config
+from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.engines.base import Engine
-from raytune_m2f.engines.detectron2.engine import CatalogEngine
+from raytune_m2f.engines.detectron2.engine import AnyModelEngine, CatalogEngine
 from raytune_m2f.engines.native import NativeEngine
 
 __all__ = ["Engine", "build_engine"]
@@ -18,4 +25,4 @@ def build_engine(config: Config) -> Engine:
     """
     if config.ENGINE == "native":
         return NativeEngine(config)
-    return CatalogEngine(config)
+    return AnyModelEngine(config) if isinstance(config, AnyModelConfig) else CatalogEngine(config)

@@ -1,7 +1,7 @@
 """The contract of an engine: the only seam to detectron2.
 
-An engine turns datasets into batches and predictions into metrics; it never trains. Batches and predictions are its
-own affair: what is learnt from the ones and makes the others is its `learner`. What it promises:
+An engine turns datasets into batches and predictions into metrics; it never trains. Batches and predictions are of its
+own types: its `learner` learns from the ones and makes the others. What it promises:
 
 - A batch depends on the configuration and the iteration alone. Over one worker or several, from the start or from a
   later iteration, the same iteration has the same samples, with the same augmentation.
@@ -17,15 +17,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from raytune_m2f.data import Categories, DataSummary
 from raytune_m2f.evaluation import Evaluator, Gather
 from raytune_m2f.learner.base import Learner
 
+Train = TypeVar("Train", default=Any)
+Test = TypeVar("Test", default=Any)
+Prediction = TypeVar("Prediction", default=Any)
 
-class Engine(ABC):
-    """Datasets to batches, predictions to metrics.
+
+class Engine(ABC, Generic[Train, Test, Prediction]):
+    """Datasets to batches of `Train` and `Test` samples, predictions to metrics.
 
     Attributes:
         categories: names of the main categories and of every trained subcategory head.
@@ -38,7 +44,7 @@ class Engine(ABC):
     summary: DataSummary
 
     @abstractmethod
-    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Any]]:
+    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Train]]:
         """This worker's part of the global batch, for every iteration from `start_iteration` to MAX_ITER.
 
         Raises:
@@ -47,13 +53,13 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[Any]]:
+    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[Test]]:
         """This worker's part of the test images, or of their `subset`, in batches of at most TEST.IMS_PER_BATCH."""
 
     @abstractmethod
-    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
+    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator[Test, Prediction]:
         """An evaluator of the test images, or of their `subset` only; `gather` where there are several workers."""
 
     @abstractmethod
-    def learner(self) -> Learner:
+    def learner(self) -> Learner[Train, Test, Prediction]:
         """A network for these datasets with fresh weights, drawn from torch's generator, on the CPU."""

@@ -1,22 +1,27 @@
-"""The datasets of an experiment: read, checked against one another, and the subset of the test images."""
+"""The datasets of an experiment, read and checked against one another, and an engine over them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
-from raytune_m2f.data import CocoDataset, DataSummary, check_same_labels, load_coco, summarize_all
+from raytune_m2f.data import BatchStream, CocoDataset, DataSummary, check_same_labels, load_coco, shard, summarize_all
 from raytune_m2f.data.dataset import Ticket, generator
+from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
+from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
+from raytune_m2f.evaluation.coco import Task
+from raytune_m2f.evaluation.evaluator import ToResults, instance_results
 from raytune_m2f.storage.temporary import keep_multiprocessing_short
 
-T = TypeVar("T")
+Sample = TypeVar("Sample", covariant=True)
 
 SUBSET = 2
 """The stream of random numbers that chooses TEST.SUBSET images; `data.sampler` has streams 0 and 1."""
@@ -52,7 +57,78 @@ class Datasets:
         return max((len(record.instances) for record in self.train.records), default=0)
 
     def scored(self, subset: bool) -> CocoDataset:
+        """All test images, or those of TEST.SUBSET."""
         return self.test_subset if subset else self.test
+
+
+class Samples(Protocol[Sample]):
+    """A map-style dataset of torch that knows its length."""
+
+    def __getitem__(self, index: Any) -> Sample: ...
+
+    def __len__(self) -> int: ...
+
+
+class DatasetEngine(Engine[Train, Test, Prediction]):
+    """An engine over checked COCO datasets; a subclass says how their images become samples."""
+
+    def __init__(self, config: Config, datasets: Datasets):
+        self.config = config
+        self.datasets = datasets
+        self.categories = datasets.train.categories
+        self.most_instances = datasets.most_instances
+        self.summary = datasets.summary
+
+    @abstractmethod
+    def train_samples(self) -> Samples[Train]:
+        """The training images, by `Ticket`."""
+
+    @abstractmethod
+    def test_samples(self, dataset: CocoDataset) -> Samples[Test]:
+        """Test images, by their index."""
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """What of a prediction is scored."""
+        return ("segm",)
+
+    @property
+    def to_results(self) -> ToResults:
+        """How the evaluator reads test samples and predictions."""
+        return instance_results
+
+    def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
+        """This worker's batches as tickets."""
+        return stream
+
+    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Train]]:
+        config, samples = self.config, self.train_samples()
+        stream = BatchStream(
+            size=len(samples),
+            seed=config.SEED,
+            global_batch=config.SOLVER.IMS_PER_BATCH,
+            rank=rank,
+            world_size=world_size,
+            start_iteration=start_iteration,
+            max_iterations=config.SOLVER.MAX_ITER,
+        )
+        return iter(batch_loader(config, samples, self.tickets(stream)))
+
+    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[Test]]:
+        samples = self.test_samples(self.datasets.scored(subset))
+        own, size = list(shard(len(samples), rank, world_size)), self.config.TEST.IMS_PER_BATCH
+        return batch_loader(self.config, samples, [own[at : at + size] for at in range(0, len(own), size)])
+
+    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator[Test, Prediction]:
+        settings = self.config.TEST
+        return CocoEvaluator(
+            self.datasets.scored(subset),
+            tasks=self.tasks,
+            max_detections=settings.DETECTIONS_PER_IMAGE,
+            bootstrap=settings.BOOTSTRAP,
+            gather=gather,
+            to_results=self.to_results,
+        )
 
 
 def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, look: bool = False) -> Datasets:
@@ -63,28 +139,33 @@ def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, look: b
         DatasetError: their labels differ.
     """
     files = tuple(load(name) for name in config.DATASETS.TRAIN)
-    train = merge(files)
-    test = load(only_test_dataset(config))
+    train = merged(files)
+    test = load(test_dataset_name(config))
     check_same_labels(train, test)
     subset = subset_of(test, config.TEST.SUBSET, config.SEED)
     return Datasets(train, test, subset, files, config.DATALOADER.FILTER_EMPTY_ANNOTATIONS, look)
 
 
 def load_registered(config: Config, name: str) -> CocoDataset:
-    """Read and check the dataset registered as `name`."""
+    """Read and check the dataset of DATASETS.REGISTER. Raises ConfigError if it is not there, and DatasetError."""
     entry = config.dataset(name)
     return load_coco(name, Path(entry.annotations), Path(entry.images), config.DATASETS.SUBCATEGORIES)
 
 
-def only_test_dataset(config: Config) -> str:
-    """The one dataset that scores a trial."""
+def test_dataset_name(config: Config) -> str:
+    """The one dataset that scores a trial. Raises ConfigError if there is none."""
     if not config.DATASETS.TEST:
         raise ConfigError("DATASETS.TEST is empty: name the dataset of DATASETS.REGISTER that scores the training.")
     return config.DATASETS.TEST[0]
 
 
-def merge(datasets: Sequence[CocoDataset]) -> CocoDataset:
-    """Several training sets as one; their labels must mean the same."""
+def merged(datasets: Sequence[CocoDataset]) -> CocoDataset:
+    """Several training sets as one.
+
+    Raises:
+        ConfigError: there is none.
+        DatasetError: their labels do not mean the same.
+    """
     if not datasets:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one dataset of DATASETS.REGISTER to train on.")
     first, *others = datasets
@@ -98,7 +179,11 @@ def merge(datasets: Sequence[CocoDataset]) -> CocoDataset:
 
 
 def subset_of(dataset: CocoDataset, size: int, seed: int) -> CocoDataset:
-    """`size` images of a test set (0: all), in its order; a larger choice of the same seed holds a smaller one."""
+    """`size` images of a test set (0: all), in its order; a larger choice of the same seed holds a smaller one.
+
+    Raises:
+        ConfigError: none of them has an instance, though others have.
+    """
     if size == 0 or size >= len(dataset.records):
         return dataset
     chosen = sorted(generator(seed, SUBSET, 0).permutation(len(dataset.records))[:size].tolist())
@@ -126,17 +211,18 @@ def check_num_classes(config: Config, key: str, dataset: CocoDataset, *, may_be_
     )
 
 
-def batch_loader(
-    config: Config, dataset: Dataset[T], *, batch_sampler: Iterable[list[Ticket]] | None = None, batch_size: int = 1
-) -> DataLoader[T]:
-    """Batches as lists of samples, made in DATALOADER.NUM_WORKERS processes, or in this one."""
+def batch_loader(config: Config, samples: Samples[Sample], batches: Iterable[list[Any]]) -> Iterable[list[Sample]]:
+    """Batches as lists of samples, made in DATALOADER.NUM_WORKERS processes, or in this one.
+
+    Args:
+        batches: the indices of each.
+    """
     workers = config.DATALOADER.NUM_WORKERS
     if workers:
         keep_multiprocessing_short()
     return DataLoader(
-        dataset,
-        batch_size=1 if batch_sampler is not None else batch_size,
-        batch_sampler=batch_sampler,
+        cast("Dataset[Sample]", samples),
+        batch_sampler=batches,
         num_workers=workers,
         collate_fn=list,
         # a forked child of a process with running threads (Ray's, torch's) may hang

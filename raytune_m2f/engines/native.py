@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
-from torch.utils.data import Subset
+from functools import partial
 
 from raytune_m2f.config import Config
-from raytune_m2f.data import (
-    BatchStream,
-    TestDataset,
-    TestSample,
-    TrainDataset,
-    TrainSample,
-    shard,
-)
-from raytune_m2f.engines.base import Engine
-from raytune_m2f.engines.datasets import batch_loader, check_num_classes, load_datasets, load_registered
-from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
-from raytune_m2f.learner.base import Learner
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.data import CocoDataset, TestDataset, TestSample, TrainDataset, TrainSample
+from raytune_m2f.engines.datasets import DatasetEngine, check_num_classes, load_datasets, load_registered
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
+from raytune_m2f.model import Instances
 
 
-class NativeEngine(Engine):
+class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
     """COCO files in, batches out.
 
     Raises:
@@ -33,16 +21,12 @@ class NativeEngine(Engine):
     """
 
     def __init__(self, config: Config):
-        self.config = config
-        self.datasets = load_datasets(config, lambda name: load_registered(config, name), look=True)
-        self.categories = self.datasets.train.categories
-        self.most_instances = self.datasets.most_instances
-        self.summary = self.datasets.summary
+        super().__init__(config, load_datasets(config, partial(load_registered, config), look=True))
         check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
 
-    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[TrainSample]]:
+    def train_samples(self) -> TrainDataset:
         config = self.config
-        dataset = TrainDataset(
+        return TrainDataset(
             self.datasets.train,
             image_size=config.INPUT.IMAGE_SIZE,
             min_scale=config.INPUT.MIN_SCALE,
@@ -51,33 +35,10 @@ class NativeEngine(Engine):
             seed=config.SEED,
             filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
         )
-        stream = BatchStream(
-            size=len(dataset),
-            seed=config.SEED,
-            global_batch=config.SOLVER.IMS_PER_BATCH,
-            rank=rank,
-            world_size=world_size,
-            start_iteration=start_iteration,
-            max_iterations=config.SOLVER.MAX_ITER,
-        )
-        return iter(batch_loader(config, dataset, batch_sampler=stream))
 
-    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[TestSample]]:
-        config = self.config
-        dataset = TestDataset(
-            self.datasets.scored(subset), min_size=config.INPUT.MIN_SIZE_TEST, max_size=config.INPUT.MAX_SIZE_TEST
-        )
-        own = Subset(dataset, shard(len(dataset), rank, world_size))
-        return batch_loader(config, own, batch_size=config.TEST.IMS_PER_BATCH)
+    def test_samples(self, dataset: CocoDataset) -> TestDataset:
+        settings = self.config.INPUT
+        return TestDataset(dataset, min_size=settings.MIN_SIZE_TEST, max_size=settings.MAX_SIZE_TEST)
 
-    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
-        settings = self.config.TEST
-        return CocoEvaluator(
-            self.datasets.scored(subset),
-            max_detections=settings.DETECTIONS_PER_IMAGE,
-            bootstrap=settings.BOOTSTRAP,
-            gather=gather,
-        )
-
-    def learner(self) -> Learner:
+    def learner(self) -> MaskFormerLearner:
         return MaskFormerLearner(self.config, build_network(self.config, self.categories))

@@ -1,15 +1,16 @@
-"""From predicted instances to numbers: COCO segm AP, and what each subcategory head gets right."""
+"""From predicted instances to numbers: COCO's AP, and what each subcategory head gets right.
+
+evaluator.py      Evaluator: batches of a training in, metrics over all workers out
+results.py        instances as COCO results, and all metrics of a list of them
+coco.py           pycocotools: ground truth, COCOeval, and AP and AR in detectron2's names
+subcategories.py  accuracy and confusion table of each head, on the instances that were found
+bootstrap.py      the standard error of AP
+"""
 
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
-from raytune_m2f.evaluation.coco import coco_ground_truth, evaluate_segm
-from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather, ground_truth_instances
-from raytune_m2f.evaluation.results import (
-    Evaluation,
-    Result,
-    evaluate_results,
-    instances_to_results,
-    results_to_json,
-)
+from raytune_m2f.evaluation.coco import coco_ground_truth
+from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather
+from raytune_m2f.evaluation.results import Evaluation, Result, evaluate_results, instances_to_results, results_to_json
 from raytune_m2f.evaluation.subcategories import HeadEvaluation
 
 __all__ = [
@@ -22,8 +23,6 @@ __all__ = [
     "ap_standard_error",
     "coco_ground_truth",
     "evaluate_results",
-    "evaluate_segm",
-    "ground_truth_instances",
     "instances_to_results",
     "results_to_json",
 ]

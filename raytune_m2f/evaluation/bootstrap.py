@@ -1,8 +1,8 @@
-"""How far segm/AP would move with other images of the same kind: its standard error, by the bootstrap.
+"""The standard error of AP by the bootstrap: how far it would move with other images of the same kind.
 
-The images are drawn anew with replacement, and AP is computed as COCOeval would compute it with an image there as often
-as it was drawn. Matching is done within an image, so COCOeval's own matches serve all draws, and a draw is no more than
-a weight of each image. Letters: B draws, I images, D detections of a category, T IoU thresholds, R recall points.
+The images are drawn again with replacement, and AP is computed as COCOeval would compute it with each image as often as
+it was drawn. Matching is done within an image, so COCOeval's own matches serve all draws, and a draw is no more than a
+weight of each image. Letters: B draws, I images, D detections of a category, T IoU thresholds, R recall points.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Category:
-    """What COCOeval found out about one category, detections by falling score, as COCOeval sorts them.
+    """COCOeval's matches of one category, detections by falling score, as COCOeval sorts them.
 
     Attributes:
         image: (D,) number of the image.
-        copy: (D,) -1, or c: the entry is there for images that were drawn more than c times.
-        right, wrong: (T, D) true and false positives; what is neither is ignored.
+        copy: (D,) -1, or c: the entry counts for images that were drawn more than c times.
+        right, wrong: (T, D) true and false positives; a detection that is neither is ignored.
         truths: (I,) annotations to be found in each image.
     """
 
@@ -37,7 +37,7 @@ class _Category:
 
 
 def ap_standard_error(evaluation: COCOeval, draws: int) -> float:
-    """The standard error of "segm/AP", in percent points; the same for the same evaluation.
+    """The standard error of AP in percent points; the same for the same evaluation.
 
     Args:
         evaluation: after evaluate(), as `run_cocoeval` gives it.
@@ -50,13 +50,13 @@ def ap_standard_error(evaluation: COCOeval, draws: int) -> float:
     if images == 0:
         return float("nan")
     counts = np.random.default_rng(0).multinomial(images, [1 / images] * images, size=draws)
-    values = drawn_ap(evaluation, counts)
+    values = ap_of_draws(evaluation, counts)
     values = values[np.isfinite(values)]
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def drawn_ap(evaluation: COCOeval, counts: Ints) -> Floats:
-    """(B,): "segm/AP" in percent where image i is there `counts[b, i]` times; NaN where nothing is to be found.
+def ap_of_draws(evaluation: COCOeval, counts: Ints) -> Floats:
+    """(B,): AP in percent where image i counts `counts[b, i]` times; NaN where nothing is to be found.
 
     Args:
         evaluation: after evaluate().

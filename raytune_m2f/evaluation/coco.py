@@ -1,7 +1,7 @@
-"""COCO's instance segmentation metrics, computed by pycocotools and named as detectron2 names them.
+"""COCO's metrics of masks ("segm") and boxes ("bbox"), computed by pycocotools and named as detectron2 names them.
 
-COCOeval keeps ids in numpy arrays, where those beyond int64 become floats and are found no more. What it is given is
-therefore numbered from 1, images and categories in the order of their ids; results keep the ids of the file.
+COCOeval keeps ids in numpy arrays, where those beyond int64 become floats that no longer match. Images and categories
+are therefore numbered from 1 in the order of their ids; results keep the ids of the file.
 
 Axes of COCOeval's arrays: T IoU thresholds (0.50, 0.55 ... 0.95), R recall points (101), K categories,
 A area ranges (all, small, medium, large), M bounds on the detections per image and category (maxDets).
@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,23 +23,25 @@ from pycocotools.cocoeval import COCOeval
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
 
+Task = Literal["segm", "bbox"]
 _AREA_SUFFIXES = {"small": "s", "medium": "m", "large": "l"}
 
 
 def coco_ground_truth(dataset: CocoDataset) -> COCO:
-    """The data set as pycocotools wants it; made once, it serves any number of evaluations.
+    """The data set in pycocotools' form; it serves any number of evaluations.
 
     Masks are run lengths already, and annotations are numbered from 1: COCOeval takes an annotation with id
     0 for "no match". An annotation carries `sublabels`, and the data set `subcategories`, for
-    `evaluate_heads`. `image_numbers` and `category_numbers` are the numbers of the file's ids.
+    `evaluate_heads`. `image_numbers` and `category_numbers` map the file's ids to numbers.
     """
     categories = dataset.categories
-    images = image_numbers(dataset)
+    images = {record.id: number for number, record in enumerate(dataset.records, start=1)}
     annotations = [
         {
             "image_id": images[record.id],
             "category_id": annotation.label + 1,
             "segmentation": annotation.rle(record.height, record.width),
+            "bbox": list(annotation.bbox),
             "area": annotation.area,
             "iscrowd": int(annotation.iscrowd),
             "sublabels": annotation.sublabels,
@@ -55,11 +57,6 @@ def coco_ground_truth(dataset: CocoDataset) -> COCO:
         image_numbers=images,
         category_numbers={i: label for label, i in enumerate(categories.ids, start=1)},
     )
-
-
-def image_numbers(dataset: CocoDataset) -> dict[int, int]:
-    """The number of each image id, from 1."""
-    return {record.id: number for number, record in enumerate(dataset.records, start=1)}
 
 
 def with_numbers(opened: COCO) -> COCO:
@@ -86,47 +83,42 @@ def numbered(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> list[d
         DatasetError: a result names an image or a category that the ground truth does not have.
     """
     images, categories = (ground_truth.dataset[key] for key in ("image_numbers", "category_numbers"))
-    _check(results, image_id=images, category_id=categories)
+    _require_known(results, image_id=images, category_id=categories)
     return [{**r, "image_id": images[r["image_id"]], "category_id": categories[r["category_id"]]} for r in results]
 
 
-def evaluate_segm(
-    ground_truth: COCO, results: Sequence[Mapping[str, Any]], *, max_detections: int = 100
-) -> dict[str, float]:
-    """Segmentation AP and AR in percent.
+def run_cocoeval(
+    ground_truth: COCO, results: Sequence[Mapping[str, Any]], task: Task = "segm", *, max_detections: int
+) -> COCOeval:
+    """COCOeval after evaluate() and accumulate(), without what it prints.
 
     Args:
         ground_truth: from `coco_ground_truth`, or a COCO annotation file opened by pycocotools.
-        results: COCO results: "image_id", "category_id", "segmentation" (compressed RLE), "score".
+        results: COCO results: "image_id", "category_id", "score", and the task's "segmentation" (compressed RLE) or
+            "bbox" (x, y, width, height in pixels). Number i of them has id i + 1 in COCOeval's arrays.
         max_detections: detections counted per image and category (COCO's largest maxDets).
-
-    Returns:
-        detectron2's names: "segm/AP", "segm/AP50", "segm/AP75", "segm/APs", "segm/APm", "segm/APl",
-        "segm/AR<maxDets>" for 1, 10 and `max_detections`, "segm/ARs", "segm/ARm", "segm/ARl", and
-        "segm/AP-<name>" of every category. NaN where there is no ground truth to measure against (COCO's -1).
 
     Raises:
         DatasetError: a result names an image or a category that the ground truth does not have.
     """
-    return segm_metrics(run_cocoeval(ground_truth, results, max_detections=max_detections))
-
-
-def run_cocoeval(ground_truth: COCO, results: Sequence[Mapping[str, Any]], *, max_detections: int) -> COCOeval:
-    """COCOeval after evaluate() and accumulate(), without what it prints.
-
-    Detection number i of `results` has id i + 1.
-    """
     ground_truth = with_numbers(ground_truth)
+    detections = _detections(ground_truth, numbered(ground_truth, results), task)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(ground_truth, _detections(ground_truth, numbered(ground_truth, results)), iouType="segm")
+        evaluation = COCOeval(ground_truth, detections, iouType=task)
         evaluation.params.maxDets = sorted({1, min(10, max_detections), max_detections})
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation
 
 
-def segm_metrics(evaluation: COCOeval) -> dict[str, float]:
-    """What COCOeval.summarize() prints, in percent; its AP reads maxDets = 100 only, here it is the largest."""
+def coco_metrics(evaluation: COCOeval) -> dict[str, float]:
+    """AP and AR in percent, as COCOeval.summarize() prints them; its AP reads maxDets = 100 only, here the largest.
+
+    Returns:
+        detectron2's names, behind the task: "segm/AP", "segm/AP50", "segm/AP75", "segm/APs", "segm/APm", "segm/APl",
+        "segm/AR<maxDets>" for 1, 10 and the largest bound, "segm/ARs", "segm/ARm", "segm/ARl", and
+        "segm/AP-<name>" of every category. NaN where there is no ground truth to measure against (COCO's -1).
+    """
     params, categories = evaluation.params, evaluation.cocoGt.cats
     precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]  # (T, R, K, A)
     recall: NDArray[np.float64] = evaluation.eval["recall"]  # (T, K, A, M)
@@ -143,7 +135,7 @@ def segm_metrics(evaluation: COCOeval) -> dict[str, float]:
         metrics[f"AR{suffix}"] = _percent(recall[:, :, areas.index(area), -1])
     for k, category_id in enumerate(params.catIds):
         metrics[f"AP-{categories[category_id]['name']}"] = _percent(precision[:, :, k, every])
-    return {f"segm/{name}": value for name, value in metrics.items()}
+    return {f"{params.iouType}/{name}": value for name, value in metrics.items()}
 
 
 def _percent(values: NDArray[np.float64]) -> float:
@@ -152,28 +144,26 @@ def _percent(values: NDArray[np.float64]) -> float:
     return 100.0 * float(measured.mean()) if measured.size else float("nan")
 
 
-def _detections(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
-    """What COCO.loadRes does, but also for no results at all, and always with the mask's area.
+def _detections(ground_truth: COCO, results: Sequence[Mapping[str, Any]], task: Task) -> COCO:
+    """What COCO.loadRes does, but also for no results at all, and with the area of the task's own shape.
 
-    loadRes takes the area of a "bbox" where the results have one, which moves APs, APm and APl. mask.area is
-    asked for one mask at a time: pycocotools 2.0.11 with numpy 2 fails on more than 255 masks in a call.
+    loadRes takes the area of a "bbox" for "segm" too where the results have one, which moves APs, APm and APl.
     """
     return _indexed(
         images=ground_truth.dataset["images"],
         categories=ground_truth.dataset["categories"],
         annotations=[
-            {
-                "id": number,
-                "image_id": result["image_id"],
-                "category_id": result["category_id"],
-                "segmentation": result["segmentation"],
-                "score": result["score"],
-                "area": float(mask_utils.area(result["segmentation"])),
-                "iscrowd": 0,
-            }
+            {**result, "id": number, "area": _area(result, task), "iscrowd": 0}
             for number, result in enumerate(results, start=1)
         ],
     )
+
+
+def _area(result: Mapping[str, Any], task: Task) -> float:
+    """In pixels. mask.area takes one mask: pycocotools 2.0.11 with numpy 2 fails on more than 255 in a call."""
+    if task == "segm":
+        return float(mask_utils.area(result["segmentation"]))
+    return float(result["bbox"][2] * result["bbox"][3])
 
 
 def _indexed(**dataset: Any) -> COCO:
@@ -184,8 +174,8 @@ def _indexed(**dataset: Any) -> COCO:
     return coco
 
 
-def _check(results: Sequence[Mapping[str, Any]], **known: Mapping[int, int]) -> None:
-    """COCOeval would leave out a detection of an unknown category without a word."""
+def _require_known(results: Sequence[Mapping[str, Any]], **known: Mapping[int, int]) -> None:
+    """Refuse ids that COCOeval would silently ignore."""
     for key, ids in known.items():
         unknown = sorted({result[key] for result in results} - ids.keys())
         if unknown:

@@ -17,7 +17,7 @@ from raytune_m2f.data import Categories, CocoDataset
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
-from raytune_m2f.evaluation.coco import coco_ground_truth, run_cocoeval, segm_metrics
+from raytune_m2f.evaluation.coco import Task, coco_ground_truth, coco_metrics, run_cocoeval
 from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
 from raytune_m2f.model import Instances, PackedInstances
 from raytune_m2f.storage.files import write_atomically
@@ -33,7 +33,7 @@ class Evaluation:
     """All that is measured.
 
     Attributes:
-        metrics: "segm/..." of `evaluate_segm`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
+        metrics: "segm/..." of `coco_metrics`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
         heads: each subcategory head with its confusion table.
     """
 
@@ -45,6 +45,7 @@ def evaluate_results(
     ground_truth: CocoDataset | COCO,
     results: Sequence[Mapping[str, Any]],
     *,
+    tasks: Sequence[Task] = ("segm",),
     max_detections: int = 100,
     bootstrap: int = 0,
 ) -> Evaluation:
@@ -53,6 +54,7 @@ def evaluate_results(
     Args:
         ground_truth: a data set, or what `coco_ground_truth` made of it (faster when evaluating repeatedly).
         results: see `Result`; every head of the data set must be there.
+        tasks: what is compared, masks or boxes; heads and the standard error are the first one's.
         max_detections: detections counted per image and category.
         bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
 
@@ -61,10 +63,12 @@ def evaluate_results(
     """
     truth = coco_ground_truth(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
     _check_heads(truth.dataset.get("subcategories", {}), results)
-    evaluation = run_cocoeval(truth, results, max_detections=max_detections)
-    heads = evaluate_heads(evaluation, results)
-    error = {"segm/AP_se": ap_standard_error(evaluation, bootstrap)} if bootstrap else {}
-    return Evaluation(metrics={**segm_metrics(evaluation), **error, **head_metrics(heads)}, heads=heads)
+    evaluations = [run_cocoeval(truth, results, task, max_detections=max_detections) for task in tasks]
+    metrics = {name: value for evaluation in evaluations for name, value in coco_metrics(evaluation).items()}
+    if bootstrap:
+        metrics[f"{tasks[0]}/AP_se"] = ap_standard_error(evaluations[0], bootstrap)
+    heads = evaluate_heads(evaluations[0], results)
+    return Evaluation(metrics | head_metrics(heads), heads)
 
 
 def encode_masks(masks: Tensor) -> list[Rle]:

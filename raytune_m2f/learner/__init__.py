@@ -1,6 +1,8 @@
 """What is trained: a network with its losses, optimizer, schedule and first weights.
 
-base.py       what the training knows of it      mask_former.py   our own network
-build.py      network and criterion of a configuration
-optimizer.py  AdamW's groups, schedules          weights.py, weight_files.py   MODEL.WEIGHTS
+base.py          Learner: the contract, all that the training loop knows of a network
+mask_former.py   our own network: built as the configuration says, and its learner
+optimizer.py     AdamW in Mask2Former's groups, schedules, the learning rate of a batch
+weights.py       MODEL.WEIGHTS into our network: whose names they have, what does not fit
+weight_files.py  files of weights: from where they come, and what a file is that holds none
 """

@@ -1,6 +1,6 @@
-"""What is trained: how the losses of a micro-batch come about, and how predictions do. An engine builds it.
+"""The contract of what is trained: a network with its losses, predictions, optimizer and schedule.
 
-`Stepper` and `train_trial` know no more of a network than this.
+An engine builds it; the training loop knows no more of a network than this.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import TypeVar
 
 from raytune_m2f.config import Config
 
 Autocast = AbstractContextManager[Any]
 Terms = dict[str, Tensor]
+Train = TypeVar("Train", contravariant=True, default=Any)
+Test = TypeVar("Test", contravariant=True, default=Any)
+Prediction = TypeVar("Prediction", covariant=True, default=Any)
 
 
-class Learner(Protocol):
+class Learner(Protocol[Train, Test, Prediction]):
     """A network and what it learns by. Samples and predictions are those of the engine that built it."""
 
     @property
@@ -30,13 +34,13 @@ class Learner(Protocol):
     def max_norm(self) -> float | None:
         """Largest norm of the whole gradient; None where it is not clipped, or by the optimizer itself."""
 
-    def count(self, samples: Sequence[Any]) -> Tensor:
+    def count(self, samples: Sequence[Train]) -> Tensor:
         """What losses are divided by, as sums (on the CPU) that are added over the workers."""
 
     def losses(
         self,
         forward: Callable[[Any], Any],
-        samples: Sequence[Any],
+        samples: Sequence[Train],
         counts: Tensor,
         autocast: Autocast,
         place: tuple[int, ...],
@@ -56,7 +60,7 @@ class Learner(Protocol):
             NonFiniteError: of `model`: a prediction is NaN or infinite.
         """
 
-    def predict(self, samples: Sequence[Any]) -> Sequence[Any]:
+    def predict(self, samples: Sequence[Test]) -> Sequence[Prediction]:
         """The predictions of test samples; each has `to(device)`."""
 
     def optimizer(self, config: Config) -> Optimizer:

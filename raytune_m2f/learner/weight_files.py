@@ -1,6 +1,6 @@
-"""What a file is that was to hold weights and does not: by its first bytes, before a library stumbles over them.
+"""Files of weights: from disk, torchvision, detectron2's model zoo or an address; nothing in them is executed.
 
-Files of weights: from disk, torchvision, detectron2's model zoo or an address; nothing in them is executed.
+A file that holds no weights is recognised by its first bytes, before torch or pickle fail on it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,16 @@ from torchvision.models import WeightsEnum, get_weight
 from raytune_m2f.errors import ModelError
 from raytune_m2f.progress import still
 
+log = logging.getLogger(__name__)
+logging.getLogger("iopath").setLevel(logging.CRITICAL)  # what it logs of a failure, our error says
+
+TORCHVISION = "torchvision://"
+DETECTRON2 = "detectron2://"
+MODEL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
+SILENCE_S = 60.0
+"""A server that says nothing for so long is given up; else a blocked network would stop a trial for ever."""
+
+
 HEAD = 1024
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive: unpack it (gunzip, tar xf)"),
@@ -47,81 +57,6 @@ _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
 STATE_DICT = "Where it was made, save the tensors alone: torch.save(model.state_dict(), 'weights.pth')"
 
 
-def not_weights(path: Path) -> str:
-    """What the file is instead of weights, and what to do, in one line; empty if it may hold weights.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-    if not head:
-        return "an empty file: copy or download it again"
-    if head.startswith(b"PK\x03\x04"):
-        return _not_torchs(path, size)
-    if head[257:262] == b"ustar":
-        return "a tar archive: unpack it"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        return (
-            "a safetensors file, which is not read here: convert it with "
-            "torch.save(safetensors.torch.load_file('x.safetensors'), 'x.pth')"
-        )
-    found = next((what for beginning, what in _BEGINNINGS if head.startswith(beginning)), "")
-    return found or _text(head, size)
-
-
-def in_short(error: Exception) -> str:
-    """What torch or pickle say of a file they do not take, without the advice to take it all the same."""
-    text = str(error) or type(error).__name__
-    if found := re.search(r"GLOBAL ([\w.]+)|([\w.]+) is not allowed", text):
-        name = next(filter(None, found.groups()))
-        return f"it holds Python's {name} beside tensors, and nothing in a file of weights is executed. {STATE_DICT}"
-    if "weights only" in text.lower() or "weights_only" in text or "persistent_load" in text:
-        return f"it is no file of torch.save, or holds more than tensors. {STATE_DICT}"
-    line = text.strip().splitlines()[0].rstrip(".")
-    return line if len(line) <= 200 else f"{line[:197]}..."
-
-
-def _not_torchs(path: Path, size: int) -> str:
-    """Of a file that begins as torch's archives do."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError):
-        return f"cut short (it has {size} bytes) or damaged: copy or download it again"
-    if any(name.endswith("/data.pkl") and name.count("/") == 1 for name in names):
-        return ""
-    if names and all(name.endswith(".npy") for name in names):
-        return "an archive of numpy arrays (.npz), not of torch"
-    return f"a zip archive that is not torch's (it holds {', '.join(names[:3]) or 'nothing'}): unpack it"
-
-
-def _text(head: bytes, size: int) -> str:
-    try:
-        text = head.decode("utf-8-sig", "strict" if size <= HEAD else "ignore").lstrip()
-    except UnicodeDecodeError:
-        return ""
-    printable = text and all(letter.isprintable() or letter.isspace() for letter in text)
-    if not printable or re.match(r"\(|c\w+(\.\w+)*\n\w+\n", text):  # pickles of the oldest kind are text too
-        return ""
-    if text.startswith("version https://git-lfs.github.com/spec/"):
-        return f"a Git LFS pointer ({size} bytes of text), not the file itself: fetch that with `git lfs pull`"
-    if re.match(r"<(!doctype|html|\?xml|head|body|!--)", text, flags=re.IGNORECASE):
-        return "a web page, not the file itself: download it again, by the address of the file"
-    return f"a text file that begins with {text[:30]!r}: is it the right one?"
-
-
-log = logging.getLogger(__name__)
-logging.getLogger("iopath").setLevel(logging.CRITICAL)  # what it logs of a failure, our error says
-
-TORCHVISION = "torchvision://"
-DETECTRON2 = "detectron2://"
-MODEL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
-SILENCE_S = 60.0
-"""A server that says nothing for so long is given up; without this a blocked network would stop a trial for ever."""
-
-
 def check_source(source: str) -> None:
     """Refuse what cannot be there, before anything is started. Nothing is downloaded.
 
@@ -131,7 +66,7 @@ def check_source(source: str) -> None:
     if source.startswith(TORCHVISION):
         _torchvision_weights(source)
     elif source and "://" not in source:
-        _refuse_other_files(source, _local_file(source))
+        _require_weights(source, _local_file(source))
 
 
 def read_state_dict(source: str) -> dict[str, Tensor]:
@@ -147,9 +82,9 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
     if source.startswith(TORCHVISION):
         return _read_torchvision(source)
     path = _download(source) if "://" in source else _local_file(source)
-    _refuse_other_files(source, path)
+    _require_weights(source, path)
     try:
-        content = _load_torch(path) if zipfile.is_zipfile(path) else _load_other(path)
+        content = _load_torch(path) if zipfile.is_zipfile(path) else _load_pickle_or_old(path)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, allowed: a dictionary of tensors. {STATE_DICT}")
         state = content["model"] if isinstance(content.get("model"), dict) else content
@@ -160,23 +95,23 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
         }
     except Exception as error:  # pickle and torch raise many kinds
         raise ModelError(
-            f"MODEL.WEIGHTS = {source!r} cannot be read: {in_short(error)}{_once_more(source, path)}"
+            f"MODEL.WEIGHTS = {source!r} cannot be read: {in_short(error)}{_delete_advice(source, path)}"
         ) from error
     if not tensors:
         raise ModelError(f"MODEL.WEIGHTS = {source!r} holds no weights under 'model'.")
     return tensors
 
 
-def _refuse_other_files(source: str, path: Path) -> None:
+def _require_weights(source: str, path: Path) -> None:
     try:
         other = not_weights(path)
     except OSError as error:
         raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error.strerror}") from None
     if other:
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: it is {other}{_once_more(source, path)}")
+        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: it is {other}{_delete_advice(source, path)}")
 
 
-def _once_more(source: str, path: Path) -> str:
+def _delete_advice(source: str, path: Path) -> str:
     return f"; delete {path} to download it again" if "://" in source else ""
 
 
@@ -201,17 +136,17 @@ def _download(source: str) -> Path:
         if not url.startswith(MODEL_ZOO):
             cache /= urlsplit(url).netloc.replace(":", "_")  # iopath would take files of two hosts for one
         log.info("%s: from the cache in %s, or downloaded there", url, cache)
-        with _impatient():
+        with _timeout():
             return Path(paths.get_local_path(url, cache_dir=str(cache)))
     except (OSError, ValueError, HTTPException) as error:
-        raise ModelError(_not_downloaded(source, url, error)) from None
+        raise ModelError(_download_failure(source, url, error)) from None
 
 
 def _read_torchvision(source: str) -> dict[str, Tensor]:
     weights = _torchvision_weights(source)
     log.info("%s: from the cache in %s, or downloaded there", weights.url, torch.hub.get_dir())
     try:
-        with _impatient():
+        with _timeout():
             return dict(weights.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True))
     except Exception as error:  # the network's, and torch's many kinds
         cached = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
@@ -219,7 +154,7 @@ def _read_torchvision(source: str) -> dict[str, Tensor]:
             raise ModelError(
                 f"MODEL.WEIGHTS = {source!r}: {cached} cannot be read ({in_short(error)}); delete it."
             ) from None
-        raise ModelError(_not_downloaded(source, weights.url, error)) from None
+        raise ModelError(_download_failure(source, weights.url, error)) from None
 
 
 def _torchvision_weights(source: str) -> WeightsEnum:
@@ -233,7 +168,7 @@ def _torchvision_weights(source: str) -> WeightsEnum:
         raise ModelError(f"MODEL.WEIGHTS = {source!r}: torchvision has no such weights; it has {names}.") from None
 
 
-def _not_downloaded(source: str, url: str, error: Exception) -> str:
+def _download_failure(source: str, url: str, error: Exception) -> str:
     return (
         f"MODEL.WEIGHTS = {source!r}: cannot be downloaded from {url} ({type(error).__name__}: {error}). Check the "
         "address and the network of this machine, or download the file elsewhere and give its path."
@@ -241,7 +176,7 @@ def _not_downloaded(source: str, url: str, error: Exception) -> str:
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _timeout() -> Iterator[None]:
     """Connections opened meanwhile fail when nothing comes for a while."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE_S)
@@ -256,7 +191,7 @@ def _load_torch(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _load_other(path: Path) -> Any:
+def _load_pickle_or_old(path: Path) -> Any:
     """detectron2's pickles, whatever they are called, and torch's files of before 1.6."""
     if path.name.partition("?")[0].endswith(".pkl"):
         with path.open("rb") as file:
@@ -293,3 +228,68 @@ class _SafeUnpickler(pickle.Unpickler):
         if (module, name) not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weights file")
         return super().find_class(module, name)
+
+
+def not_weights(path: Path) -> str:
+    """What the file is instead of weights, and what to do, in one line; empty if it may hold weights.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if not head:
+        return "an empty file: copy or download it again"
+    if head.startswith(b"PK\x03\x04"):
+        return _other_archive(path, size)
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return (
+            "a safetensors file, which is not read here: convert it with "
+            "torch.save(safetensors.torch.load_file('x.safetensors'), 'x.pth')"
+        )
+    found = next((what for beginning, what in _BEGINNINGS if head.startswith(beginning)), "")
+    return found or _other_text(head, size)
+
+
+def in_short(error: Exception) -> str:
+    """What torch or pickle say of a file they do not take, without the advice to take it all the same."""
+    text = str(error) or type(error).__name__
+    if found := re.search(r"GLOBAL ([\w.]+)|([\w.]+) is not allowed", text):
+        name = next(filter(None, found.groups()))
+        return f"it holds Python's {name} beside tensors, and nothing in a file of weights is executed. {STATE_DICT}"
+    if "weights only" in text.lower() or "weights_only" in text or "persistent_load" in text:
+        return f"it is no file of torch.save, or holds more than tensors. {STATE_DICT}"
+    line = text.strip().splitlines()[0].rstrip(".")
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def _other_archive(path: Path, size: int) -> str:
+    """Of a file that begins as torch's archives do."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return f"cut short (it has {size} bytes) or damaged: copy or download it again"
+    if any(name.endswith("/data.pkl") and name.count("/") == 1 for name in names):
+        return ""
+    if names and all(name.endswith(".npy") for name in names):
+        return "an archive of numpy arrays (.npz), not of torch"
+    return f"a zip archive that is not torch's (it holds {', '.join(names[:3]) or 'nothing'}): unpack it"
+
+
+def _other_text(head: bytes, size: int) -> str:
+    try:
+        text = head.decode("utf-8-sig", "strict" if size <= HEAD else "ignore").lstrip()
+    except UnicodeDecodeError:
+        return ""
+    printable = text and all(letter.isprintable() or letter.isspace() for letter in text)
+    if not printable or re.match(r"\(|c\w+(\.\w+)*\n\w+\n", text):  # pickles of the oldest kind are text too
+        return ""
+    if text.startswith("version https://git-lfs.github.com/spec/"):
+        return f"a Git LFS pointer ({size} bytes of text), not the file itself: fetch that with `git lfs pull`"
+    if re.match(r"<(!doctype|html|\?xml|head|body|!--)", text, flags=re.IGNORECASE):
+        return "a web page, not the file itself: download it again, by the address of the file"
+    return f"a text file that begins with {text[:30]!r}: is it the right one?"

@@ -1,6 +1,6 @@
 """Initial weights (`MODEL.WEIGHTS`): a checkpoint of ours or of Mask2Former, or a backbone trained on ImageNet.
 
-Whatever does not fit is counted and named (the first few), never passed over in silence.
+Whatever does not fit is counted and logged by name (the first few).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ NOT_HEADS = ("query", "level", "mask")
 NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "criterion.empty_weight")
 """Counters, indices that follow from the window, and the reference's class weights (ours are in the configuration)."""
 
-MOST = 0.95
-"""Share of the backbone's tensors that a file must fit; what little is missing is named."""
+LEAST_FITTING = 0.95
+"""Share of the backbone's tensors that a file must fit; those that are missing are logged."""
 
 _OLD_PIXEL_DECODER = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
 _OUTPUT_NORM = re.compile(r"^backbone\.norm\d\.")  # of Swin: no ImageNet file has them
@@ -61,9 +61,9 @@ def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
     model.load_state_dict(usable, strict=False)
     loaded = Loaded(*(tuple(name for name in names if name not in usable) for names in (own, state)))
     only_backbone = not any(name.startswith("sem_seg_head.") for name in state)
-    heads = () if only_backbone else tuple(_tell_heads(source, model.heads, own, state))
-    _tell_fresh(source, own, state, [n for n in loaded.fresh if n not in heads], only_backbone)
-    _tell_unused(source, [n for n in loaded.unused if n not in own and n not in heads])
+    heads = () if only_backbone else tuple(_log_heads(source, model.heads, own, state))
+    _log_fresh(source, own, state, [n for n in loaded.fresh if n not in heads], only_backbone)
+    _log_unused(source, [n for n in loaded.unused if n not in own and n not in heads])
     return loaded
 
 
@@ -102,18 +102,22 @@ def _require_backbone(source: str, own: State, state: State, usable: State) -> N
     layers = {name.rpartition(".")[0] for name in own}
     other = [name for name in state if name.startswith("backbone.") and not _CLASSIFIER.search(name)]
     other = [name for name in other if name.rpartition(".")[0] not in layers]
-    if len(fitting) >= MOST * len(backbone) and not other:
+    if len(fitting) >= LEAST_FITTING * len(backbone) and not other:
         return
     raise ModelError(
         f"MODEL.WEIGHTS = {source!r} is not for this backbone: {len(fitting)} of its {len(backbone)} tensors fit, and "
         f"{len(other)} of the file belong to layers that it does not have. "
-        f"The file holds e.g. {_some(_with_shape(state), 3)}; the network "
-        f"{_some(_with_shape(own), 3)}. Give weights of the backbone that the configuration chooses."
+        f"The file holds e.g. {_first_of(_with_shape(state), 3)}; the network "
+        f"{_first_of(_with_shape(own), 3)}. Give weights of the backbone that the configuration chooses."
     )
 
 
-def _tell_heads(source: str, heads: Iterable[str], own: State, state: State) -> Iterator[str]:
-    """Log each classifier that the file has otherwise or not at all; gives the names of their tensors."""
+def _log_heads(source: str, heads: Iterable[str], own: State, state: State) -> Iterator[str]:
+    """Log each classifier whose classes differ from the file's, or that is in one of both only.
+
+    Yields:
+        the names of their tensors.
+    """
     found = [re.fullmatch(re.escape(PREDICTOR) + r"(\w+)_embed\.weight", name) for name in state]
     theirs = [match[1] for match in found if match and match[1] not in NOT_HEADS]
     for head in dict.fromkeys(("class", *heads, *theirs)):
@@ -135,25 +139,25 @@ def _classes(weight: Tensor | None) -> str:
     return f"{count} class{'es' * (count != 1)}"
 
 
-def _tell_fresh(source: str, own: State, state: State, fresh: list[str], only_backbone: bool) -> None:
+def _log_fresh(source: str, own: State, state: State, fresh: list[str], only_backbone: bool) -> None:
     if only_backbone:
         log.info("%s holds a backbone: pixel decoder and transformer decoder start fresh", source)
         fresh = [name for name in fresh if name.startswith("backbone.")]
     absent, other = ([n for n in fresh if (n in state) is there] for there in (False, True))
     if absent:
-        log.warning("%s has no values for %d tensors, they start fresh: %s", source, len(absent), _some(absent))
+        log.warning("%s has no values for %d tensors, they start fresh: %s", source, len(absent), _first_of(absent))
     if other:
         shapes = [f"{n} {list(state[n].shape)}, here {list(own[n].shape)}" for n in other]
-        log.warning("%s has %d tensors of another shape, they start fresh: %s", source, len(other), _some(shapes))
+        log.warning("%s has %d tensors of another shape, they start fresh: %s", source, len(other), _first_of(shapes))
 
 
-def _tell_unused(source: str, unused: list[str]) -> None:
+def _log_unused(source: str, unused: list[str]) -> None:
     classifier = [name for name in unused if _CLASSIFIER.search(name)]
     rest = [name for name in unused if name not in classifier]
     if classifier:
-        log.info("%s: of its training only, not needed here: %s", source, _some(classifier))
+        log.info("%s: of its training only, not needed here: %s", source, _first_of(classifier))
     if rest:
-        log.warning("%s holds %d tensors that have no use here: %s", source, len(rest), _some(rest))
+        log.warning("%s holds %d tensors that have no use here: %s", source, len(rest), _first_of(rest))
 
 
 def _with_shape(state: State) -> list[str]:
@@ -162,5 +166,5 @@ def _with_shape(state: State) -> list[str]:
     return [f"{name} {list(state[name].shape)}" for name in names]
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def _first_of(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (" …" if len(names) > most else "")

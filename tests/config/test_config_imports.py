@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 
 import pytest
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import INSTALL, detectron2_engine
 from raytune_m2f.config.paths import import_modules
+from raytune_m2f.engines.detectron2.cfg import INSTALL, load_library
 from raytune_m2f.errors import ConfigError, MissingDependencyError
 
 
@@ -58,11 +57,11 @@ def test_the_native_engine_refuses_imports(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_detectron2")
 def test_without_detectron2_one_error_says_so() -> None:
     with pytest.raises(MissingDependencyError, match=r"docs/detectron2\.md"):
-        detectron2_engine()
+        load_library()
     with pytest.raises(MissingDependencyError, match=r"ENGINE: native"):
         Config.from_dict({"ENGINE": "detectron2", "MODEL": {"META_ARCHITECTURE": "GeneralizedRCNN"}})
     with pytest.raises(MissingDependencyError, match="pip install --no-build-isolation"):
-        importlib.import_module("raytune_m2f.engines.detectron2.compat")
+        from raytune_m2f.engines.detectron2 import add_config  # noqa: F401
 
 
 def test_the_install_command_is_the_documented_one() -> None:

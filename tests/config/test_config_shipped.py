@@ -12,7 +12,7 @@ from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.shipped import find_config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import ConfigError
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.model import MobileNetV3, ResNet, SwinTransformer
 

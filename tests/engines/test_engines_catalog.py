@@ -1,14 +1,26 @@
-"""Datasets as detectron2's dictionaries, there and back, without detectron2."""
+"""Datasets as detectron2's dictionaries, there and back, and mapped the same every time, without detectron2."""
 
 from __future__ import annotations
 
+import itertools
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from raytune_m2f.data import CocoDataset, load_coco
-from raytune_m2f.engines.detectron2.catalog import categories_of, dataset_of, dicts_of, metadata_of
+from raytune_m2f.data import BatchStream, CocoDataset, load_coco
+from raytune_m2f.engines.detectron2.catalog import (
+    MappedTest,
+    MappedTraining,
+    categories_of,
+    dataset_of,
+    entries_of,
+    metadata_of,
+    sampled_batches,
+)
 from raytune_m2f.errors import ConfigError, DatasetError
 
 
@@ -20,7 +32,7 @@ def dataset(tiny_dataset: dict[str, Path]) -> CocoDataset:
 def test_a_dataset_comes_back_as_it_was(dataset: CocoDataset) -> None:
     categories = categories_of("val", metadata_of(dataset), ["color"])
     assert categories == dataset.categories
-    again = dataset_of("val", dicts_of(dataset), categories)
+    again = dataset_of("val", entries_of(dataset), categories)
     for one, other in zip(dataset.records, again.records, strict=True):
         assert (one.id, one.file, one.width, one.height) == (other.id, other.file, other.width, other.height)
         for a, b in zip(one.annotations, other.annotations, strict=True):
@@ -52,14 +64,14 @@ def test_an_annotation_without_a_mask_has_its_boxs(dataset: CocoDataset) -> None
     ],
 )
 def test_an_entry_that_is_wrong_is_named(dataset: CocoDataset, change: dict[str, Any], message: str) -> None:
-    entry = dicts_of(dataset)[0]
+    entry = entries_of(dataset)[0]
     entry["annotations"][0] |= change
     with pytest.raises(DatasetError, match=rf"data set 'val', image .*{message}"):
         dataset_of("val", [entry], dataset.categories)
 
 
 def test_repeated_images_are_refused(dataset: CocoDataset) -> None:
-    entry = dicts_of(dataset)[0]
+    entry = entries_of(dataset)[0]
     with pytest.raises(DatasetError, match="the same image_id"):
         dataset_of("val", [entry, entry], dataset.categories)
 
@@ -69,3 +81,59 @@ def test_names_that_are_missing_are_asked_for(dataset: CocoDataset) -> None:
         categories_of("val", {}, [])
     with pytest.raises(ConfigError, match="no class names of texture"):
         categories_of("val", metadata_of(dataset), ["color", "texture"])
+
+
+ENTRIES = [{"file_name": f"{number}.png", "n": number} for number in range(5)]
+
+
+def drawing(entry: dict[str, Any]) -> tuple[Any, ...]:
+    entry["spoilt"] = True  # of a copy
+    return entry["n"], random.random(), np.random.rand(), torch.rand(()).item()
+
+
+def together(mapped: Any, other: Any) -> Any:
+    return (*mapped, other)
+
+
+def test_a_sample_depends_on_seed_and_position_alone() -> None:
+    dataset = MappedTraining(ENTRIES, drawing, together, seed=3)
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    first = dataset[2, 7]
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
+    assert dataset[2, 7] == first
+    assert dataset[2, 8][1:] != first[1:]
+    assert MappedTraining(ENTRIES, drawing, together, seed=4)[2, 7][1:] != first[1:]
+    assert "spoilt" not in ENTRIES[2]
+
+
+def test_where_a_mapper_gives_nothing_the_next_image_is_taken() -> None:
+    def third(entry: dict[str, Any]) -> tuple[int] | None:
+        return (entry["n"],) if entry["n"] == 3 else None
+
+    assert MappedTraining(ENTRIES, third, together, seed=0)[4, 0][0] == 3
+    with pytest.raises(DatasetError, match="refuses every training image"):
+        MappedTraining(ENTRIES, lambda entry: None, together, seed=0)[4, 0]
+
+
+def test_an_image_that_cannot_be_mapped_is_named() -> None:
+    with pytest.raises(DatasetError, match=r"image 1\.png cannot be mapped: KeyError: 'height'"):
+        MappedTest(ENTRIES, lambda entry: entry["height"], together)[1]
+
+
+def test_batches_take_a_samplers_indices_by_position() -> None:
+    def tickets(rank: int, world_size: int, start: int) -> list[list[tuple[int, int]]]:
+        stream = BatchStream(
+            size=5, seed=0, global_batch=3, rank=rank, world_size=world_size, start_iteration=start, max_iterations=4
+        )
+        return list(sampled_batches(stream, (10 * i for i in itertools.count())))
+
+    whole = tickets(0, 1, 0)
+    assert whole[1] == [(30, 3), (40, 4), (50, 5)]
+    assert [a + b for a, b in zip(tickets(0, 2, 0), tickets(1, 2, 0), strict=True)] == whole
+    assert tickets(0, 1, 2) == whole[2:]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from ground_truth import ground_truth_instances
 
 from raytune_m2f.config import Config
+from raytune_m2f.data import TestSample
 from raytune_m2f.engines import Engine, build_engine
+from raytune_m2f.engines.datasets import DatasetEngine
+from raytune_m2f.engines.detectron2.engine import CatalogEngine
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.evaluation.evaluator import ground_truth_instances
+from raytune_m2f.evaluation import CocoEvaluator
 from raytune_m2f.model import Instances
 from raytune_m2f.testing import EngineConformance
 from raytune_m2f.training.reports import TrialContext
@@ -68,6 +73,16 @@ def imperfect(instances: Instances, seed: int) -> Instances:
     )
 
 
+def imperfect_predictions(engine: Engine, *, subset: bool) -> Iterator[tuple[TestSample, Instances]]:
+    """Every test sample with its `imperfect` ground truth."""
+    assert isinstance(engine, DatasetEngine)
+    records = {record.id: record for record in engine.datasets.test.records}
+    for samples in engine.test_batches(rank=0, world_size=1, subset=subset):
+        for sample in samples:
+            truth = ground_truth_instances(records[sample.image_id], engine.categories)
+            yield sample, imperfect(truth, sample.image_id)
+
+
 @pytest.mark.parametrize(("subset", "most"), [(False, 100), (True, 100), (False, 12)])
 def test_the_same_predictions_have_the_same_metrics(
     tiny_config: Config, config: Config, subset: bool, most: int
@@ -75,19 +90,39 @@ def test_the_same_predictions_have_the_same_metrics(
     metrics = []
     values = {"TEST.SUBSET": 4, "TEST.DETECTIONS_PER_IMAGE": most}
     for engine in (build_engine(one.with_values(values)) for one in (tiny_config, config)):
-        test = {record.id: record for record in engine.datasets.test.records}  # type: ignore[attr-defined]
         evaluator = engine.evaluator(subset=subset)
         evaluator.reset()
-        for samples in engine.test_batches(rank=0, world_size=1, subset=subset):
-            truths = [ground_truth_instances(test[sample.image_id], engine.categories) for sample in samples]
-            evaluator.process(
-                samples, [imperfect(t, sample.image_id) for t, sample in zip(truths, samples, strict=True)]
-            )
+        for sample, instances in imperfect_predictions(engine, subset=subset):
+            evaluator.process([sample], [instances])
         metrics.append(evaluator.evaluate())
     assert 10 < metrics[0]["segm/AP"] < 90
     assert metrics[0].keys() == metrics[1].keys()
     for key, value in metrics[0].items():
         assert metrics[1][key] == pytest.approx(value, abs=1e-9, nan_ok=True), key
+
+
+@pytest.mark.parametrize(("subset", "most"), [(False, 100), (True, 100), (False, 12)])
+def test_metrics_are_those_of_detectron2s_own_evaluator(config: Config, subset: bool, most: int) -> None:
+    from detectron2.evaluation import COCOEvaluator
+
+    from raytune_m2f.engines.detectron2.library import detectron2_instances
+
+    engine = build_engine(config.with_values({"TEST.SUBSET": 4}))
+    assert isinstance(engine, CatalogEngine)
+    ours = CocoEvaluator(engine.datasets.scored(subset), tasks=("segm", "bbox"), max_detections=most)
+    theirs = COCOEvaluator("val", ("segm", "bbox"), False, max_dets_per_image=most, use_fast_impl=False)
+    theirs.reset()
+    for sample, instances in imperfect_predictions(engine, subset=subset):
+        ours.process([sample], [instances])
+        theirs.process([{"image_id": sample.image_id}], [{"instances": detectron2_instances(instances)}])
+    metrics = ours.evaluate()
+    expected = theirs.evaluate(img_ids=[record.id for record in engine.datasets.scored(subset).records])
+    for task in ("segm", "bbox"):
+        assert expected[task].keys() == {"AP", "AP50", "AP75", "APs", "APm", "APl"} | {
+            f"AP-{name}" for name in engine.categories.names
+        }
+        for name, value in expected[task].items():
+            assert metrics[f"{task}/{name}"] == pytest.approx(value, abs=1e-9, nan_ok=True), (task, name)
 
 
 def test_a_restart_trains_on_as_if_nothing_had_happened(config: Config, tmp_path: Path) -> None:
@@ -100,7 +135,7 @@ def test_a_restart_trains_on_as_if_nothing_had_happened(config: Config, tmp_path
 
 REGISTERING = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from raytune_m2f.engines.detectron2.compat import MultiTaskMapper
+from raytune_m2f.engines.detectron2 import MultiTaskMapper
 import json, pathlib
 
 def entries(part):

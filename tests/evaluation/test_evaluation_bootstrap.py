@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from raytune_m2f.evaluation import ap_standard_error, coco_ground_truth, evaluate_results, instances_to_results
-from raytune_m2f.evaluation.bootstrap import drawn_ap
-from raytune_m2f.evaluation.coco import numbered, run_cocoeval, segm_metrics, with_numbers
+from raytune_m2f.evaluation.bootstrap import ap_of_draws
+from raytune_m2f.evaluation.coco import coco_metrics, numbered, run_cocoeval, with_numbers
 
 Results = list[dict[str, Any]]
 
@@ -50,9 +50,9 @@ def repeated(truth: COCO, results: Results, counts: NDArray[np.int64]) -> tuple[
 def assert_equals_pycocotools(truth: COCO, results: Results, draws: int, *, max_detections: int = 100) -> None:
     count = len(truth.imgs)
     counts = np.random.default_rng(1).multinomial(count, [1 / count] * count, size=draws)
-    found = drawn_ap(run_cocoeval(truth, results, max_detections=max_detections), counts)
+    found = ap_of_draws(run_cocoeval(truth, results, max_detections=max_detections), counts)
     for value, drawn in zip(found, counts, strict=True):
-        expected = segm_metrics(run_cocoeval(*repeated(truth, results, drawn), max_detections=max_detections))
+        expected = coco_metrics(run_cocoeval(*repeated(truth, results, drawn), max_detections=max_detections))
         assert value == pytest.approx(expected["segm/AP"], abs=1e-9, nan_ok=True)
 
 
@@ -101,8 +101,8 @@ def test_published_results_equal_pycocotools_on_repeated_images(data_root: Path,
 def test_as_drawn_once_it_is_the_ap_itself() -> None:
     truth, results = random_set(0)
     evaluation = run_cocoeval(truth, results, max_detections=100)
-    (value,) = drawn_ap(evaluation, np.ones((1, 8), dtype=np.int64))
-    assert value == pytest.approx(segm_metrics(evaluation)["segm/AP"], abs=1e-9)
+    (value,) = ap_of_draws(evaluation, np.ones((1, 8), dtype=np.int64))
+    assert value == pytest.approx(coco_metrics(evaluation)["segm/AP"], abs=1e-9)
 
 
 def test_the_error_is_the_spread_of_the_draws() -> None:
@@ -126,6 +126,16 @@ def test_the_metrics_hold_it_if_it_is_asked_for() -> None:
         result["colour"] = 0
     assert "segm/AP_se" not in evaluate_results(truth, results).metrics
     assert evaluate_results(truth, results, bootstrap=50).metrics["segm/AP_se"] > 0
+
+
+def test_of_several_tasks_it_is_the_first_ones() -> None:
+    truth, results = random_set(2)
+    for result in results:
+        result["colour"] = 0
+    metrics = evaluate_results(truth, results, tasks=("bbox", "segm"), bootstrap=50).metrics
+    assert metrics["bbox/AP_se"] > 0
+    assert "segm/AP_se" not in metrics
+    assert metrics["bbox/AP"] == pytest.approx(metrics["segm/AP"])  # squares are their boxes
 
 
 def test_without_ground_truth_there_is_no_error() -> None:

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from evaluation_cases import CATEGORIES, annotation, dataset, predictions
@@ -14,7 +14,8 @@ from pycocotools.coco import COCO
 
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.evaluation import coco_ground_truth, evaluate_segm, instances_to_results
+from raytune_m2f.evaluation import coco_ground_truth, instances_to_results
+from raytune_m2f.evaluation.coco import Task, coco_metrics, run_cocoeval
 from raytune_m2f.model import Instances
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -30,6 +31,10 @@ def evaluate(data: CocoDataset, *images: Instances, max_detections: int = 100) -
     return evaluate_segm(coco_ground_truth(data), results, max_detections=max_detections)
 
 
+def evaluate_segm(truth: COCO, results: list[dict[str, Any]], *, max_detections: int = 100) -> dict[str, float]:
+    return coco_metrics(run_cocoeval(truth, results, max_detections=max_detections))
+
+
 def opened(path: Path) -> COCO:
     coco = COCO()
     coco.dataset = json.loads(path.read_text())
@@ -41,19 +46,20 @@ def percent(value: float) -> float:
     return 100 * value if value > -1 else math.nan
 
 
-def test_official_results_give_the_official_numbers(data_root: Path) -> None:
+@pytest.mark.parametrize("task", get_args(Task))
+def test_official_results_give_the_official_numbers(data_root: Path, task: Task) -> None:
     folder = data_root / "eval_fixtures" / "coco_val2014_fake100"
     expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
-    results = json.loads((folder / "instances_val2014_fakesegm100_results.json").read_text())
+    results = json.loads((folder / f"instances_val2014_fake{task}100_results.json").read_text())
     ground_truth = opened(folder / "instances_val2014_100.json")
 
-    metrics = evaluate_segm(ground_truth, results)
+    metrics = coco_metrics(run_cocoeval(ground_truth, results, task, max_detections=100))
 
-    for name, value in zip(NAMES, expected["segm"], strict=True):
-        assert metrics[f"segm/{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
-    for category_id, value in expected["segm_per_category_AP_measured_here"].items():
+    for name, value in zip(NAMES, expected[task], strict=True):
+        assert metrics[f"{task}/{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
+    for category_id, value in expected[f"{task}_per_category_AP_measured_here"].items():
         name = ground_truth.cats[int(category_id)]["name"]
-        assert metrics[f"segm/AP-{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
+        assert metrics[f"{task}/AP-{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
     assert len(metrics) == 12 + 80
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.learner.optimizer import build_optimizer, effective_lr, schedule_factor
 
 CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})

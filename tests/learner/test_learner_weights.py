@@ -14,7 +14,7 @@ from weight_cases import BATCH_NORM, MOBILENET, SWIN, network_of, plus_one, torc
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.errors import ModelError
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.learner.weights import load_weights
 
 

@@ -10,7 +10,7 @@ from torchvision.models.swin_transformer import SwinTransformer as TorchvisionSw
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.model import MultiTaskMaskFormer
 
 CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})

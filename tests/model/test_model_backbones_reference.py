@@ -11,7 +11,7 @@ import torch
 from benchmarks.reference import import_reference
 from raytune_m2f.config import load_config
 from raytune_m2f.data import Categories
-from raytune_m2f.learner.build import build_network
+from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.model import SwinTransformer
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.model import MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
 from raytune_m2f.training.checkpoint import snapshot
 from raytune_m2f.training.memory import start_fresh

@@ -11,8 +11,7 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.checkpoint import snapshot
 from raytune_m2f.training.reports import TrialContext, read_reports

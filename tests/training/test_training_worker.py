@@ -108,7 +108,7 @@ def test_evaluations_before_the_last_score_a_subset_which_the_last_supersedes(
     scored: list[int] = []
 
     def evaluate(self: CocoEvaluator) -> dict[str, float]:
-        scored.append(len(self._ground_truth.imgs))
+        scored.append(len(self.dataset.records))
         return {"segm/AP": next(values)}
 
     monkeypatch.setattr(CocoEvaluator, "evaluate", evaluate)

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ground_truth import ground_truth_instances
 
 from raytune_m2f.data import Categories, load_coco, read_image
-from raytune_m2f.evaluation import ground_truth_instances
 from raytune_m2f.model import Instances
 from raytune_m2f.visualize import Picture, draw_instances
 

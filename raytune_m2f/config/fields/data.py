@@ -63,6 +63,10 @@ class Input(Section):
             )
 
 
+class AnyInput(Section, extra="allow"):
+    """`INPUT` of any other network: detectron2's own keys."""
+
+
 class DatasetEntry(Section):
     """`DATASETS.REGISTER.<name>`: where a data set lies.
 
@@ -73,7 +77,7 @@ class DatasetEntry(Section):
     images: Path = Field(description="Folder of the images.")
 
 
-class AnyDatasets(Section):
+class AnyDatasets(Section, extra="allow"):
     """`DATASETS`, whatever is learnt from them."""
 
     TRAIN: tuple[str, ...] = Field((), description="Names of the data sets to train on, as one; labels must agree.")
@@ -86,6 +90,7 @@ class AnyDatasets(Section):
         description="ENGINE detectron2: modules or .py files that register data sets and models in its catalogs and "
         "registries; imported in every process.",
     )
+    SUBCATEGORIES: tuple[str, ...] = fixed((), "Subcategory heads: only MultiTaskMaskFormer has them.")
 
     def clashes(self) -> Iterator[Problem]:
         for name in self.REGISTER:
@@ -96,7 +101,7 @@ class AnyDatasets(Section):
                 )
 
 
-class Datasets(AnyDatasets):
+class Datasets(AnyDatasets, extra="forbid"):
     """`DATASETS`."""
 
     SUBCATEGORIES: tuple[str, ...] = Field(
@@ -139,7 +144,15 @@ class DataLoader(Section):
     )
 
 
-class AnyTest(Section):
+class AnyDataLoader(DataLoader, extra="allow"):
+    """`DATALOADER` of any other network."""
+
+    SAMPLER_TRAIN: Literal["TrainingSampler", "RepeatFactorTrainingSampler"] = Field(
+        "TrainingSampler", description="The order of the training images; the second repeats those of rare classes."
+    )
+
+
+class AnyTest(Section, extra="allow"):
     """`TEST`: evaluation, whatever is evaluated."""
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
@@ -174,7 +187,7 @@ class TestAugmentation(Section):
     ENABLED: bool = fixed(False, "Test-time augmentation: not done here.")
 
 
-class Test(AnyTest):
+class Test(AnyTest, extra="forbid"):
     """`TEST`."""
 
     AUG: TestAugmentation = TestAugmentation()

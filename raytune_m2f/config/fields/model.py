@@ -167,6 +167,17 @@ class MaskFormer(Section):
             )
 
 
+class AnyModel(Section, extra="allow"):
+    """`MODEL` of any other network: detectron2's own keys."""
+
+    META_ARCHITECTURE: str = Field("", description="Name of the network in detectron2's registry.")
+    WEIGHTS: str = Field(
+        "",
+        description='Weights to start from: a path or an address (detectron2://..., https://...); "" = from scratch.',
+    )
+    COMPILE: bool = fixed(False, "torch.compile: of our own network only.")
+
+
 class Model(Section):
     """`MODEL`."""
 

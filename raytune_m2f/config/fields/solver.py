@@ -32,7 +32,7 @@ class Amp(Section):
     )
 
 
-class AnySolver(Section):
+class AnySolver(Section, extra="allow"):
     """What training needs to know of `SOLVER`, whatever the network and its optimizer."""
 
     BASE_LR: float = Field(
@@ -66,6 +66,7 @@ class AnySolver(Section):
         le=100_000_000,
         description="Distance of checkpoints; each evaluation saves one too [iterations].",
     )
+    AMP: Amp = Amp()
 
     def clashes(self) -> Iterator[Problem]:
         if self.MICRO_BATCH > self.IMS_PER_BATCH:
@@ -76,7 +77,7 @@ class AnySolver(Section):
             )
 
 
-class Solver(AnySolver):
+class Solver(AnySolver, extra="forbid"):
     """`SOLVER`."""
 
     OPTIMIZER: str = fixed("ADAMW", "Optimizer.")
@@ -116,7 +117,6 @@ class Solver(AnySolver):
         "linear", description="The rate rises evenly during the warm-up, or waits at WARMUP_FACTOR."
     )
     CLIP_GRADIENTS: ClipGradients = ClipGradients()
-    AMP: Amp = Amp()
 
     def clashes(self) -> Iterator[Problem]:
         yield from super().clashes()

@@ -1,38 +1,51 @@
-"""Datasets as detectron2's catalogs hold them: lists of dictionaries, beside the names of their classes."""
+"""detectron2's dataset dictionaries, "entries": made of our datasets, read as ours, and mapped to samples.
+
+Nothing here imports detectron2.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord
 from raytune_m2f.data.coco import find_labels
+from raytune_m2f.data.dataset import AUGMENTATION, Ticket, generator
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.model import UNKNOWN
 
+Entry = dict[str, Any]
+Mapper = Callable[[Any], Any]
+
 XYWH = 1
-"""detectron2's BoxMode.XYWH_ABS; a number here, for this module does without detectron2."""
+"""detectron2's BoxMode.XYWH_ABS."""
 
 
-def dicts_of(dataset: CocoDataset) -> list[dict[str, Any]]:
-    """In detectron2's format, with every subcategory as a field of its annotation."""
+def entries_of(dataset: CocoDataset) -> list[Entry]:
+    """A dataset in detectron2's format, with every subcategory as a field of its annotation."""
     return [
         {
             "file_name": str(record.file),
             "image_id": record.id,
             "height": record.height,
             "width": record.width,
-            "annotations": [_annotation_dict(annotation) for annotation in record.annotations],
+            "annotations": [_annotation_entry(annotation) for annotation in record.annotations],
         }
         for record in dataset.records
     ]
 
 
-def _annotation_dict(annotation: Annotation) -> dict[str, Any]:
+def _annotation_entry(annotation: Annotation) -> Entry:
     shape = annotation.segmentation
     return {
         "bbox": list(annotation.bbox),
@@ -46,7 +59,7 @@ def _annotation_dict(annotation: Annotation) -> dict[str, Any]:
 
 
 def metadata_of(dataset: CocoDataset) -> dict[str, Any]:
-    """What MetadataCatalog holds of it: detectron2's entries, and the class names of every head."""
+    """Its entry in MetadataCatalog: detectron2's fields, and the class names of every head."""
     categories = dataset.categories
     return {
         "json_file": str(dataset.annotations_file),
@@ -81,16 +94,16 @@ def categories_of(name: str, metadata: Mapping[str, Any], heads: Sequence[str]) 
     )
 
 
-def dataset_of(name: str, dicts: Sequence[Mapping[str, Any]], categories: Categories) -> CocoDataset:
-    """The dictionaries of a dataset, whose boxes are XYWH, checked; images are not opened.
+def dataset_of(name: str, entries: Sequence[Entry], categories: Categories) -> CocoDataset:
+    """The entries of a dataset, with boxes in XYWH, checked; images are not opened.
 
-    An annotation without a mask has its box's.
+    An annotation without a mask gets its box as mask.
 
     Raises:
         DatasetError: of the first entry that is wrong.
     """
     records = []
-    for entry in dicts:
+    for entry in entries:
         where = f"data set {name!r}, image {entry.get('file_name')}"
         try:
             number, height, width = (int(entry[key]) for key in ("image_id", "height", "width"))
@@ -104,13 +117,13 @@ def dataset_of(name: str, dicts: Sequence[Mapping[str, Any]], categories: Catego
     if len({record.id for record in records}) < len(records):
         raise DatasetError(f"data set {name!r}: two images have the same image_id")
     source = Path(f"data set {name!r}")
-    entries = [annotation for entry in dicts for annotation in entry.get("annotations", ())]
-    unlabelled, remarks = find_labels(categories, entries, source=str(source))
+    labelled = [annotation for entry in entries for annotation in entry.get("annotations", ())]
+    unlabelled, remarks = find_labels(categories, labelled, source=str(source))
     records.sort(key=lambda record: record.id)
     return CocoDataset(name, source, source, categories, tuple(records), unlabelled=unlabelled, remarks=tuple(remarks))
 
 
-def _annotation(entry: Mapping[str, Any], number: int, height: int, width: int, categories: Categories) -> Annotation:
+def _annotation(entry: Entry, number: int, height: int, width: int, categories: Categories) -> Annotation:
     label = entry["category_id"]
     if not 0 <= label < len(categories):
         raise ValueError(f"category_id {label} of annotation {number}, allowed: 0 to {len(categories) - 1}")
@@ -118,21 +131,20 @@ def _annotation(entry: Mapping[str, Any], number: int, height: int, width: int, 
     for head, value in sublabels.items():
         if not UNKNOWN <= value < categories.sizes[head]:
             raise ValueError(f"{head} {value} of annotation {number}, allowed: -1 to {categories.sizes[head] - 1}")
-    shape = _shape(entry, height, width)
-    area = entry["area"] if "area" in entry else float(mask_utils.area(to_rle(shape, height, width)))
+    shape = _segmentation(entry, height, width)
     left, top, box_width, box_height = entry["bbox"]
     return Annotation(
         id=number,
         label=label,
         segmentation=shape,
         bbox=(left, top, box_width, box_height),
-        area=area,
+        area=entry["area"] if "area" in entry else float(mask_utils.area(to_rle(shape, height, width))),
         iscrowd=bool(entry.get("iscrowd", 0)),
         sublabels=sublabels,
     )
 
 
-def _shape(entry: Mapping[str, Any], height: int, width: int) -> Segmentation:
+def _segmentation(entry: Entry, height: int, width: int) -> Segmentation:
     shape = entry.get("segmentation")
     if isinstance(shape, Mapping) and isinstance(shape["counts"], bytes):
         shape = {**shape, "counts": shape["counts"].decode("ascii")}
@@ -144,3 +156,86 @@ def _shape(entry: Mapping[str, Any], height: int, width: int) -> Segmentation:
     if parsed is None:
         raise ValueError("a segmentation without a polygon of three points")
     return parsed
+
+
+@contextmanager
+def seeded(seed: int, position: int) -> Iterator[int]:
+    """The generators of Python, numpy and torch, seeded by (seed, position) alone, and restored afterwards.
+
+    Yields:
+        a seed of the same kind, for what is drawn later.
+    """
+    number = int(generator(seed, AUGMENTATION, position).integers(2**63))
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(number)
+    np.random.seed(number % 2**32)
+    torch.default_generator.manual_seed(number)
+    try:
+        yield number
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+@dataclass
+class MappedTraining:
+    """Mapped training images. `dataset[index, position]` depends on its arguments, not on what was drawn before.
+
+    Attributes:
+        entries: detectron2's dictionaries.
+        mapper: makes a sample of a copy of one; None stands for an image of no use, and the next one is taken.
+        finish: makes of what the mapper gives, and a seed, what the network learns from.
+    """
+
+    entries: Sequence[Entry]
+    mapper: Mapper
+    finish: Callable[[Any, int], Any]
+    seed: int
+
+    def __getitem__(self, ticket: Ticket) -> Any:
+        index, position = ticket
+        with seeded(self.seed, position) as number:
+            for skipped in range(len(self)):
+                mapped = map_entry(self.mapper, self.entries[(index + skipped) % len(self)])
+                if mapped is not None:
+                    return self.finish(mapped, number)
+        raise DatasetError("the mapper refuses every training image (it gives None)")
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass
+class MappedTest:
+    """Mapped test images; see `MappedTraining`."""
+
+    entries: Sequence[Entry]
+    mapper: Mapper
+    finish: Callable[[Any, Entry], Any]
+
+    def __getitem__(self, index: int) -> Any:
+        return self.finish(map_entry(self.mapper, self.entries[index]), self.entries[index])
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+def map_entry(mapper: Mapper, entry: Entry) -> Any:
+    """What the mapper makes of an entry. Raises DatasetError with the image's name, whatever went wrong."""
+    try:
+        return mapper(copy.deepcopy(entry))
+    except Exception as error:
+        raise DatasetError(f"image {entry['file_name']} cannot be mapped: {type(error).__name__}: {error}") from error
+
+
+def sampled_batches(batches: Iterable[list[Ticket]], indices: Iterator[int]) -> Iterator[list[Ticket]]:
+    """A worker's batches with the indices of a sampler of detectron2's, by their position in its stream.
+
+    Args:
+        batches: which positions are this worker's, ascending.
+        indices: the sampler's stream for all workers, from its start.
+    """
+    stream = enumerate(indices)
+    for batch in batches:
+        yield [(next(index for at, index in stream if at == position), position) for _, position in batch]

@@ -1,31 +1,43 @@
-"""The engine of detectron2: catalogs in, batches out. All that is detectron2's comes from `engines.detectron2`."""
+"""The engines of `ENGINE: detectron2`: datasets of its catalogs, through its mappers, for our network or any other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Subset
-
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
 from raytune_m2f.config.paths import import_modules
-from raytune_m2f.config.schema import AnyModelConfig
-from raytune_m2f.data import BatchStream, CocoDataset, TestSample, load_coco, shard
-from raytune_m2f.engines.base import Engine
-from raytune_m2f.engines.datasets import batch_loader, check_num_classes, load_datasets, load_registered
-from raytune_m2f.engines.detectron2.catalog import categories_of, dataset_of
-from raytune_m2f.engines.detectron2.evaluator import CatalogEvaluator
-from raytune_m2f.engines.detectron2.learner import AnyLearner
-from raytune_m2f.engines.detectron2.mapped import Entry, MappedDataset, MappedTestDataset, Mapper, SampledBatches
+from raytune_m2f.data import BatchStream, CocoDataset, TestSample, TrainSample, load_coco
+from raytune_m2f.data.dataset import Ticket
+from raytune_m2f.engines.base import Prediction, Test, Train
+from raytune_m2f.engines.datasets import (
+    DatasetEngine,
+    check_num_classes,
+    load_datasets,
+    load_registered,
+    test_dataset_name,
+)
+from raytune_m2f.engines.detectron2.catalog import (
+    Entry,
+    MappedTest,
+    MappedTraining,
+    Mapper,
+    categories_of,
+    dataset_of,
+    entries_of,
+    sampled_batches,
+)
+from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
+from raytune_m2f.engines.detectron2.learner import AnyModelLearner
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.evaluation import Evaluator, Gather
-from raytune_m2f.evaluation.results import Result
-from raytune_m2f.learner.base import Learner
-from raytune_m2f.learner.build import build_network
-from raytune_m2f.learner.mask_former import MaskFormerLearner
+from raytune_m2f.evaluation import Result
+from raytune_m2f.evaluation.coco import Task
+from raytune_m2f.evaluation.evaluator import ToResults
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
+from raytune_m2f.model import Instances
 
 NUM_CLASSES = {
     "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
@@ -35,60 +47,104 @@ NUM_CLASSES = {
 """Where networks of detectron2's are told the number of classes, which it never checks."""
 
 
-class CatalogEngine(Engine):
-    """Datasets of detectron2's catalogs, through its mappers, for our network or any of detectron2's.
-
-    For our network samples are the native engine's; for another, what its mapper gives, and predictions are Instances.
+class MappedEngine(DatasetEngine[Train, Test, Prediction]):
+    """Datasets of detectron2's catalogs, through its mappers.
 
     Raises:
         MissingDependencyError: detectron2 is not installed.
         ConfigError: a dataset is not registered, the number of classes is not what it has, there is nothing to find in
             the images of TEST.SUBSET, or a mapper cannot be built.
-        DatasetError: an annotation is wrong.
+        DatasetError: an annotation is wrong, or there is nothing to learn from.
     """
 
+    default_mapper: str
+    """The class in `library` that maps where no module of the user's has a `build_mapper`."""
+
     def __init__(self, config: Config):
-        self.config = config
-        self._detectron2 = detectron2_engine()
+        self.library = load_library()
         self._modules = import_modules(config.DATASETS.IMPORT)
-        self._cfg = cfg_node(config)
-        self._any = isinstance(config, AnyModelConfig)
-        self._test_entries: dict[int, Entry] = {}
-        self.datasets = load_datasets(config, self._load)
-        self.categories = self.datasets.train.categories
-        self.most_instances = self.datasets.most_instances
-        self.summary = self.datasets.summary
-        self._check()
+        self._cfg = cfg_of(config)
+        entries: dict[str, list[Entry]] = {}
+        super().__init__(config, load_datasets(config, partial(self._load, config, entries)))
+        self._train_entries = self.library.shared_entries(self._trained(entries))
+        self._test_entries = _by_id(self.datasets.test, entries[test_dataset_name(config)])
+        self.check_config()
         self._mappers = {is_train: self._mapper(is_train=is_train) for is_train in (True, False)}
 
-    def _load(self, name: str) -> CocoDataset:
-        """A dataset, checked; afterwards it is in the catalog."""
-        config = self.config
+    def _load(self, config: Config, entries: dict[str, list[Entry]], name: str) -> CocoDataset:
+        """A dataset, checked; afterwards it is in the catalog, and its entries are in `entries`."""
         if name in config.DATASETS.REGISTER:
             dataset = load_registered(config, name)
-            self._detectron2.register_dataset(dataset)
-        entries, metadata = self._detectron2.catalog_entries(name)
+            self.library.register_dataset(dataset)
+            entries[name] = entries_of(dataset)
+            return dataset
+        entries[name], metadata = self.library.catalog_entries(name)
         heads = config.DATASETS.SUBCATEGORIES
-        if name not in config.DATASETS.REGISTER:
-            if name in config.DATASETS.TEST and metadata.get("evaluator_type") == "coco":  # scored by its json_file
-                images = Path(metadata.get("image_root", "."))
-                dataset = load_coco(name, Path(metadata["json_file"]), images, heads)
-            else:
-                dataset = dataset_of(name, entries, categories_of(name, metadata, heads))
-        if name in config.DATASETS.TEST:
-            self._test_entries = {entry["image_id"]: entry for entry in entries}
-            if self._test_entries.keys() != {record.id for record in dataset.records}:
-                raise DatasetError(
-                    f"data set {name!r}: the catalog has other images than its json_file, {dataset.annotations_file}: "
-                    "remove json_file from its metadata to score what the catalog has."
-                )
-        return dataset
+        if name in config.DATASETS.TEST and metadata.get("evaluator_type") == "coco":  # scored by its json_file
+            return load_coco(name, Path(metadata["json_file"]), Path(metadata.get("image_root", ".")), heads)
+        return dataset_of(name, entries[name], categories_of(name, metadata, heads))
 
-    def _check(self) -> None:
+    def _trained(self, entries: Mapping[str, Sequence[Entry]]) -> list[Entry]:
+        """The training images, without those where only crowds are if DATALOADER.FILTER_EMPTY_ANNOTATIONS."""
+        names, filtered = self.config.DATASETS.TRAIN, self.config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+        kept = [entry for name in names for entry in entries[name] if not filtered or _has_instance(entry)]
+        if not kept:
+            raise DatasetError(f"data sets {', '.join(names)}: no image has an instance that is not a crowd")
+        return kept
+
+    def _mapper(self, *, is_train: bool) -> Mapper:
+        """That of the user's modules (`build_mapper(cfg, is_train)`), or the engine's own."""
+        for module in self._modules:
+            if hasattr(module, "build_mapper"):
+                with one_config_error(f"the mapper of {module.__file__} (build_mapper)"):
+                    own: Mapper = module.build_mapper(self._cfg, is_train)
+                return own
+        with one_config_error("the mapper (INPUT)"):
+            mapper: Mapper = getattr(self.library, self.default_mapper)(self._cfg, is_train)
+        return mapper
+
+    @abstractmethod
+    def check_config(self) -> None:
+        """Compare the configuration with the datasets. Raises ConfigError."""
+
+    def mapped_training(self, finish: Callable[[Any, int], Train]) -> MappedTraining:
+        """The training images; `finish` makes samples of what the mapper gives."""
+        return MappedTraining(self._train_entries, self._mappers[True], finish, self.config.SEED)
+
+    def mapped_test(self, dataset: CocoDataset, finish: Callable[[Any, Entry], Test]) -> MappedTest:
+        """The images of a test set; see `mapped_training`."""
+        return MappedTest([self._test_entries[record.id] for record in dataset.records], self._mappers[False], finish)
+
+    def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
+        """The batches of the stream with the indices of detectron2's sampler."""
+        return sampled_batches(stream, self.library.index_stream(self._cfg, self._train_entries, self.config.SEED))
+
+
+class CatalogEngine(MappedEngine[TrainSample, TestSample, Instances]):
+    """For our network; samples and predictions are the native engine's."""
+
+    default_mapper = "MultiTaskMapper"
+
+    def check_config(self) -> None:
+        check_num_classes(self.config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
+
+    def train_samples(self) -> MappedTraining:
+        return self.mapped_training(partial(self.library.train_sample, heads=tuple(self.categories.sizes)))
+
+    def test_samples(self, dataset: CocoDataset) -> MappedTest:
+        return self.mapped_test(dataset, _test_sample)
+
+    def learner(self) -> MaskFormerLearner:
+        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+
+
+class AnyModelEngine(MappedEngine[Entry, Entry, Any]):
+    """For any network of detectron2's; samples are what its mapper gives, predictions its Instances."""
+
+    default_mapper = "DatasetMapper"
+
+    def check_config(self) -> None:
         config, train = self.config, self.datasets.train
-        if not self._any:
-            check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", train, may_be_0=True)
-            return
         if key := NUM_CLASSES.get(config.MODEL.META_ARCHITECTURE):
             check_num_classes(config, key, train, may_be_0=False)
         polygons = config.value("MODEL.MASK_ON") and config.value("INPUT.MASK_FORMAT") == "polygon"
@@ -98,78 +154,40 @@ class CatalogEngine(Engine):
                 "bitmask."
             )
 
-    def _mapper(self, *, is_train: bool) -> Mapper:
-        """That of the user's modules (`build_mapper(cfg, is_train)`), or detectron2's, or ours for our network."""
-        for module in self._modules:
-            if hasattr(module, "build_mapper"):
-                with building(f"the mapper of {module.__file__} (build_mapper)"):
-                    own: Mapper = module.build_mapper(self._cfg, is_train)
-                return own
-        kind = self._detectron2.DatasetMapper if self._any else self._detectron2.MultiTaskMapper
-        with building("the mapper (INPUT)"):
-            mapper: Mapper = kind(self._cfg, is_train)
-        return mapper
+    def train_samples(self) -> MappedTraining:
+        return self.mapped_training(_as_mapped)
 
-    def train_batches(self, *, rank: int, world_size: int, start_iteration: int) -> Iterator[list[Any]]:
-        config = self.config
-        entries = self._detectron2.training_entries(
-            config.DATASETS.TRAIN, filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    def test_samples(self, dataset: CocoDataset) -> MappedTest:
+        return self.mapped_test(dataset, _as_mapped)
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return ("segm", "bbox") if self.config.value("MODEL.MASK_ON") else ("bbox",)
+
+    @property
+    def to_results(self) -> ToResults:
+        return partial(_any_results, self.library.instances_to_coco_json)
+
+    def learner(self) -> AnyModelLearner:
+        return AnyModelLearner(self.config)
+
+
+def _has_instance(entry: Entry) -> bool:
+    return any(not annotation.get("iscrowd", 0) for annotation in entry["annotations"])
+
+
+def _by_id(dataset: CocoDataset, entries: Sequence[Entry]) -> dict[int, Entry]:
+    """The entries of a test set by their image id. Raises DatasetError if these are not the dataset's."""
+    by_id = {entry["image_id"]: entry for entry in entries}
+    if by_id.keys() != {record.id for record in dataset.records}:
+        raise DatasetError(
+            f"data set {dataset.name!r}: the catalog has other images than its json_file, {dataset.annotations_file}: "
+            "remove json_file from its metadata to score what the catalog has."
         )
-        finish = _as_it_is if self._any else partial(self._detectron2.train_sample, heads=tuple(self.categories.sizes))
-        dataset = MappedDataset(entries, self._mappers[True], finish, config.SEED)
-        stream = BatchStream(
-            size=len(dataset),
-            seed=config.SEED,
-            global_batch=config.SOLVER.IMS_PER_BATCH,
-            rank=rank,
-            world_size=world_size,
-            start_iteration=start_iteration,
-            max_iterations=config.SOLVER.MAX_ITER,
-        )
-        batches = SampledBatches(stream, partial(self._detectron2.index_stream, self._cfg, entries, config.SEED))
-        return iter(batch_loader(config, dataset, batch_sampler=batches))
-
-    def test_batches(self, *, rank: int, world_size: int, subset: bool = False) -> Iterable[list[Any]]:
-        config = self.config
-        wanted = [self._test_entries[record.id] for record in self.datasets.scored(subset).records]
-        finish = _as_it_is if self._any else _test_sample
-        dataset = MappedTestDataset(wanted, self._mappers[False], finish)
-        own = Subset(dataset, shard(len(dataset), rank, world_size))
-        return batch_loader(config, own, batch_size=config.TEST.IMS_PER_BATCH)
-
-    def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator:
-        config, dataset = self.config, self.datasets.scored(subset)
-        boxes_only = self._any and not config.value("MODEL.MASK_ON")
-        tasks = ("bbox",) if boxes_only else ("segm", "bbox") if self._any else ("segm",)
-        most = config.TEST.DETECTIONS_PER_IMAGE
-        return CatalogEvaluator(
-            dataset,
-            self._detectron2.CocoScorer(dataset, tasks=tasks, max_detections=most),
-            self._any_results if self._any else self._our_results,
-            tasks=tasks,
-            max_detections=most,
-            bootstrap=config.TEST.BOOTSTRAP,
-            gather=gather,
-        )
-
-    def _our_results(self, sample: TestSample, instances: Any) -> tuple[int, list[Result]]:
-        size = tuple(instances.masks.shape[-2:])
-        if size != (sample.height, sample.width):
-            raise ValueError(f"predictions for {sample.file} must have masks of its own size, but got {size}")
-        heads = tuple(self.categories.sizes)
-        found = self._detectron2.theirs(instances)
-        return sample.image_id, self._detectron2.coco_results(found, sample.image_id, heads)
-
-    def _any_results(self, sample: Entry, found: Any) -> tuple[int, list[Result]]:
-        return sample["image_id"], self._detectron2.coco_results(found, sample["image_id"])
-
-    def learner(self) -> Learner:
-        if self._any:
-            return AnyLearner(self.config)
-        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+    return by_id
 
 
-def _as_it_is(mapped: Any, _: object) -> Any:
+def _as_mapped(mapped: Entry, _: object) -> Entry:
     return mapped
 
 
@@ -181,3 +199,17 @@ def _test_sample(mapped: Entry, entry: Entry) -> TestSample:
         width=entry["width"],
         file=Path(entry["file_name"]),
     )
+
+
+def _any_results(
+    to_json: Callable[[Any, int], list[Result]], dataset: CocoDataset, sample: Entry, found: Any
+) -> tuple[int, list[Result]]:
+    """`ToResults` of detectron2's Instances, whose classes are numbered from 0."""
+    ids, image_id = dataset.categories.ids, sample["image_id"]
+    results = to_json(found, image_id)
+    if (most := max((result["category_id"] for result in results), default=0)) >= len(ids):
+        raise ConfigError(
+            f"MODEL.META_ARCHITECTURE: the network predicts the class {most}, but {dataset.annotations_file} has "
+            f"{len(ids)}, from 0 to {len(ids) - 1}: set the network's number of classes to {len(ids)}."
+        )
+    return image_id, [{**result, "category_id": ids[result["category_id"]]} for result in results]

@@ -1,4 +1,4 @@
-"""`Learner` of any network of detectron2's: its own losses, optimizer and schedule."""
+"""Any network of detectron2's: its losses, optimizer and schedule as a `Learner`, and its predictions as ours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import building, cfg_node, detectron2_engine
+from raytune_m2f.engines.detectron2.catalog import Entry
+from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
 from raytune_m2f.errors import ConfigError, ModelError
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.optimizer import effective_lr
@@ -20,10 +21,10 @@ from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.model import Instances, NonFiniteError
 
 STEP = 3
-"""The stream of random numbers of the networks themselves; `engines.datasets` has stream 2."""
+"""The stream of random numbers that a network draws from; `engines.datasets` has stream 2."""
 
 
-class AnyLearner:
+class AnyModelLearner:
     """Samples are what detectron2's mapper gives, predictions its Instances.
 
     A loss of a micro-batch is a mean over its images; shares are by the number of images.
@@ -33,16 +34,16 @@ class AnyLearner:
 
     def __init__(self, config: Config):
         self.config = config
-        self._detectron2 = detectron2_engine()
+        self._library = load_library()
         self.model: nn.Module = build_any_model(config)
 
-    def count(self, samples: Sequence[Any]) -> Tensor:
+    def count(self, samples: Sequence[Entry]) -> Tensor:
         return torch.tensor([float(len(samples))])
 
     def losses(
         self,
         forward: Callable[[Any], Any],
-        samples: Sequence[Any],
+        samples: Sequence[Entry],
         counts: Tensor,
         autocast: Autocast,
         place: tuple[int, ...],
@@ -52,13 +53,13 @@ class AnyLearner:
         torch.manual_seed(int(seed[0]) << 32 | int(seed[1]))
         share = len(samples) / float(counts[0])
         try:
-            with self._detectron2.EventStorage(place[0]), autocast:
+            with self._library.EventStorage(place[0]), autocast:
                 terms = {name: value * share for name, value in forward(list(samples)).items()}
         except FloatingPointError as error:
             raise NonFiniteError(str(error)) from error
         return torch.stack(list(terms.values())).sum(), terms
 
-    def predict(self, samples: Sequence[Any]) -> list[Any]:
+    def predict(self, samples: Sequence[Entry]) -> list[Any]:
         """Raises ConfigError if it predicts no instances."""
         outputs = self.model(list(samples))
         if "instances" not in outputs[0]:
@@ -69,19 +70,19 @@ class AnyLearner:
         return [output["instances"] for output in outputs]
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
-        with building("the optimizer (SOLVER)"):
-            optimizer: torch.optim.Optimizer = self._detectron2.build_optimizer(_at_rate(config), self.model)
+        with one_config_error("the optimizer (SOLVER)"):
+            optimizer: torch.optim.Optimizer = self._library.build_optimizer(_at_rate(config), self.model)
         return optimizer
 
     def scheduler(self, config: Config, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        with building("the schedule (SOLVER)"):
-            scheduler: LRScheduler = self._detectron2.build_lr_scheduler(_at_rate(config), optimizer)
+        with one_config_error("the schedule (SOLVER)"):
+            scheduler: LRScheduler = self._library.build_lr_scheduler(_at_rate(config), optimizer)
         return scheduler
 
     def load_weights(self, source: str) -> object:
         """Raises ModelError if nothing fits."""
         own = self.model.state_dict()
-        fitting = self._detectron2.align(read_state_dict(source), own)
+        fitting = self._library.align(read_state_dict(source), own)
         if not fitting:
             raise ModelError(
                 f"MODEL.WEIGHTS = {source!r}: none of its tensors fits this network, whose are called e.g. "
@@ -96,10 +97,10 @@ def build_any_model(config: Config) -> nn.Module:
     Raises:
         ConfigError: detectron2 cannot build it.
     """
-    cfg = cfg_node(config)
+    cfg = cfg_of(config)
     cfg.MODEL.DEVICE = "cpu"  # it is moved afterwards
-    with building(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
-        network: nn.Module = detectron2_engine().build_model(cfg)
+    with one_config_error(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
+        network: nn.Module = load_library().build_model(cfg)
     return network
 
 
@@ -120,7 +121,7 @@ def predict_any(
 
 def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
     """A (H, W, 3) RGB image, (3, h, w) as detectron2's mapper resizes it for tests."""
-    resized: NDArray[np.uint8] = detectron2_engine().resized_for_test(cfg_node(config), image)
+    resized: NDArray[np.uint8] = load_library().resized_for_test(cfg_of(config), image)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
@@ -146,6 +147,6 @@ def our_instances(found: Any) -> Instances:
 
 def _at_rate(config: Config) -> Any:
     """detectron2's configuration with the learning rate of this global batch."""
-    cfg = cfg_node(config)
+    cfg = cfg_of(config)
     cfg.SOLVER.BASE_LR = effective_lr(config)
     return cfg

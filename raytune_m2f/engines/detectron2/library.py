@@ -1,29 +1,24 @@
-"""What is taken from detectron2: its catalogs, mappers, samplers, registries, solvers and COCOEvaluator.
+"""What is taken from detectron2: its catalogs, mappers, samplers, registries and solvers.
 
-No other module imports detectron2; `CatalogEngine` makes an engine of it. MultiTaskMaskFormer is our network in
-detectron2's registry, for a user's own `train_net.py`.
+No other module imports detectron2. MultiTaskMaskFormer is our network in detectron2's registry, for a user's own
+`train_net.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from detectron2 import data
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetFromList, DatasetMapper, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
-from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
@@ -34,26 +29,51 @@ from torch import Tensor
 
 from raytune_m2f import model as ours
 from raytune_m2f.config import Config
-from raytune_m2f.config.any_model import assign
 from raytune_m2f.config.load import config_of
-from raytune_m2f.data import Categories, CocoDataset, TrainSample, resize_shortest_edge
+from raytune_m2f.data import Categories, CocoDataset, TestSample, TrainSample, load_coco, resize_shortest_edge
 from raytune_m2f.data.masks import parse_segmentation, to_rle
-from raytune_m2f.engines.detectron2.catalog import categories_of, dicts_of, metadata_of
-from raytune_m2f.engines.detectron2.evaluator import truth_of
+from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of
+from raytune_m2f.engines.detectron2.cfg import set_values
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.evaluation.coco import image_numbers
-from raytune_m2f.evaluation.results import Result
-from raytune_m2f.learner.build import build_criterion, build_network
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 
-__all__ = ["DatasetMapper", "EventStorage", "build_lr_scheduler", "build_model", "build_optimizer", "get_cfg"]
-
-Entry = dict[str, Any]
+__all__ = [
+    "DatasetMapper",
+    "EventStorage",
+    "build_lr_scheduler",
+    "build_model",
+    "build_optimizer",
+    "get_cfg",
+    "instances_to_coco_json",
+]
 
 
 def add_config(cfg: Any) -> None:
     """Give detectron2's `cfg` all our keys, with our defaults; to be called before a file is merged into it."""
-    assign(cfg, Config().to_dict())
+    set_values(cfg, Config().to_dict())
     cfg.DATASETS.REGISTER = type(cfg)(new_allowed=True)
+
+
+def register_datasets(cfg: Any) -> None:
+    """Put the datasets of DATASETS.REGISTER into detectron2's catalogs, with DATASETS.SUBCATEGORIES as fields.
+
+    Raises:
+        DatasetError: an annotation file is wrong.
+    """
+    for name, files in cfg.DATASETS.REGISTER.items():
+        register_coco(name, files["annotations"], files["images"], cfg.DATASETS.SUBCATEGORIES)
+
+
+def register_coco(name: str, annotations: str | Path, images: str | Path, heads: tuple[str, ...] = ()) -> None:
+    """`register_coco_instances` with subcategories: COCO annotations, checked, under a name in the catalogs.
+
+    Args:
+        heads: integer fields of an annotation that are subcategories.
+
+    Raises:
+        DatasetError: the annotation file is wrong.
+    """
+    register_dataset(load_coco(name, Path(annotations), Path(images), tuple(heads)))
 
 
 def register_dataset(dataset: CocoDataset) -> None:
@@ -61,7 +81,7 @@ def register_dataset(dataset: CocoDataset) -> None:
     if dataset.name in DatasetCatalog:
         DatasetCatalog.remove(dataset.name)
     MetadataCatalog.pop(dataset.name, None)
-    DatasetCatalog.register(dataset.name, lambda: dicts_of(dataset))
+    DatasetCatalog.register(dataset.name, lambda: entries_of(dataset))
     MetadataCatalog.get(dataset.name).set(**metadata_of(dataset))
 
 
@@ -88,16 +108,10 @@ def _xywh(annotation: Entry) -> Entry:
     return {**annotation, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
 
 
-def training_entries(names: Sequence[str], *, filter_empty: bool) -> Any:
-    """What detectron2 trains on, in one buffer that is shared by the processes that load images.
-
-    Raises:
-        DatasetError: nothing is left.
-    """
-    try:
-        return data.DatasetFromList(data.get_detection_dataset_dicts(list(names), filter_empty=filter_empty))
-    except AssertionError as error:
-        raise DatasetError(f"data sets {', '.join(names)}: {error}") from error
+def shared_entries(entries: list[Entry]) -> Sequence[Entry]:
+    """The entries in one buffer, which the processes that load images share."""
+    shared: Sequence[Entry] = DatasetFromList(entries)
+    return shared
 
 
 def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]:
@@ -117,7 +131,7 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
 class MultiTaskMapper:
     """Mask2Former's augmentation by detectron2's transforms; `gt_<head>` for every subcategory head.
 
-    A mask is rasterised at its image's size, then transformed: polygons and run lengths go one way.
+    A mask is rasterised at its image's size, then transformed, whether it is polygons or run lengths.
 
     Args:
         cfg: with our keys (`add_config`).
@@ -183,7 +197,7 @@ def train_sample(mapped: Entry, seed: int, heads: Sequence[str]) -> TrainSample:
     return TrainSample(mapped["image"], target, seed)
 
 
-def theirs(instances: ours.Instances) -> Any:
+def detectron2_instances(instances: ours.Instances) -> Any:
     """As detectron2's: pred_classes, scores, pred_masks, pred_boxes; of each head pred_<head> and <head>_probs."""
     found = Instances(tuple(instances.masks.shape[1:]))
     found.pred_masks, found.pred_classes, found.scores = instances.masks, instances.labels, instances.scores
@@ -194,47 +208,11 @@ def theirs(instances: ours.Instances) -> Any:
     return found
 
 
-def coco_results(found: Any, image_id: int, heads: Sequence[str] = ()) -> list[Result]:
-    """detectron2's Instances as COCO results, with 0-based categories; masks become run lengths."""
-    results: list[Result] = instances_to_coco_json(found, image_id)
-    for head in heads:
-        for result, label in zip(results, found.get(f"pred_{head}").tolist(), strict=True):
-            result[head] = label
-    return results
-
-
-class CocoScorer(COCOEvaluator):  # type: ignore[misc]
-    """detectron2's COCOEvaluator of any dataset; it keeps what COCOeval found out, for what detectron2 leaves out."""
-
-    def __init__(self, dataset: CocoDataset, *, tasks: Sequence[str], max_detections: int):
-        self.found: dict[str, Any] = {}
-        self._numbers = image_numbers(dataset)
-        name = f"raytune_m2f: {dataset.name}"
-        labels = {number: label for label, number in enumerate(range(1, len(dataset.categories) + 1))}
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "truth.json"
-            file.write_text(json.dumps(truth_of(dataset)), encoding="utf-8")
-            MetadataCatalog.pop(name, None)
-            own = {"json_file": str(file), "thing_dataset_id_to_contiguous_id": labels}
-            MetadataCatalog.get(name).set(**{**metadata_of(dataset), **own})
-            super().__init__(name, tuple(tasks), False, max_dets_per_image=max_detections, use_fast_impl=False)
-
-    def score(self, results: Sequence[Result]) -> dict[str, dict[str, float]]:
-        self._predictions = [{"instances": [{**r, "image_id": self._numbers[r["image_id"]]} for r in results]}]
-        with contextlib.redirect_stdout(io.StringIO()):
-            scores: dict[str, dict[str, float]] = self.evaluate()
-        return scores
-
-    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> Any:
-        self.found[iou_type] = coco_eval
-        return super()._derive_coco_results(coco_eval, iou_type, class_names)
-
-
 @META_ARCH_REGISTRY.register()
 class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
     """Our network with detectron2's inputs and outputs, for `build_model(cfg)`; its state dict is the same.
 
-    Training gives the losses, evaluation for each image {"instances": what `theirs` makes}. Images are RGB.
+    Training gives the losses, evaluation {"instances": `detectron2_instances`} for each image. Images are RGB.
     """
 
     def __init__(self, cfg: Any):
@@ -247,8 +225,7 @@ class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
             pixel_std=config.MODEL.PIXEL_STD,
             size_divisibility=config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY,
         )
-        self.settings = config
-        self.criterion = build_criterion(config)
+        self.learner = MaskFormerLearner(config, self)
 
     def forward(self, batched_inputs: Sequence[Any]) -> Any:
         """Of tensors, the network's own outputs, as `predict` asks for them."""
@@ -259,28 +236,23 @@ class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
     def _losses(self, inputs: Sequence[Any]) -> dict[str, Tensor]:
         seeds = torch.randint(2**62, (len(inputs),)).tolist()
         samples = [train_sample(x, seed, self.heads) for x, seed in zip(inputs, seeds, strict=True)]
-        images, device = [sample.image for sample in samples], self.pixel_mean.device
-        counts = ours.count_targets([sample.target for sample in samples], self.num_queries, self.heads).float()
+        counts = self.learner.count(samples)
         if comm.get_world_size() > 1:  # gradients are averaged, so the mean over workers makes shares of them
-            counts = counts.to(device)
+            counts = counts.to(self.pixel_mean.device)
             torch.distributed.all_reduce(counts)
             counts /= comm.get_world_size()
-        size = ours.padded_size(images, self.size_divisibility)
-        targets = [
-            ours.Target(t.labels, ours.pad_masks(t.masks, size), t.sublabels).to(device)
-            for t in (sample.target for sample in samples)
-        ]
-        losses = self.criterion(super().forward(images), targets, ours.RandomPoints(seeds, device), counts)
-        return self.criterion.weighted(losses)
+        _, losses = self.learner.losses(super().forward, samples, counts, nullcontext(), ())
+        return losses
 
     def _instances(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        found = self.predict(
-            [x["image"] for x in inputs],
-            [(x.get("height", x["image"].shape[1]), x.get("width", x["image"].shape[2])) for x in inputs],
-            max_instances=self.settings.TEST.DETECTIONS_PER_IMAGE,
-            ranking=self.settings.MODEL.MASK_FORMER.TEST.RANKING,
-        )
-        return [{"instances": theirs(instances)} for instances in found]
+        found = self.learner.predict([_test_sample(entry) for entry in inputs])
+        return [{"instances": detectron2_instances(instances)} for instances in found]
+
+
+def _test_sample(entry: Entry) -> TestSample:
+    image = entry["image"]
+    height, width = entry.get("height", image.shape[1]), entry.get("width", image.shape[2])
+    return TestSample(image, 0, height, width, Path(entry.get("file_name", "")))
 
 
 def _categories(cfg: Any) -> Categories:

@@ -19,7 +19,7 @@ def cfg(tiny_config: Config, tmp_path: Path) -> Any:
     """As train_net.py makes it."""
     from detectron2.config import get_cfg
 
-    from raytune_m2f.engines.detectron2.compat import add_config, register_datasets
+    from raytune_m2f.engines.detectron2 import add_config, register_datasets
 
     file = tmp_path / "config.yaml"
     file.write_text(tiny_config.with_values({"MODEL.META_ARCHITECTURE": "MultiTaskMaskFormer"}).to_yaml())
@@ -35,7 +35,7 @@ def test_a_tuned_configuration_trains_in_detectron2(cfg: Any) -> None:
     from detectron2.data import build_detection_train_loader
     from detectron2.modeling import build_model
 
-    from raytune_m2f.engines.detectron2.compat import MultiTaskMapper
+    from raytune_m2f.engines.detectron2 import MultiTaskMapper
 
     inputs = next(iter(build_detection_train_loader(cfg, mapper=MultiTaskMapper(cfg), num_workers=0)))
     assert {"gt_classes", "gt_masks", "gt_boxes", "gt_color", "gt_texture"} == set(inputs[0]["instances"].get_fields())
@@ -51,7 +51,7 @@ def test_its_own_evaluator_scores_it(cfg: Any) -> None:
     from detectron2.evaluation import COCOEvaluator, inference_on_dataset
     from detectron2.modeling import build_model
 
-    from raytune_m2f.engines.detectron2.compat import MultiTaskMapper
+    from raytune_m2f.engines.detectron2 import MultiTaskMapper
 
     torch.manual_seed(0)
     network = build_model(cfg).eval()
