@@ -12,4 +12,5 @@ extend.py     asking more of a study
 confirm.py    training the best trials again under new seeds
 status.py     what `status` shows
 outlook.py    what is still to do
+lines.py      how a study stands and moves on, in plain lines
 """

@@ -20,9 +20,7 @@ from pathlib import Path
 from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.folder import Folder, no_contents
 from raytune_m2f.storage.lease import CLOCK
-from raytune_m2f.study.plan import Point as Point
-from raytune_m2f.study.plan import StudyPlan as StudyPlan
-from raytune_m2f.study.plan import now
+from raytune_m2f.study.plan import StudyPlan, now
 from raytune_m2f.training.checkpoint_files import BEST
 
 PLAN, JOURNAL, LOCK, TRIALS, ASIDE = "study.yaml", "optuna.journal", "study.lock", "trials", "set_aside"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from optuna.trial import FrozenTrial
 
 from raytune_m2f.errors import SearchSpaceError, StudyError
-from raytune_m2f.study.directory import Point, StudyPlan
+from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.settings import Budget, Usage
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.study.space.changes import space_changes

@@ -99,20 +99,6 @@ def new_study(
     return NewStudy(study, StudyPlan(config, space, settings, tuple(points), data=data_of(config)), tuple(prior))
 
 
-def create_study(
-    directory: str | PathLike[str] | StudyDirectory,
-    config: Config,
-    space: SearchSpace,
-    settings: StudySettings,
-    *,
-    points: Sequence[Point] = (),
-    prior: Sequence[FrozenTrial] = (),
-) -> StudyDirectory:
-    """Lay out a new study; nothing runs yet. Arguments and errors are those of `new_study`."""
-    with new_study(directory, config, space, settings, points=points, prior=prior).laid_out() as study:
-        return study
-
-
 def _grid_points(space: SearchSpace, config: Config) -> list[Point]:
     own = space.own_values(config)
     return [("config" if values == own else "grid", values) for values in grid(space)]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from optuna.trial import FrozenTrial
 
 from raytune_m2f.progress import read_progress
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.record.record import Record
 
 
 def has_work(record: Record) -> bool:

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.outlook import has_work, seconds_left
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 
 STATES = {
     TrialState.WAITING: "waiting",

@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 from fake_processes import FakeProcesses, curve, drive
 from fake_store import ADDRESS, FakeStore, RemoteProcesses, live_on_store
-from fake_study import MAX_ITER, PERIOD, config, laid_out, open_record, settings, space
+from fake_study import MAX_ITER, PERIOD, config, create_study, laid_out, open_record, settings, space
 from optuna.trial import TrialState
 from patience import wait_until
 
 from raytune_m2f import Study
-from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import CheckpointError, InputError, StudyError
 from raytune_m2f.storage.lease import STALE_S, Lease
 from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import LOCK, StudyDirectory
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.points import knowledge_of
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.status import study_status
 

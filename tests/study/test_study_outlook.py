@@ -10,7 +10,7 @@ from fake_study import MAX_ITER, new_study, open_record, report, settings
 
 from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.outlook import has_work, seconds_left
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping
 from raytune_m2f.study.status import StudyStatus, study_status
 

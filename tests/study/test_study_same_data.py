@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_study import create_study
 
 from raytune_m2f.config import Config
 from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.same_data import compare_data, data_of
 from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import SearchSpace
