@@ -120,6 +120,20 @@ def test_addresses_are_shown_and_a_copy_is_not(store: FakeStore) -> None:
     assert "raytune_m2f_" not in (store.root / "bucket/study/optuna.journal").read_text()
 
 
+def test_all_that_is_asked_of_a_study_is_read_from_one_working_copy(store: FakeStore) -> None:
+    driver = drive(new_study())
+    driver.next_trial()
+    driver.record.directory.commit()
+    store.opened.clear()
+    study = Study(ADDRESS)
+    assert len(study.trials) == 1
+    driver.next_trial()
+    driver.record.directory.commit()
+    assert len(study.trials) == 2
+    assert study.best is None
+    assert store.opened == [ADDRESS]
+
+
 def test_a_second_study_at_an_address_is_refused(store: FakeStore) -> None:
     study = new_study()
     with study.locked():
