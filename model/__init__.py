@@ -11,7 +11,7 @@ transformer_decoder.py    masked attention of the queries; one classifier per ta
 layers.py                 small layers and the position encoding
 inference.py              from outputs to instances
 criterion.py              the loss
-matcher.py                which query stands for which instance
+matcher.py                assignment of queries to instances
 points.py                 points on masks, where matching and loss compare
 structures.py             Target, Instances, PackedInstances
 """

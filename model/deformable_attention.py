@@ -23,7 +23,7 @@ Shapes = Sequence[tuple[int, int]]
 """Height and width of each level, coarse to fine."""
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # torch says once per process that CSR tensors are in beta: let it be here
+    warnings.simplefilter("ignore")  # torch warns once per process that CSR tensors are in beta: triggered here
     torch.sparse_csr_tensor([0], [], [], (0, 0))
 
 BORDER = 2  # cells of zeros around a level: a point beyond it has four corners in the border, so value and gradient 0

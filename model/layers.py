@@ -46,7 +46,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool 
     """
     rows = x.reshape(-1, x.shape[-1])
     if by_onednn(x) and x.numel() * len(weight) >= WORTH_IT:
-        # (1, C, 1, rows), channels last: so comes the result, or whoever reads it by rows copies it
+        # (1, C, 1, rows), channels last, and so is the result: it is read by rows without a copy
         cells = rows.contiguous()[None, None].permute(0, 3, 1, 2)
         y = F.conv2d(cells, weight[:, :, None, None], bias, dilation=2)
         # in place before it becomes a view: autograd copies what lies behind one

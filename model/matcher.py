@@ -1,4 +1,4 @@
-"""Which query stands for which instance: bipartite matching over every head (section 3.3; DETR equation 1).
+"""Assignment of queries to instances: bipartite matching over every head (section 3.3; DETR equation 1).
 
 Shapes: L supervised outputs, B images, Q queries, N instances of an image, M matched pairs of the batch,
 P points, D mask channels.

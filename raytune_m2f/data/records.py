@@ -84,7 +84,7 @@ class CocoDataset:
         records: the images, ascending by id, those without annotations included.
         without_polygon: number of annotations left out because none of their polygons has three points.
         unnamed_files: number of further images in the same folders, which the annotation file does not name.
-        unlabelled: for each head that no annotation has a label of, the message that says so and what to do.
+        unlabelled: for each head without any label, the message for the user: why, and what to do.
         remarks: further messages for the user.
     """
 

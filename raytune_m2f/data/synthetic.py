@@ -1,6 +1,6 @@
 """Shapes with a colour and a texture: a small multitask dataset that a CPU learns in minutes.
 
-A network from scratch learns masks long before categories; a disc, a ring and a cross it tells apart soonest.
+A network from scratch learns masks long before categories; it distinguishes disc, ring and cross soonest.
 
 Main category = shape, subcategories = colour and texture. Later shapes hide earlier ones, so masks are the
 visible parts; edges are hard, so a mask is exactly the painted pixels.

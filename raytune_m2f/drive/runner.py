@@ -29,7 +29,7 @@ from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.layout import create_study as create_study
 from raytune_m2f.study.outlook import has_work
 from raytune_m2f.study.points import known_good_points
-from raytune_m2f.study.record.failures import in_words
+from raytune_m2f.study.record.attributes import failure_in_words
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.same_data import compare_data
@@ -212,6 +212,6 @@ def _require_a_score(record: Record) -> None:
 
 def _failed(record: Record, trial: FrozenTrial) -> str:
     return (
-        f"{in_words(trial, record.directory.address_of(record.directory.trial(trial.number) / 'log.txt'))}\n"
+        f"{failure_in_words(trial, record.directory.address_of(record.directory.trial(trial.number) / 'log.txt'))}\n"
         f"When the cause is mended, go on with `raytune-m2f resume {record.directory}`."
     )

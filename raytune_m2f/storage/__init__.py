@@ -7,5 +7,4 @@ address.py       addresses, and the credentials that none of them may hold
 files.py         the one writer: a file is replaced as a whole, and carries a seal that tells ours from the user's
 text.py          text and JSON of files that anybody may have changed
 temporary.py     under TMPDIR: working copies of folders on stores, and room for sockets
-mirror.py        for the branches that still name it; goes with them
 """

@@ -107,15 +107,6 @@ class Mirror(Folder):
         self.store = store
         self._pushed: dict[str, Stamp] = {}  # the files here that are on the store as they are
 
-    @property
-    def folder(self) -> Path:
-        """`path`, for the branches that still name it."""
-        return self.path
-
-    @staticmethod
-    def at(where: str | os.PathLike[str], *within: str) -> Mirror:
-        return Mirror(ObjectStore.at(os.fspath(where), *within))
-
     def address_of(self, name: str) -> str:
         return self.store.address_of(name)
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raytune_m2f.errors import StudyError
-from raytune_m2f.storage.address import is_address
 from raytune_m2f.storage.folder import Folder, no_contents
 from raytune_m2f.storage.lease import CLOCK
 from raytune_m2f.study.plan import Point as Point
@@ -90,11 +89,6 @@ class StudyDirectory:
     def address_of(self, path: Path) -> str:
         """Where the user finds a file or a folder of the study."""
         return str(self) if path == self.root else self.folder.address_of(self.folder.name_of(path))
-
-    @property
-    def store(self) -> str | None:
-        """The address of a study on a store."""
-        return str(self) if is_address(str(self)) else None
 
     @property
     def is_laid_out(self) -> bool:

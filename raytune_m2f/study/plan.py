@@ -79,12 +79,12 @@ class StudyPlan:
             return cls(
                 config=Config.from_dict(data["config"], source=str(path), only_shown=only_shown),
                 space=SearchSpace.from_dict(data["space"], source=str(path)),
-                settings=StudySettings.model_validate(data["settings"]),
+                settings=StudySettings.from_dict(data["settings"], "settings"),
                 points=tuple(map(_point, data.get("points", []))),
                 created=data["created"],
                 data=data.get("data") or {},  # not in studies of before 2026-11-26
             )
-        except (ValueError, InputError) as error:  # pydantic's, and those of metrics, which do not know the file
+        except (ValueError, InputError) as error:  # which do not know the file
             if isinstance(error, ConfigError | SearchSpaceError):
                 raise
             raise StudyError(f"{path} cannot be read as a study's plan: {error}") from error
