@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.api.models import LoadedModel, export_model, load_model
@@ -139,6 +140,13 @@ def tune_with(
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
     points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
     new = new_study(study, config, space, settings, points=points, prior=prior)
+    check = partial(_check_data, config, space, settings)  # while Ray starts
+    _run(new, address=address, progress=progress, trust=True, meanwhile=check)  # the user has just given the config
+    return Study(new.directory)
+
+
+def _check_data(config: Config, space: SearchSpace, settings: StudySettings) -> None:
+    """Read the data as every trial will; raises what `check_before_start` does."""
     from raytune_m2f.drive.preflight import check_before_start  # imports torch
 
     with still(log, "reading the data"):
@@ -151,8 +159,6 @@ def tune_with(
         )
     for note in notes:
         log.warning("%s", note)
-    _run(new, address=address, progress=progress, trust=True)  # the user has just given the configuration
-    return Study(study)
 
 
 def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
@@ -178,12 +184,21 @@ def _run(
     trust: bool,
     concurrent: int | None = None,
     extension: Extension | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Run a study, new or begun, to the end of its budget."""
     from raytune_m2f.drive.runner import run_study
 
     with as_context(progress or StudyLines()) as told:
-        run_study(study, address=address, concurrent=concurrent, progress=told, extension=extension, trust=trust)
+        run_study(
+            study,
+            address=address,
+            concurrent=concurrent,
+            progress=told,
+            extension=extension,
+            trust=trust,
+            meanwhile=meanwhile,
+        )
 
 
 def resume(
@@ -205,7 +220,7 @@ class Study:
         StudyError: there is none.
     """
 
-    def __init__(self, study: PathOrAddress) -> None:
+    def __init__(self, study: PathOrAddress | StudyDirectory) -> None:
         self._directory = StudyDirectory.at(study)
         self._directory.require()
         self.address = str(self._directory)

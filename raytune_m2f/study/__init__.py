@@ -10,7 +10,7 @@ points.py     the known points that are tried first
 same_data.py  whether the data are those that the study began with
 extend.py     asking more of a study
 confirm.py    training the best trials again under new seeds
-status.py     what `status` shows
-outlook.py    what is still to do
-lines.py      how a study stands and moves on, in plain lines
+status.py     how it stands: its trials, its budget, the best trial, who runs it
+outlook.py    what is still to do, and how long that takes
+lines.py      the same in plain lines, while it runs and at its end
 """
