@@ -45,19 +45,26 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.raytune_m2f\.tmp", re.DOTALL)
 # One file
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write a file so that, whatever happens, it is either the old one or the whole new one.
+
+    Args:
+        durable: return only when it is on the disk, so that a machine that stops does not lose it.
 
     Raises:
         OSError: it cannot be written; nothing half-written is left.
     """
-    with replacing(path) as file:
+    with replacing(path, durable=durable) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` at the end of the block, unless the block raises."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` at the end of the block, unless the block raises; see `write_atomically`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if _is_device(path):
         with path.open("wb") as file:
             yield file
@@ -70,7 +77,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         with _called(path):
             temporary.replace(target)
     except BaseException:

@@ -82,7 +82,7 @@ class ObjectStore:
         """Write a file's content to `path`. Raises FileNotFoundError if there is no such file."""
 
         def write() -> None:
-            with self._filesystem.open_input_stream(self._path(name)) as there, replacing(path) as here:
+            with self._filesystem.open_input_stream(self._path(name)) as there, replacing(path, durable=False) as here:
                 shutil.copyfileobj(there, here, BLOCK)
 
         self.request(name, write)
