@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -119,10 +120,8 @@ class ObjectStore:
 
     def delete(self, name: str) -> None:
         """Delete a file, if it is there."""
-        try:
+        with suppress(FileNotFoundError):
             self.request(name, lambda: self._filesystem.delete_file(self._path(name)))
-        except FileNotFoundError:
-            return
 
     def copy(self, source: str, target: str) -> None:
         """Give a file a second name."""

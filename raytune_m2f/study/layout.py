@@ -94,9 +94,11 @@ def new_study(
         points = _grid_points(space, config)
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    from raytune_m2f.study.same_data import data_of  # imports what reads data, of which a refusal has no need
+    from raytune_m2f.study.same_data import data_fingerprints  # imports what reads data, of which a refusal has no need
 
-    return NewStudy(study, StudyPlan(config, space, settings, tuple(points), data=data_of(config)), tuple(prior))
+    return NewStudy(
+        study, StudyPlan(config, space, settings, tuple(points), data=data_fingerprints(config)), tuple(prior)
+    )
 
 
 def _grid_points(space: SearchSpace, config: Config) -> list[Point]:

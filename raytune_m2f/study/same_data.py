@@ -10,7 +10,7 @@ from raytune_m2f.data.compare import fingerprint, label_differences
 from raytune_m2f.errors import StudyError
 
 
-def data_of(config: Config) -> dict[str, Any]:
+def data_fingerprints(config: Config) -> dict[str, Any]:
     """The fingerprint of every registered annotation file that is on this machine, by the name of its data set."""
     found = {name: fingerprint(file) for name, file in _files(config).items()}
     return {name: known for name, known in found.items() if known is not None}
@@ -20,7 +20,7 @@ def compare_data(config: Config, recorded: dict[str, Any], study: str) -> list[s
     """Notes on annotation files that have changed since the study began.
 
     Args:
-        recorded: `data_of` then.
+        recorded: `data_fingerprints` then.
 
     Raises:
         StudyError: their labels have.
