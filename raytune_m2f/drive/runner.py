@@ -27,12 +27,11 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.outlook import has_work
-from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.plan import StudyPlan, compare_data
 from raytune_m2f.study.points import known_good_points
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.attributes import failure_in_words
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.same_data import compare_data
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus
 

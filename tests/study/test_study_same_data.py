@@ -13,7 +13,7 @@ from fake_study import create_study
 from raytune_m2f.config import Config
 from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.same_data import compare_data, data_fingerprints
+from raytune_m2f.study.plan import compare_data, data_fingerprints
 from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import SearchSpace
 
