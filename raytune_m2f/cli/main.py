@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+import raytune_m2f as rm
 from raytune_m2f.cli import cluster as cli_cluster
 from raytune_m2f.cli import study as cli_study
-from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, print_table, show_progress
+from raytune_m2f.cli.console import clear_errors, out, print_table, show_progress
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -23,8 +25,9 @@ from raytune_m2f.cli.options import (
     application,
     require_finite,
 )
+from raytune_m2f.errors import InputError
 
-# the API is imported where it is used, so that --help answers at once
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     cls=Group,
@@ -61,9 +64,11 @@ def demo(
     Example: raytune-m2f demo --output demo
     """
     with clear_errors():
-        from raytune_m2f.cli.demo import run_demo
+        if output.exists() and any(output.iterdir()):
+            raise InputError(f"--output {output} is not empty: give a new directory, or remove it.")
+        log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
+        from raytune_m2f.cli.demo import run_demo  # imports torch, which takes seconds
 
-        log_to_stderr()
         run_demo(output, trials=trials, seed=seed, full=full)
 
 
@@ -91,9 +96,6 @@ def train(
     Example: raytune-m2f train --config configs/fruits_nuts.yaml --output runs/fruits SOLVER.BASE_LR=5e-4
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         report = rm.train(
             config,
             output,
@@ -133,9 +135,6 @@ def export(
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         done = rm.export_model(source, output, trial=trial, iteration=iteration)
         _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
@@ -157,10 +156,8 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
-        import raytune_m2f as rm
         from raytune_m2f.api.models import require_result_files
 
-        log_to_stderr()
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
         metrics = rm.load_model(model, trust=trust).evaluate(
             annotations,
@@ -189,9 +186,6 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         content = rm.load_model(model, trust=trust).predict_files(
             images,
             output,

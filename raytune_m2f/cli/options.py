@@ -31,11 +31,10 @@ def require_finite(number: float | None) -> float | None:
 
 def require_duration(text: str | None) -> str | None:
     """A duration as it was typed; raises BadParameter if it is none."""
-    if text is not None:
-        try:
-            parse_duration(text)
-        except InputError as error:
-            raise typer.BadParameter(str(error)) from None
+    try:
+        parse_duration(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
     return text
 
 

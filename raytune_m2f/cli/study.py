@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from raytune_m2f.cli.console import clear_errors, err, is_quiet, log_to_stderr, out, print_table
+import raytune_m2f as rm
+from raytune_m2f.cli.console import clear_errors, err, is_quiet, out, print_table
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -116,9 +117,6 @@ def tune(
     Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         made = rm.tune(
             config,
             space,
@@ -158,9 +156,6 @@ def resume(
     Example: raytune-m2f resume studies/fruits
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         _print_outcome(rm.resume(study, concurrent=concurrent, address=address, trust=trust, progress=_progress()))
 
 
@@ -184,9 +179,6 @@ def extend(
     Example: raytune-m2f extend studies/fruits --trials 20
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         extended = rm.Study(study).extend(
             trials=trials,
             time=time,
@@ -214,10 +206,8 @@ def confirm(
     Example: raytune-m2f confirm studies/fruits --top 3 --seeds 3
     """
     with clear_errors():
-        import raytune_m2f as rm
         from raytune_m2f.cli.tables import confirmation_table
 
-        log_to_stderr()
         found = rm.Study(study).confirm(
             top, seeds, concurrent=concurrent, address=address, trust=trust, progress=_progress()
         )

@@ -17,8 +17,8 @@ from raytune_m2f.drive.runner import create_study, enqueue_points
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.study.confirm import Confirmation, Leader, Mean
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy
+from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.space import SearchSpace
