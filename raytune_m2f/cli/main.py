@@ -23,6 +23,7 @@ from raytune_m2f.cli.options import (
     Overrides,
     Trust,
     application,
+    given,
     require_finite,
 )
 from raytune_m2f.errors import InputError
@@ -74,6 +75,7 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     config: ConfigFile,
     output: Annotated[
         str,
@@ -96,16 +98,7 @@ def train(
     Example: raytune-m2f train --config configs/fruits_nuts.yaml --output runs/fruits SOLVER.BASE_LR=5e-4
     """
     with clear_errors():
-        report = rm.train(
-            config,
-            output,
-            overrides=overrides or [],
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            address=address,
-            resume=resume,
-            progress=show_progress("training"),
-        )
+        report = rm.train(**given(context), progress=show_progress("training"))
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
@@ -118,6 +111,7 @@ app.command()(cli_cluster.stop)
 
 @app.command()
 def export(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -135,12 +129,13 @@ def export(
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        done = rm.export_model(source, output, trial=trial, iteration=iteration)
+        done = rm.export_model(**given(context))
         _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: ModelDir,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
@@ -160,18 +155,14 @@ def evaluate(
 
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
         metrics = rm.load_model(model, trust=trust).evaluate(
-            annotations,
-            images,
-            output=output,
-            predictions=predictions,
-            max_megapixels=max_megapixels,
-            progress=show_progress("evaluating", "image"),
+            **given(context, "model", "trust"), progress=show_progress("evaluating", "image")
         )
         _print_metrics(metrics, f"{model} on {annotations}")
 
 
 @app.command()
 def predict(
+    context: typer.Context,
     model: ModelDir,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
@@ -187,11 +178,7 @@ def predict(
     """
     with clear_errors():
         content = rm.load_model(model, trust=trust).predict_files(
-            images,
-            output,
-            score_threshold=score_threshold,
-            max_megapixels=max_megapixels,
-            progress=show_progress("predicting", "image"),
+            **given(context, "model", "trust"), progress=show_progress("predicting", "image")
         )
         counts = f"{len(content['annotations'])} instances in {len(content['images'])} images"
         out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)

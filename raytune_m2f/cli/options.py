@@ -83,6 +83,14 @@ GpusPerWorker = Annotated[
 ]
 
 
+def given(context: typer.Context, *without: str) -> dict[str, Any]:
+    """The options and arguments of a command by name, as its function of the API takes them.
+
+    What was not given is left out, so that the API's defaults count.
+    """
+    return {name: value for name, value in context.params.items() if value not in (None, []) and name not in without}
+
+
 class Group(TyperGroup):
     """The commands; -q and -v of the application are accepted behind a command's name too."""
 
