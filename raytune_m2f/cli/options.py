@@ -88,7 +88,9 @@ def given(context: typer.Context, *without: str) -> dict[str, Any]:
 
     What was not given is left out, so that the API's defaults count.
     """
-    return {name: value for name, value in context.params.items() if value not in (None, [], ()) and name not in without}
+    return {
+        name: value for name, value in context.params.items() if value not in (None, [], ()) and name not in without
+    }
 
 
 class Group(TyperGroup):

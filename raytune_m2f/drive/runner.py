@@ -49,7 +49,6 @@ def run_study(
     trial_function: TrialFunction | None = None,
     extension: Extension | None = None,
     trust: bool = False,
-    meanwhile: Callable[[], object] | None = None,
 ) -> StudyStatus:
     """Run a study, new or begun, until its budget is used up.
 
@@ -62,7 +61,6 @@ def run_study(
         extension: added to the plan first, for good.
         trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run, here and in its
             trials; True where the user has just given that configuration.
-        meanwhile: called while Ray starts for a new study, before anything of it is written; what it raises is raised.
 
     Raises:
         ConfigError: the configuration names Python files and is not trusted.
@@ -75,7 +73,7 @@ def run_study(
     run = _Run(address, concurrent, progress or Silent(), trial_function)
     with ExitStack() as stack:
         if isinstance(directory, NewStudy):
-            stack.enter_context(ray_session(address, meanwhile=meanwhile))
+            stack.enter_context(ray_session(address))
             run.allot(directory.plan.settings)
             study = stack.enter_context(directory.laid_out())
         else:
