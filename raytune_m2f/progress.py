@@ -92,12 +92,14 @@ _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 LONGEST_S = 100 * 365 * _UNITS_S["d"]
 
 
-def parse_duration(text: str | float) -> float:
-    """Seconds of "90s", "45m", "2h", "1d" or "1h30m"; a number is one of seconds already.
+def parse_duration(text: str | float | None) -> float | None:
+    """Seconds of "90s", "45m", "2h", "1d" or "1h30m"; a number is one of seconds already, None is no limit.
 
     Raises:
         InputError: anything else.
     """
+    if text is None:
+        return None
     if isinstance(text, str):
         parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
         readable = "".join(number + unit for number, unit in parts) == text

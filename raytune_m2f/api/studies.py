@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from functools import partial
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.api.models import LoadedModel, export_model, load_model
@@ -17,9 +17,9 @@ from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError
 from raytune_m2f.progress import as_context, parse_duration, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
-from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy, new_study
 from raytune_m2f.study.lines import StudyLines, short_line
+from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
 from raytune_m2f.study.space import SearchSpace, check_space, load_space
@@ -102,7 +102,12 @@ def tune(
         trials = DEFAULT_TRIALS
     settings = StudySettings.from_dict(
         {
-            "budget": {"trials": trials, "seconds": _seconds(time), "iterations": iterations, "gpu_hours": gpu_hours},
+            "budget": {
+                "trials": trials,
+                "seconds": parse_duration(time),
+                "iterations": iterations,
+                "gpu_hours": gpu_hours,
+            },
             "metrics": _several(metric),
             "constraints": _several(constraint),
             "sampler": sampler,
@@ -140,25 +145,32 @@ def tune_with(
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
     points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
     new = new_study(study, config, space, settings, points=points, prior=prior)
-    check = partial(_check_data, config, space, settings)  # while Ray starts
-    _run(new, address=address, progress=progress, trust=True, meanwhile=check)  # the user has just given the config
+    with ExitStack() as stack:
+        # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
+        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings)
+        with still(log, "starting Ray and reading the data"):
+            from raytune_m2f.drive.runner import run_study
+            from raytune_m2f.launch.session import ray_session
+
+            stack.enter_context(ray_session(address))
+            notes = checking.result()
+        for note in notes:
+            log.warning("%s", note)
+        told = stack.enter_context(as_context(progress or StudyLines()))
+        run_study(new, address=address, progress=told, trust=True)  # the user has just given the configuration
     return Study(new.directory)
 
 
-def _check_data(config: Config, space: SearchSpace, settings: StudySettings) -> None:
-    """Read the data as every trial will; raises what `check_before_start` does."""
+def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
     from raytune_m2f.drive.preflight import check_before_start  # imports torch
 
-    with still(log, "reading the data"):
-        notes = check_before_start(
-            config,
-            space,
-            workers=settings.resources.most_workers,
-            asked=settings.asked,
-            stops=settings.early_stopping.method != "none",
-        )
-    for note in notes:
-        log.warning("%s", note)
+    return check_before_start(
+        config,
+        space,
+        workers=settings.resources.most_workers,
+        asked=settings.asked,
+        stops=settings.early_stopping.method != "none",
+    )
 
 
 def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
@@ -170,35 +182,6 @@ def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace
 
 def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
-
-
-def _seconds(time: str | float | None) -> float | None:
-    return None if time is None else parse_duration(time)
-
-
-def _run(
-    study: StudyDirectory | NewStudy,
-    *,
-    address: str | None,
-    progress: StudyProgress,
-    trust: bool,
-    concurrent: int | None = None,
-    extension: Extension | None = None,
-    meanwhile: Callable[[], None] | None = None,
-) -> None:
-    """Run a study, new or begun, to the end of its budget."""
-    from raytune_m2f.drive.runner import run_study
-
-    with as_context(progress or StudyLines()) as told:
-        run_study(
-            study,
-            address=address,
-            concurrent=concurrent,
-            progress=told,
-            extension=extension,
-            trust=trust,
-            meanwhile=meanwhile,
-        )
 
 
 def resume(
@@ -281,8 +264,22 @@ class Study:
             TrainingError: every trial failed, or the first ones all failed alike.
         """
         log.info("study %s: going on with it", relative(self.address))
-        _run(self._directory, address=address, concurrent=concurrent, progress=progress, trust=trust)
+        self._run(self._directory, None, concurrent, address, trust, progress)
         return self
+
+    def _run(
+        self,
+        target: StudyDirectory | NewStudy,
+        extension: Extension | None,
+        concurrent: int | None,
+        address: str | None,
+        trust: bool,
+        progress: StudyProgress,
+    ) -> None:
+        from raytune_m2f.drive.runner import run_study
+
+        with as_context(progress or StudyLines()) as told:
+            run_study(target, extension=extension, concurrent=concurrent, address=address, trust=trust, progress=told)
 
     def extend(
         self,
@@ -305,11 +302,11 @@ class Study:
         more = Extension(
             trials=trials,
             iterations=iterations,
-            seconds=_seconds(time),
+            seconds=parse_duration(time),
             gpu_hours=gpu_hours,
             space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
         )
-        _run(self._directory, address=address, concurrent=concurrent, progress=progress, trust=trust, extension=more)
+        self._run(self._directory, more, concurrent, address, trust, progress)
         return self
 
     def confirm(
@@ -336,14 +333,7 @@ class Study:
         name = relative(self.address)
         log.info("study %s: its best %d again under %d new seeds, in %s/confirm", name, top, seeds, name)
         planned = plan_confirmation(self._directory, top=top, seeds=seeds, trust=trust)
-        _run(
-            planned.target,
-            address=address,
-            concurrent=concurrent,
-            progress=progress,
-            trust=trust,
-            extension=planned.extension,
-        )
+        self._run(planned.target, planned.extension, concurrent, address, trust, progress)
         return planned.compare()
 
     def export(

@@ -24,16 +24,14 @@ from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.launch.job import TrialFunction, TrialJob
 from raytune_m2f.launch.session import ray_session
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.outlook import has_work
-from raytune_m2f.study.plan import StudyPlan, compare_data
+from raytune_m2f.study.plan import Extension, StudyPlan, compare_data
 from raytune_m2f.study.points import known_good_points
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.attributes import failure_in_words
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.settings import StudySettings
-from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus
+from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus, has_work
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,6 @@ def run_study(
     trial_function: TrialFunction | None = None,
     extension: Extension | None = None,
     trust: bool = False,
-    meanwhile: Callable[[], object] | None = None,
 ) -> StudyStatus:
     """Run a study, new or begun, until its budget is used up.
 
@@ -62,7 +59,6 @@ def run_study(
         extension: added to the plan first, for good.
         trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run, here and in its
             trials; True where the user has just given that configuration.
-        meanwhile: called while Ray starts for a new study, before anything of it is written; what it raises is raised.
 
     Raises:
         ConfigError: the configuration names Python files and is not trusted.
@@ -75,7 +71,7 @@ def run_study(
     run = _Run(address, concurrent, progress or Silent(), trial_function)
     with ExitStack() as stack:
         if isinstance(directory, NewStudy):
-            stack.enter_context(ray_session(address, meanwhile=meanwhile))
+            stack.enter_context(ray_session(address))
             run.allot(directory.plan.settings)
             study = stack.enter_context(directory.laid_out())
         else:

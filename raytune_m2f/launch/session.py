@@ -11,8 +11,7 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
@@ -39,14 +38,13 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def ray_session(address: str | None = None, *, meanwhile: Callable[[], object] | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None) -> Iterator[None]:
     """Connect to Ray and disconnect at the end; a connection that is already there is used and left alone.
 
     Args:
         address: of a running cluster (`auto`, `HOST:PORT`, `ray://...`), or None for a session of our own on this
             machine, which dies with this process and listens to it alone. Authentication is Ray's own business, by its
             environment variables (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); its defaults are left alone.
-        meanwhile: called in a thread while Ray's processes start, which takes seconds; what it raises is raised.
 
     SIGTERM ends what runs within as Ctrl-C does; Ray would end the process on the spot.
 
@@ -59,8 +57,6 @@ def ray_session(address: str | None = None, *, meanwhile: Callable[[], object] |
     import ray  # reads the environment when it is imported
 
     if ray.is_initialized():
-        if meanwhile is not None:
-            meanwhile()
         yield
         return
     if address is not None:
@@ -71,12 +67,8 @@ def ray_session(address: str | None = None, *, meanwhile: Callable[[], object] |
             from raytune_m2f.launch.local_session import this_machine_alone
 
             own = stack.enter_context(this_machine_alone())
+        _connect(address, own)
         stack.callback(ray.shutdown)
-        with ThreadPoolExecutor(1) as executor:
-            other_work = None if meanwhile is None else executor.submit(meanwhile)
-            _connect(address, own)  # in this thread: Ray's processes end with the one that starts them
-            if other_work is not None:
-                other_work.result()
         with sigterm_as_ctrl_c():
             yield
 

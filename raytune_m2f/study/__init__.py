@@ -2,14 +2,12 @@
 
 settings.py   budget, metrics, early stopping, resources
 space/        the search space
-plan.py       study.yaml: settings, space, configuration, and the data that it began with
+plan.py       study.yaml: settings, space, configuration, data; asking more of a study
 directory.py  the files of a study, in a directory or on a store; who drives it
 layout.py     laying out a new study
 record/       what its trials did, kept by Optuna
 points.py     the known points that are tried first
-extend.py     asking more of a study
 confirm.py    training the best trials again under new seeds
-status.py     how it stands: its trials, its budget, the best trial, who runs it
-outlook.py    what is still to do, and how long that takes
+status.py     how it stands: its trials, its budget, the best trial, who runs it, what is still to do
 lines.py      the same in plain lines, while it runs and at its end
 """

@@ -18,9 +18,8 @@ from scipy.special import stdtrit  # scipy.stats has the same, and takes a secon
 
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy, has_begun, new_study
-from raytune_m2f.study.plan import Point, StudyPlan
+from raytune_m2f.study.plan import Extension, Point, StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping
 from raytune_m2f.study.space import SearchSpace

@@ -28,9 +28,8 @@ from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.study.confirm import Confirmation, Leader, Mean
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.plan import Extension, StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.space import SearchSpace
