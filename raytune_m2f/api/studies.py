@@ -100,32 +100,20 @@ def tune(
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
         trials = DEFAULT_TRIALS
-    settings = StudySettings.from_dict(
-        {
-            "budget": {
-                "trials": trials,
-                "seconds": parse_duration(time),
-                "iterations": iterations,
-                "gpu_hours": gpu_hours,
-            },
-            "metrics": _several(metric),
-            "constraints": _several(constraint),
-            "sampler": sampler,
-            "seed": seed,
-            "early_stopping": {
-                "method": early_stopping or ("none" if sampler == "grid" else "asha"),
-                "grace_iterations": grace,
-                "reduction_factor": reduction_factor,
-            },
-            "resources": {
-                "workers": workers_per_trial,
-                "gpus_per_worker": gpus_per_worker,
-                "concurrent": concurrent,
-            },
-            "keep_checkpoints": keep_checkpoints,
-            "optuna_storage": optuna_storage,
-        }
-    )
+    method = early_stopping or ("none" if sampler == "grid" else "asha")
+    budget = {"trials": trials, "seconds": parse_duration(time), "iterations": iterations, "gpu_hours": gpu_hours}
+    asked = {
+        "budget": budget,
+        "metrics": _several(metric),
+        "constraints": _several(constraint),
+        "sampler": sampler,
+        "seed": seed,
+        "early_stopping": {"method": method, "grace_iterations": grace, "reduction_factor": reduction_factor},
+        "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
+        "keep_checkpoints": keep_checkpoints,
+        "optuna_storage": optuna_storage,
+    }
+    settings = StudySettings.from_dict(asked)
     return tune_with(loaded, searched, study, settings, from_study=from_study, address=address, progress=progress)
 
 
@@ -337,12 +325,7 @@ class Study:
         return planned.compare()
 
     def export(
-        self,
-        output: PathOrAddress,
-        *,
-        trial: int | None = None,
-        iteration: int | None = None,
-        trust: bool = False,
+        self, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None, trust: bool = False
     ) -> LoadedModel:
         """Export a trial's best checkpoint to the directory `output`, and load the model; see `export_model`."""
         export_model(self.address, output, trial=trial, iteration=iteration)
