@@ -16,7 +16,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.launch.place import Place
 from raytune_m2f.progress import Progress, nobody
 from raytune_m2f.training.objective import Constraint, Objective
-from raytune_m2f.training.reports import Report, TrialContext, never_due
+from raytune_m2f.training.reports import Report, TrialContext
 from raytune_m2f.training.trial_dir import CHECKPOINTS
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class TrialJob:
         device: torch.device,
         rank: int = 0,
         world_size: int = 1,
-        save_now: Callable[[], bool] = never_due,
+        save_now: Callable[[], bool] = lambda: False,
         progress: Progress = nobody,
     ) -> Any:
         """Train at a place that this process holds, as one of `world_size` workers.

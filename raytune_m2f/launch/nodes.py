@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -47,16 +47,11 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())  # what Ray Train's own watcher asks; none is public
 
 
-def _known_nodes() -> Sequence[dict[str, Any]]:
-    found: Sequence[dict[str, Any]] = ray.nodes()
-    return found
-
-
 def is_lost(
     node: str,
     timeout: float = ANSWER_S,
     *,
-    known: Callable[[], Sequence[dict[str, Any]]] = _known_nodes,
+    known: Callable[[], Any] = ray.nodes,
     draining: Callable[[], frozenset[str]] = draining_nodes,
 ) -> bool:
     """Whether a node is gone or about to go: Ray says so, or it does not answer within `timeout` seconds."""

@@ -19,8 +19,7 @@ from typing import IO
 
 from raytune_m2f.errors import InputError, TrainingError
 from raytune_m2f.storage.folder import Folder
-from raytune_m2f.training.checkpoint_files import is_iteration
-from raytune_m2f.training.trial_dir import CHECKPOINTS, FAILURE, LOCK, STOP, log_name
+from raytune_m2f.training.trial_dir import CHECKPOINTS, FAILURE, LOCK, STOP, is_iteration, log_name
 
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WAIT_S = 60.0  # for the children of a process that was killed, which notice it after some seconds

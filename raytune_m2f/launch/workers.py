@@ -44,7 +44,7 @@ from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.session import ray_session
 from raytune_m2f.progress import Progress, ProgressFile, nobody, read_progress
 from raytune_m2f.training.memory import StartAgain, share_gpu
-from raytune_m2f.training.reports import Report, never_stop
+from raytune_m2f.training.reports import Report
 from raytune_m2f.training.step import all_gather
 from raytune_m2f.training.trial_dir import log_tail
 
@@ -58,7 +58,7 @@ RESIZE_S = 60.0  # how often a range of workers is compared to the room there is
 def train_on_workers(
     job: TrialJob,
     place: Place,
-    tell: Callable[[Report], bool] = never_stop,
+    tell: Callable[[Report], bool] = lambda report: False,
     progress: Progress = nobody,
 ) -> Report:
     """Train with `job.workers` Ray Train workers and return the last report.

@@ -23,11 +23,11 @@ from torch import Tensor
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.learner.weight_files import in_short, not_weights
 from raytune_m2f.storage.files import replacing
-from raytune_m2f.training.checkpoint_files import BEST as BEST
-from raytune_m2f.training.checkpoint_files import iteration_file as iteration_file
-from raytune_m2f.training.checkpoint_files import keep_newest as keep_newest
-from raytune_m2f.training.checkpoint_files import newest_first as newest_first
-from raytune_m2f.training.checkpoint_files import rung_file as rung_file
+from raytune_m2f.training.trial_dir import BEST as BEST
+from raytune_m2f.training.trial_dir import iteration_file as iteration_file
+from raytune_m2f.training.trial_dir import keep_newest as keep_newest
+from raytune_m2f.training.trial_dir import newest_first as newest_first
+from raytune_m2f.training.trial_dir import rung_file as rung_file
 
 log = logging.getLogger(__name__)
 

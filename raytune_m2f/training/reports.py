@@ -25,20 +25,6 @@ SEGM_AP = Objective.parse("segm/AP")
 log = logging.getLogger(__name__)
 
 
-def never_stop(report: Report) -> bool:
-    """The `report` of a run that nobody stops."""
-    return False
-
-
-def never_due() -> bool:
-    """The `save_now` of a run whose node stays."""
-    return False
-
-
-def ignored() -> None:
-    """The `on_saved` of a run whose files are where they belong."""
-
-
 def _cpu() -> torch.device:
     import torch  # here: the processes that only hand reports on need none of its 400 MB
 
@@ -65,12 +51,12 @@ class TrialContext:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=_cpu)
-    report: Callable[[Report], bool] = never_stop
+    report: Callable[[Report], bool] = lambda report: False
     metric: Objective = SEGM_AP
     keep: frozenset[int] = frozenset()
-    save_now: Callable[[], bool] = never_due
+    save_now: Callable[[], bool] = lambda: False
     progress: Progress = nobody
-    on_saved: Callable[[], None] = ignored
+    on_saved: Callable[[], None] = lambda: None
 
     @property
     def is_main(self) -> bool:
