@@ -39,18 +39,12 @@ def own_group() -> str | None:
     return None if group is None else str(group.id.hex())
 
 
-def release_workers(output_dir: Path) -> bool:
-    """Free the placement group of workers whose caller has gone, and with it their processes.
-
-    Returns:
-        whether there was one that was still held.
-    """
+def release_workers(output_dir: Path) -> None:
+    """Free the placement group of workers whose caller has gone, and with it their processes."""
     group = noted_group(output_dir)
-    if group is None:
-        return False
-    held = free_group(group)
-    (output_dir / GROUP).unlink(missing_ok=True)
-    return held
+    if group is not None:
+        free_group(group)
+        (output_dir / GROUP).unlink(missing_ok=True)
 
 
 def noted_group(output_dir: Path) -> str | None:

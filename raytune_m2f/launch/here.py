@@ -16,7 +16,7 @@ from raytune_m2f.launch.place import Place
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.progress import Progress, nobody, still
 from raytune_m2f.training.objective import Objective
-from raytune_m2f.training.reports import Report
+from raytune_m2f.training.reports import Report, TrialContext, never_stop
 from raytune_m2f.training.trial_dir import require_own
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ def run_training(
     place.pull()
     try:
         with place.held(interactive=True):
-            report: Report = job.train(place, lambda report: False, device=device, progress=progress)
+            report: Report = job.train(place, TrialContext(place.path, device=device, progress=progress), never_stop)
             return report
     finally:
         place.push()

@@ -19,7 +19,7 @@ from raytune_m2f.launch.workers import train_on_workers
 from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.space.check import refuse_fixed
 from raytune_m2f.training.memory import share_gpu, start_fresh
-from raytune_m2f.training.reports import Report
+from raytune_m2f.training.reports import Report, TrialContext
 from raytune_m2f.training.trial_dir import write_failure
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,9 @@ def _train_alone(job: TrialJob, place: Place, tell: Callable[[Report], bool]) ->
     device = torch.device("cuda" if job.gpus_per_worker else "cpu")
     share_gpu(device, job.gpus_per_worker)
     with place.held(), Announcement([own_node()]) as announced:
+        told = ProgressFile(place.path)
         try:
-            job.train(place, tell, device=device, save_now=announced.due, progress=ProgressFile(place.path))
+            job.train(place, TrialContext(place.path, device=device, save_now=announced.due, progress=told), tell)
         except Exception:
             log.exception("the training failed")  # to the trial's log
             raise

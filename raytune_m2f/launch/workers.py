@@ -44,7 +44,7 @@ from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.session import ray_session
 from raytune_m2f.progress import Progress, ProgressFile, nobody, read_progress
 from raytune_m2f.training.memory import StartAgain, share_gpu
-from raytune_m2f.training.reports import Report
+from raytune_m2f.training.reports import Report, TrialContext, never_stop
 from raytune_m2f.training.step import all_gather
 from raytune_m2f.training.trial_dir import log_tail
 
@@ -58,7 +58,7 @@ RESIZE_S = 60.0  # how often a range of workers is compared to the room there is
 def train_on_workers(
     job: TrialJob,
     place: Place,
-    tell: Callable[[Report], bool] = lambda report: False,
+    tell: Callable[[Report], bool] = never_stop,
     progress: Progress = nobody,
 ) -> Report:
     """Train with `job.workers` Ray Train workers and return the last report.
@@ -236,15 +236,9 @@ class Worker:
         try:
             place.pull()
             with Announcement(nodes if rank == 0 else []) as announced:  # rank 0 saves, whichever node goes
-                self.job.train(
-                    place,
-                    tell,
-                    device=device,
-                    rank=rank,
-                    world_size=len(nodes),
-                    save_now=announced.due,
-                    progress=ProgressFile(place.path),
-                )
+                told = ProgressFile(place.path)
+                context = TrialContext(place.path, rank, len(nodes), device, save_now=announced.due, progress=told)
+                self.job.train(place, context, tell)
         except Exception as error:
             traceback.print_exc()  # to this rank's log
             place.push()

@@ -25,6 +25,11 @@ SEGM_AP = Objective.parse("segm/AP")
 log = logging.getLogger(__name__)
 
 
+def never_stop(report: Report) -> bool:
+    """The `report` of a run that nothing stops."""
+    return False
+
+
 def _cpu() -> torch.device:
     import torch  # here: the processes that only hand reports on need none of its 400 MB
 
@@ -51,7 +56,7 @@ class TrialContext:
     rank: int = 0
     world_size: int = 1
     device: torch.device = field(default_factory=_cpu)
-    report: Callable[[Report], bool] = lambda report: False
+    report: Callable[[Report], bool] = never_stop
     metric: Objective = SEGM_AP
     keep: frozenset[int] = frozenset()
     save_now: Callable[[], bool] = lambda: False
