@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.errors import RaytuneM2FError
-from raytune_m2f.launch.groups import GROUP, WorkerGroups, noted_group, release_workers
+from raytune_m2f.launch.groups import GROUP, WorkerGroups, held_groups, noted_group, release_workers
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.nodes import is_lost, noted_node
 from raytune_m2f.launch.place import Place
@@ -35,16 +35,14 @@ WAITING_BYTES = 2**30  # of a trial whose workers train: its own process and Ray
 
 
 def run_tune(driver: Driver, job: TrialJob) -> None:
-    """Let Tune run the trials that the driver hands out, until it hands out no more or has halted.
-
-    Raises:
-        RaytuneM2FError: Tune itself has failed.
-    """
+    """Let Tune run what the driver hands out, until that is all or it has halted. Raises if Tune itself has failed."""
     study = driver.record.directory
     for number in driver.record.unfinished():  # a driver that was killed could not
         _noted_group(study, number)
         release_workers(study.trial(number))
-    groups = WorkerGroups(lambda number: _noted_group(study, number), job.bundle) if job.workers[1] > 1 else None
+    groups = None
+    if job.workers[1] > 1:
+        groups = WorkerGroups(lambda number: _noted_group(study, number), partial(held_groups, job.bundle))
     searcher = OptunaRecordSearcher(driver, groups)
     shutil.rmtree(study.ray, ignore_errors=True)
     try:
@@ -87,11 +85,7 @@ def _tuner(searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
 
 
 def _run_suggested(job: TrialJob, trials: str, suggested: dict[str, Any]) -> None:
-    """Tune's trainable, in the process of a trial: run what the searcher suggested.
-
-    Args:
-        trials: path or address of the folder of all trials' directories.
-    """
+    """Tune's trainable: run what the searcher suggested below `trials`, the path or address of all trials."""
     from raytune_m2f.launch.trial import run_trial  # with torch, which the driver need not wait for
 
     number = suggested["number"]

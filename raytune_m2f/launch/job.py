@@ -1,9 +1,4 @@
-"""What a trial trains with, and the one call of `train_trial` that all three launchers share.
-
-here.py      this process                          `raytune-m2f train`
-trial.py     the process of a Ray Tune trial       a study, one worker a trial
-workers.py   each of several Ray Train workers     both, with more workers
-"""
+"""What a trial trains with, and the one call of `train_trial`, by `trial.py` and each worker of `workers.py`."""
 
 from __future__ import annotations
 

@@ -28,12 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Place:
-    """A trial's directory, or the working copy of one on a store.
-
-    Attributes:
-        folder: pulls from the store and pushes to it; both do nothing in a directory that all processes see.
-        path: where the files are on this machine.
-    """
+    """A trial's directory: `path` is where its files are on this machine, `folder` what keeps a store up to date."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -41,11 +36,7 @@ class Place:
 
     @classmethod
     def at(cls, where: str | PathLike[str], *within: str) -> Place:
-        """The directory at a path, or at an address on a store (s3://, gs://), or one within it.
-
-        Raises:
-            InputError: it is no address, holds a password, or its bucket does not answer.
-        """
+        """The directory at a path or an address on a store, or one within it; raises as `Folder.at`."""
         return cls(Folder.at(where, *within))
 
     # The store
@@ -78,14 +69,10 @@ class Place:
 
     @contextmanager
     def held(self, rank: int = 0, *, wait: float = WAIT_S, interactive: bool = False) -> Iterator[None]:
-        """Be this rank's only process here, with its log in log.txt (log_1.txt, ... of the other ranks).
+        """`locked`, with the log in log.txt (log_1.txt, ... of the other ranks).
 
-        Args:
-            wait, interactive: see `locked`. Where a user follows on a terminal, the log is what the package logs, and
-                goes to both; otherwise all that the process and its libraries print goes to the file instead.
-
-        Raises:
-            TrainingError, InputError: as `locked`.
+        Where a user follows on a terminal, what the package logs goes to both; otherwise all that the process and its
+        libraries print goes to the file instead.
         """
         with self.locked(rank, wait=wait, interactive=interactive):
             self.folder.pull(log_name(rank))
@@ -99,13 +86,9 @@ class Place:
     def locked(self, rank: int = 0, *, wait: float = WAIT_S, interactive: bool = False) -> Iterator[None]:
         """Be this rank's only process here.
 
-        Args:
-            wait: so long [s] for another process to end.
-            interactive: a user waits; one that lives is refused at once.
-
         Raises:
             TrainingError: another process still trains here after `wait` seconds.
-            InputError: another process trains here, and lives.
+            InputError: another process trains here, and lives, and the user who waits is told at once (`interactive`).
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / f"{LOCK}{f'_{rank}' if rank else ''}").open("a+", errors="replace") as lock:

@@ -38,10 +38,9 @@ from raytune_m2f.errors import RaytuneM2FError, TrainingError
 from raytune_m2f.launch.bridge import Bridge, TellFailures
 from raytune_m2f.launch.groups import GROUP, own_group, release_workers
 from raytune_m2f.launch.job import TrialJob
-from raytune_m2f.launch.local_session import is_alone
 from raytune_m2f.launch.nodes import Announcement, is_lost, own_node
 from raytune_m2f.launch.place import Place
-from raytune_m2f.launch.session import ray_session
+from raytune_m2f.launch.session import is_alone, ray_session
 from raytune_m2f.progress import Progress, ProgressFile, nobody, read_progress
 from raytune_m2f.training.memory import StartAgain, share_gpu
 from raytune_m2f.training.reports import Report, TrialContext, never_stop

@@ -54,20 +54,12 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
 
     def write(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Start to write this iteration's checkpoint, and before it, if it is the best, `best.pth`.
-
-        Raises:
-            CheckpointError: the one before could not be written.
-        """
+        """Start to write this iteration's checkpoint, and before it, if it is the best, `best.pth`."""
         self.wait()
         self._pending = self._thread.submit(self._write, snapshot(checkpoint), best)
 
     def wait(self) -> None:
-        """Return when all is on disk, and on the store if there is one.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
+        """Return when all is on disk, and on the store. Raises CheckpointError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -127,10 +119,8 @@ def save_iteration(checkpoint: Checkpoint, folder: Path, keep: frozenset[int] = 
 
 
 def load(path: Path, *, mapped: bool = False) -> Checkpoint:
-    """Read a checkpoint; tensors and plain values only, nothing in it is executed.
+    """Read a checkpoint: tensors, which `mapped` leaves in the file until they are used, and plain values only.
 
-    Args:
-        mapped: leave the tensors in the file until they are used.
     Raises:
         CheckpointError: it is missing, cut short, changed, or holds anything else.
     """

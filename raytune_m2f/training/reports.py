@@ -100,11 +100,7 @@ def _report(line: bytes) -> Report:
 
 
 def append_report(folder: Path, report: Report) -> None:
-    """Add a report; one write of one line, so that a reader never sees half of it.
-
-    Raises:
-        CheckpointError: it cannot be written; the report is made again when the run is resumed.
-    """
+    """Add a report, in one write, so that a reader never sees half of it. Raises CheckpointError if it cannot."""
     try:
         with (folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(report) + "\n")

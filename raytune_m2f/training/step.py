@@ -229,12 +229,7 @@ def _diagnosis(config: Config, iteration: int, what: str) -> str:
 
 @dataclass
 class LossMeans:
-    """The mean of each loss since the last report, in the room of one step's losses.
-
-    Attributes:
-        steps: that were added.
-        sums: of each loss over them.
-    """
+    """The mean of each loss since the last report, in the room of one step's losses."""
 
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)

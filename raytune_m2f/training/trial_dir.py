@@ -40,16 +40,9 @@ def log_name(rank: int) -> str:
 
 
 def require_own(output_dir: Path, what: str) -> None:
-    """Refuse a directory for a new run that has files of the user's under the names of a run's.
-
-    Args:
-        what: the option that names it.
-
-    Raises:
-        InputError: naming the first one.
-    """
+    """Raises InputError if files of the user's have names of a run's in a directory, which the option `what` names."""
     if not is_ours(output_dir / CONFIG):
-        for name in (CONFIG, "metrics.jsonl", FAILURE, "checkpoints/best.pth", ".ray"):
+        for name in (CONFIG, "metrics.jsonl", FAILURE, f"{CHECKPOINTS}/{BEST}", ".ray"):
             require_free(output_dir / name, what)
 
 
