@@ -31,6 +31,7 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.training.trial_dir import add_to_log
 
 Result = TypeVar("Result")
+DIED = "its process died"
 WAITING_BYTES = 2**30  # of a trial whose workers train: its own process and Ray Train's controller
 
 
@@ -140,14 +141,16 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         """Add to the trial's log how its process died, and look whether its node was lost; told to the driver next."""
         study, number = self.driver.record.directory, self._numbers[trial.trial_id]
         study.pull_trial(number)
-        text, output_dir = _error_text(trial), study.trial(number)
-        study.push(add_to_log(output_dir, text))
-        node = noted_node(output_dir)
-        self._crashes[trial.trial_id] = last_line(text), node is not None and is_lost(node)
+        error = Path(trial.error_file or "")  # of the latest crash; `Trial.get_error` reads a copy that is made later
+        text = error.read_text(encoding="utf-8", errors="replace").strip() if error.is_file() else ""
+        study.push(add_to_log(study.trial(number), text))
+        node = noted_node(study.trial(number))
+        cause = text.rpartition("\n")[2].strip()  # the line of Ray's many that says what happened
+        self._crashes[trial.trial_id] = cause or DIED, node is not None and is_lost(node)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the driver how a trial ended, and free what it has left."""
-        crash, lost = self._crashes.pop(trial_id, ("its process died", False)) if error else (None, False)
+        crash, lost = self._crashes.pop(trial_id, (DIED, False)) if error else (None, False)
         number, groups = self._numbers[trial_id], self._groups
         self.guarded(lambda: self.driver.on_end(number, crash, lost=lost), None)
         if groups is not None:
@@ -200,15 +203,3 @@ class DriverStopper(Stopper):  # type: ignore[misc]
         self._searcher.guarded(self._searcher.driver.tick, None)
         self._searcher.sweep(often=True)
         return self._searcher.driver.halted is not None
-
-
-def _error_text(trial: Trial) -> str:
-    """What Tune has written of the latest crash; `Trial.get_error` reads a copy that is made later."""
-    path = Path(trial.error_file or "")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def last_line(error: str) -> str:
-    """The line of Ray's many that says what happened."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
-    return lines[-1] if lines else "its process died"

@@ -21,7 +21,6 @@ from typing import Any
 import ray
 from ray.util.placement_group import (
     PlacementGroup,
-    get_current_placement_group,
     placement_group_table,
     remove_placement_group,
 )
@@ -31,12 +30,6 @@ GROUP = ".placement_group"
 SWEEP_S = 3.0
 
 log = logging.getLogger(__name__)
-
-
-def own_group() -> str | None:
-    """The id of the group that this process, a worker, runs in; None if it runs in none."""
-    group = get_current_placement_group()
-    return None if group is None else str(group.id.hex())
 
 
 def release_workers(output_dir: Path) -> None:

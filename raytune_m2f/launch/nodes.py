@@ -101,10 +101,6 @@ class Announcement:
         self._saved_at = now
         return True
 
-    def announce(self) -> None:
-        """Take it as announced."""
-        self._announced.set()
-
     def wait(self, seconds: float) -> bool:
         """Whether it is announced within so many seconds."""
         return self._announced.wait(seconds)
@@ -116,7 +112,7 @@ class Announcement:
             except Exception:  # of a cluster that is just then going down; it is asked again
                 continue
             if going:
-                self.announce()
+                self._announced.set()
                 return
 
     def __enter__(self) -> Announcement:

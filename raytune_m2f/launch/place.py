@@ -21,7 +21,6 @@ from raytune_m2f.errors import InputError, TrainingError
 from raytune_m2f.storage.folder import Folder
 from raytune_m2f.training.trial_dir import CHECKPOINTS, FAILURE, LOCK, STOP, is_iteration, log_name
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WAIT_S = 60.0  # for the children of a process that was killed, which notice it after some seconds
 
 log = logging.getLogger(__name__)
@@ -76,11 +75,11 @@ class Place:
         """
         with self.locked(rank, wait=wait, interactive=interactive):
             self.folder.pull(log_name(rank))
-            with (
-                (self.path / log_name(rank)).open("a", buffering=1, encoding="utf-8") as file,
-                _package_log(file) if interactive else _redirected(file),
-            ):
-                yield
+            with (self.path / log_name(rank)).open("a", buffering=1, encoding="utf-8") as file:
+                handler = logging.StreamHandler(file)
+                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+                with _added(handler) if interactive else _redirected(file, handler):
+                    yield
 
     @contextmanager
     def locked(self, rank: int = 0, *, wait: float = WAIT_S, interactive: bool = False) -> Iterator[None]:
@@ -123,9 +122,7 @@ class Place:
                     raise TrainingError(f"another process has been training in {self.path} for {wait:.0f} s") from None
                 time.sleep(0.1)
             except OSError as error:  # a storage without locks
-                log.warning(
-                    "%s cannot be locked (%s): see to it that one process alone trains there", self.folder, error
-                )
+                log.warning("%s cannot be locked (%s): see to it that one process alone trains there", self.path, error)
                 return
 
 
@@ -140,16 +137,10 @@ def _is_alive(process: str, host: str) -> bool:
     return True
 
 
-def _handler(file: IO[str]) -> logging.Handler:
-    handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter(FORMAT))
-    return handler
-
-
 @contextmanager
-def _package_log(file: IO[str]) -> Iterator[None]:
-    """Add the package's log to a file."""
-    handler, package = _handler(file), logging.getLogger("raytune_m2f")
+def _added(handler: logging.Handler) -> Iterator[None]:
+    """Write the package's log there too."""
+    package = logging.getLogger("raytune_m2f")
     package.addHandler(handler)
     try:
         yield
@@ -158,7 +149,7 @@ def _package_log(file: IO[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _redirected(file: IO[str]) -> Iterator[None]:
+def _redirected(file: IO[str], handler: logging.Handler) -> Iterator[None]:
     """Send logging, prints, and what libraries write to the process's own stdout and stderr to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -167,7 +158,7 @@ def _redirected(file: IO[str]) -> Iterator[None]:
     os.dup2(file.fileno(), 2)
     root = logging.getLogger()
     before, level = root.handlers, root.level
-    root.handlers = [_handler(file)]  # instead of Ray's own, which would say everything a second time
+    root.handlers = [handler]  # instead of Ray's own, which would say everything a second time
     root.setLevel(logging.INFO)
     try:
         yield

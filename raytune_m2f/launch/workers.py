@@ -32,11 +32,12 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
 from raytune_m2f.launch.bridge import Bridge, TellFailures
-from raytune_m2f.launch.groups import GROUP, own_group, release_workers
+from raytune_m2f.launch.groups import GROUP, release_workers
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.nodes import Announcement, is_lost, own_node
 from raytune_m2f.launch.place import Place
@@ -212,8 +213,8 @@ class Worker:
         job, rank = self.job, ray.train.get_context().get_world_rank()
         device = ray.train.torch.get_device() if job.gpus_per_worker else torch.device("cpu")
         place = Place.at(self.address)
-        if rank == 0 and (group := own_group()) is not None:
-            place.note(GROUP, group)
+        if rank == 0 and (group := get_current_placement_group()) is not None:
+            place.note(GROUP, group.id.hex())
         torch.set_num_threads(job.cpus_per_worker)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # where NCCL gathers what is no tensor
