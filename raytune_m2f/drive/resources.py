@@ -56,6 +56,7 @@ class Allotment:
 
     @property
     def gpus_per_trial(self) -> float:
+        """With as many workers as it may have."""
         return self.workers[1] * self.gpus_per_worker
 
     @property

@@ -32,12 +32,14 @@ class Bridge:
         self._error: tuple[Exception | None, str] | None = None
 
     async def report(self, report: Report) -> bool:
+        """Called by rank 0; returns the caller's answer."""
         self._losses = 0
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         await self._reports.put((report, answer))
         return await answer
 
     async def next_report(self, timeout: float) -> Report | None:
+        """Called by the caller; None if there is none within `timeout` seconds."""
         try:
             report, self._asked = await asyncio.wait_for(self._reports.get(), timeout)
         except (TimeoutError, asyncio.TimeoutError):
@@ -83,6 +85,7 @@ class Bridge:
             self._error, self._again = (ours, text), again
 
     async def error(self) -> tuple[Exception | None, str] | None:
+        """Why the workers ended, in words, with the error itself if it is ours; None if all is well."""
         return self._error
 
 

@@ -229,6 +229,7 @@ class LossMeans:
     sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, losses: Mapping[str, float]) -> None:
+        """Add those of one step."""
         self.steps += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
