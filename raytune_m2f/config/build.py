@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from raytune_m2f.config.fields.base import CLASHES, Problem, Section
-from raytune_m2f.config.keys import is_section, key_info, known_keys, short_repr, unknown_key
+from raytune_m2f.config.keys import allowed, is_section, known_keys, short_repr, unknown_key
 from raytune_m2f.config.paths import REGISTER, resolve_paths
 from raytune_m2f.config.yaml_file import flatten, merge
 from raytune_m2f.errors import ConfigError, join_problems
@@ -106,10 +106,10 @@ def _describe(kind: str, value: Any, location: Location, root: type[Section]) ->
     if kind == "extra_forbidden":
         beside = known_keys(_section_at(root, location[:-1]), f"{_dotted(location[:-1])}.".lstrip("."))
         return unknown_key(_dotted(location), {**beside, **known_keys(root)})
-    info = key_info(_dotted(location), _field_at(root, location))
+    field = _field_at(root, location)
     got = "missing" if kind == "missing" else f"got {short_repr(value)}"
-    meaning = f" ({info.description.removesuffix('.')})" if info.description else ""
-    return f"{got}, allowed: {info.allowed}{meaning}"
+    meaning = f" ({field.description.removesuffix('.')})" if field.description else ""
+    return f"{got}, allowed: {allowed(field)}{meaning}"
 
 
 def _dotted(location: Location) -> str:

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import ConfigDict, Field
 
-from raytune_m2f.config.any_model import complete, unknown_engine_key
 from raytune_m2f.config.build import Layer, build, check
 from raytune_m2f.config.fields.base import Problem, Section, fixed
 from raytune_m2f.config.fields.data import (
@@ -25,7 +24,7 @@ from raytune_m2f.config.fields.data import (
 )
 from raytune_m2f.config.fields.model import AnyModel, Model
 from raytune_m2f.config.fields.solver import AnySolver, Solver
-from raytune_m2f.config.keys import known_keys, unknown_key
+from raytune_m2f.config.keys import complete, known_keys, unknown_engine_key, unknown_key
 from raytune_m2f.config.yaml_file import flatten, unflatten
 from raytune_m2f.errors import ConfigError
 

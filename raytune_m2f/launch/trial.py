@@ -17,7 +17,7 @@ from raytune_m2f.launch.nodes import NODE, Announcement, own_node
 from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.workers import train_on_workers
 from raytune_m2f.progress import ProgressFile
-from raytune_m2f.study.space.check import refuse_fixed
+from raytune_m2f.study.space import refuse_fixed
 from raytune_m2f.training.memory import share_gpu, start_fresh
 from raytune_m2f.training.reports import Report
 from raytune_m2f.training.trial_dir import write_failure

@@ -10,8 +10,7 @@ from optuna.trial import FrozenTrial
 from raytune_m2f.errors import SearchSpaceError, StudyError
 from raytune_m2f.study.directory import Point, StudyPlan
 from raytune_m2f.study.settings import Budget, Usage
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.changes import space_changes
+from raytune_m2f.study.space import SearchSpace, space_changes
 
 
 @dataclass(frozen=True)
