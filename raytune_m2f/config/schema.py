@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from raytune_m2f.config.build import Layer, build, check
 from raytune_m2f.config.fields.base import Problem, Section, fixed
@@ -159,13 +159,11 @@ class Config(Section):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-class AnyModelConfig(Config):
+class AnyModelConfig(Config, extra="allow"):
     """An experiment with any other network of detectron2's. Keys that are no fields here are detectron2's own.
 
     Each has a value, given or detectron2's default: as an attribute, by `value`, and in what `to_dict` gives.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     MODEL: AnyModel = AnyModel()  # type: ignore[assignment]
     SOLVER: AnySolver = AnySolver()  # type: ignore[assignment]

@@ -208,8 +208,8 @@ def grid(space: SearchSpace) -> list[dict[str, Any]]:
     if len(points) > LARGEST_GRID:
         counts = " x ".join(f"{key} {len(of_key)}" for key, of_key in values.items())
         raise SearchSpaceError(
-            f"{space.source}: a grid of more than {LARGEST_GRID} points ({counts}), allowed: up to {LARGEST_GRID}; give "
-            "fewer points or larger steps, or take another sampler"
+            f"{space.source}: a grid of more than {LARGEST_GRID} points ({counts}), allowed: up to {LARGEST_GRID}; "
+            "give fewer points or larger steps, or take another sampler"
         )
     return list({_balance(space, point): point for point in reversed(points)}.values())[::-1]
 
