@@ -1,7 +1,6 @@
 """`INPUT`, `DATASETS`, `DATALOADER`, `TEST`: images in, metrics out.
 
 Defaults are those of Mask2Former's COCO instance YAML, else detectron2's.
-Units stand in brackets at the end of each description.
 """
 
 from __future__ import annotations
@@ -49,10 +48,7 @@ class Input(Section):
         800, ge=0, le=8192, description="Shorter side of a test image in the network; 0 = no resize [pixels]."
     )
     MAX_SIZE_TEST: int = Field(
-        1333,
-        ge=32,
-        le=8192,
-        description="Longer side of a test image in the network, at most; it wins [pixels].",
+        1333, ge=32, le=8192, description="Longer side of a test image in the network, at most; it wins [pixels]."
     )
 
     def clashes(self) -> Iterator[Problem]:
@@ -105,8 +101,7 @@ class Datasets(AnyDatasets, extra="forbid"):
     """`DATASETS`."""
 
     SUBCATEGORIES: tuple[str, ...] = Field(
-        (),
-        description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1.",
+        (), description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1."
     )
 
     def clashes(self) -> Iterator[Problem]:
@@ -134,10 +129,7 @@ class DataLoader(Section):
     """`DATALOADER`."""
 
     NUM_WORKERS: int = Field(
-        4,
-        ge=0,
-        le=256,
-        description="Processes that load images, per worker; 0 = none but itself [processes].",
+        4, ge=0, le=256, description="Processes that load images, per worker; 0 = none but itself [processes]."
     )
     FILTER_EMPTY_ANNOTATIONS: bool = Field(
         True, description="Whether training leaves out images without (non-crowd) instances."
@@ -167,10 +159,7 @@ class AnyTest(Section, extra="allow"):
         description="Test images of every evaluation but the last, a fixed choice by SEED; 0 = all [images].",
     )
     DETECTIONS_PER_IMAGE: int = Field(
-        100,
-        ge=1,
-        le=100_000,
-        description="Instances kept, and counted by COCO's evaluation, per image [instances].",
+        100, ge=1, le=100_000, description="Instances kept, and counted by COCO's evaluation, per image [instances]."
     )
     BOOTSTRAP: int = Field(
         100,

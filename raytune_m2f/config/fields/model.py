@@ -1,7 +1,4 @@
-"""`MODEL`: the network and its loss. Defaults are those of Mask2Former's COCO instance YAML (ResNet-50).
-
-Units stand in brackets at the end of each description.
-"""
+"""`MODEL`: the network and its loss. Defaults are those of Mask2Former's COCO instance YAML (ResNet-50)."""
 
 from __future__ import annotations
 
@@ -86,10 +83,7 @@ class MaskFormer(Section):
     TRANSFORMER_IN_FEATURE: str = fixed("multi_scale_pixel_decoder", "What the decoder attends to.")
     DEEP_SUPERVISION: bool = Field(True, description="Whether every decoder layer has its loss, or the last alone.")
     NO_OBJECT_WEIGHT: float = Field(
-        0.1,
-        gt=0,
-        le=100,
-        description="Weight of the no-object class in every classifier's cross-entropy [factor].",
+        0.1, gt=0, le=100, description="Weight of the no-object class in every classifier's cross-entropy [factor]."
     )
     CLASS_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of the main category's loss and matching cost [factor]."
@@ -133,11 +127,7 @@ class MaskFormer(Section):
         False, description="Project the pixel decoder's levels even where the widths agree already."
     )
     SIZE_DIVISIBILITY: int = Field(
-        32,
-        ge=32,
-        le=1024,
-        multiple_of=32,
-        description="Images of a batch are padded to a multiple of this [pixels].",
+        32, ge=32, le=1024, multiple_of=32, description="Images of a batch are padded to a multiple of this [pixels]."
     )
     TRAIN_NUM_POINTS: int = Field(
         12_544,
@@ -152,10 +142,7 @@ class MaskFormer(Section):
         description="Candidates drawn for each point that the mask loss chooses by uncertainty [factor].",
     )
     IMPORTANCE_SAMPLE_RATIO: float = Field(
-        0.75,
-        ge=0,
-        le=1,
-        description="Share of the loss's points chosen by uncertainty; the rest are random [ratio].",
+        0.75, ge=0, le=1, description="Share of the loss's points chosen by uncertainty; the rest are random [ratio]."
     )
     TEST: MaskFormerTest = MaskFormerTest()
 
