@@ -153,19 +153,13 @@ class AnyTest(Section, extra="allow"):
         5000, ge=0, le=100_000_000, description="Distance of evaluations; 0 = only at the end [iterations]."
     )
     SUBSET: int = Field(
-        0,
-        ge=0,
-        le=100_000_000,
-        description="Test images of every evaluation but the last, a fixed choice by SEED; 0 = all [images].",
+        0, ge=0, le=100_000_000, description="Test images of each evaluation but the last, by SEED; 0 = all [images]."
     )
     DETECTIONS_PER_IMAGE: int = Field(
         100, ge=1, le=100_000, description="Instances kept, and counted by COCO's evaluation, per image [instances]."
     )
     BOOTSTRAP: int = Field(
-        100,
-        ge=0,
-        le=100_000,
-        description="Draws of the test images for segm/AP_se, the standard error of segm/AP; 0 = none [draws].",
+        100, ge=0, le=100_000, description="Draws for segm/AP_se, the standard error of segm/AP; 0 = none [draws]."
     )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
 

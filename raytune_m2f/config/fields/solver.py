@@ -39,10 +39,7 @@ class AnySolver(Section, extra="allow"):
         16, ge=1, le=65_536, description="Images per optimizer step, over all workers and accumulation steps [images]."
     )
     MICRO_BATCH: int = Field(
-        0,
-        ge=0,
-        le=65_536,
-        description="Images that one worker takes at once; 0 = its whole share of the batch [images].",
+        0, ge=0, le=65_536, description="Images that one worker takes at once; 0 = its share of the batch [images]."
     )
     LR_SCALING: Literal["none", "linear", "sqrt"] = Field(
         "none", description="How the learning rate follows IMS_PER_BATCH / REFERENCE_BATCH."
