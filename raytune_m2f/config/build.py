@@ -104,7 +104,8 @@ def _problems(error: ValidationError, root: type[Section]) -> list[Problem]:
 
 def _describe(kind: str, value: Any, location: Location, root: type[Section]) -> str:
     if kind == "extra_forbidden":
-        beside = known_keys(_section_at(root, location[:-1]), f"{_dotted(location[:-1])}.".lstrip("."))
+        section = _field_at(root, location[:-1]).annotation
+        beside = known_keys(section, f"{_dotted(location[:-1])}.".lstrip(".")) if is_section(section) else {}
         return unknown_key(_dotted(location), {**beside, **known_keys(root)})
     field = _field_at(root, location)
     got = "missing" if kind == "missing" else f"got {short_repr(value)}"
@@ -126,8 +127,3 @@ def _field_at(root: type[Section], location: Location) -> FieldInfo:
         elif get_origin(field.annotation) is dict:
             field = FieldInfo(annotation=get_args(field.annotation)[1])
     return field
-
-
-def _section_at(root: type[Section], location: Location) -> type[Section]:
-    annotation = _field_at(root, location).annotation
-    return annotation if is_section(annotation) else root

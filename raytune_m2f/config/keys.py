@@ -83,11 +83,9 @@ FOREIGN_KEYS: dict[str, str] = {
 
 def foreign_advice(key: str) -> str | None:
     """What to do instead of a key that is detectron2's and not honoured; None if it is not detectron2's."""
-    while key:
-        if key in FOREIGN_KEYS:
-            return FOREIGN_KEYS[key]
-        key = key.rpartition(".")[0]
-    return None
+    parts = key.split(".")
+    above = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((FOREIGN_KEYS[one] for one in above if one in FOREIGN_KEYS), None)
 
 
 def known_keys(section: type[Section], prefix: str = "") -> dict[str, FieldInfo]:
@@ -176,9 +174,6 @@ def _describe_bounds(metadata: Iterable[Any]) -> str:
     return "".join(f" {word} {plain[name]}" for name, word in words.items() if name in plain)
 
 
-ENGINES = "raytune_m2f.engines"
-"""The package in which an engine has the name that `ENGINE` gives it."""
-
 Completed = tuple[dict[str, Any], list[tuple[str, str]]]
 """Nested values of all keys, and (dotted key, problem) for each that was refused."""
 Complete = Callable[[Mapping[str, Any], Iterable[str]], Completed]
@@ -200,5 +195,5 @@ def complete(engine: str, values: Mapping[str, Any], own: Iterable[str]) -> Comp
         ConfigError: a module of DATASETS.IMPORT cannot be imported.
     """
     if engine not in _registered:
-        importlib.import_module(f"{ENGINES}.{engine}")
+        importlib.import_module(f"raytune_m2f.engines.{engine}")
     return _registered[engine](values, own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -25,7 +26,7 @@ from raytune_m2f.config.fields.data import (
 from raytune_m2f.config.fields.model import AnyModel, Model
 from raytune_m2f.config.fields.solver import AnySolver, Solver
 from raytune_m2f.config.keys import complete, known_keys, unknown_engine_key, unknown_key
-from raytune_m2f.config.yaml_file import flatten, unflatten
+from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
 
 OURS: tuple[str, ...] = get_args(Model.model_fields["META_ARCHITECTURE"].annotation)
@@ -37,8 +38,7 @@ class Config(Section):
 
     VERSION: int = fixed(2, "Version of detectron2's configuration format [version].")
     ENGINE: Literal["native", "detectron2"] = Field(
-        "native",
-        description="What makes batches of data sets and metrics of predictions; one for a whole study.",
+        "native", description="What makes batches of data sets and metrics of predictions; one for a whole study."
     )
     SEED: int = Field(
         0, ge=0, le=2**31 - 1, description="Seed of everything random: the same seed, the same run [seed]."
@@ -109,7 +109,8 @@ class Config(Section):
 
     def _layers(self, values: Mapping[str, Any], source: str) -> list[Layer]:
         here = Path.cwd()
-        return [Layer("configuration", self.to_dict(), here), Layer(source, unflatten(values), here)]
+        nested: dict[Any, Any] = reduce(merge, (nest(key, value) for key, value in values.items()), {})
+        return [Layer("configuration", self.to_dict(), here), Layer(source, nested, here)]
 
     def value(self, key: str) -> Any:
         """The value of a dotted key.

@@ -43,14 +43,6 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
     return {head: nest(rest, value) if separator else value}
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dictionaries."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        nested = merge(nested, nest(key, value))
-    return nested
-
-
 def merge(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
     """Both, where `above` wins key by key; lists are replaced, not joined."""
     merged = dict(below)

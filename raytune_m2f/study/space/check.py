@@ -118,7 +118,10 @@ def _key_problem(key: str, entry: Entry, config: Config) -> str:
 def _trials(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Values as a trial can have them: each point of each key, then each pair of ends, which may clash where neither
     does alone. What a conditional key needs is set for it."""
-    ends = {key: _ends(entry) for key, entry in space.entries.items()}
+    ends: dict[str, Sequence[Any]] = {
+        key: entry.choices if isinstance(entry, Categorical) else (entry.low, entry.high)
+        for key, entry in space.entries.items()
+    }
     needed = {key: _condition_of(space, key) for key in ends}
     start = {key: values[0] for key, values in ends.items()}
     for key, entry in space.entries.items():
@@ -138,11 +141,6 @@ def _condition_of(space: SearchSpace, key: str) -> dict[str, Any]:
         if parent in space.entries:
             values |= {**_condition_of(space, parent), parent: allowed[0]}
     return values
-
-
-def _ends(entry: Entry) -> Sequence[Any]:
-    """The lowest and the highest value, or every choice."""
-    return entry.choices if isinstance(entry, Categorical) else (entry.low, entry.high)
 
 
 def _after_low(entry: Entry) -> Sequence[int]:

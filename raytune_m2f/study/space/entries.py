@@ -24,14 +24,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from typing_extensions import Self
 
@@ -45,7 +38,6 @@ EXAMPLES = {
     "categorical": "{type: categorical, choices: [4, 8, 16]}",
     "share": "{type: share, low: 0.5, high: 10.0}",
 }
-WHEN_EXAMPLE = "when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}"
 
 Scalar = bool | int | float | str
 
@@ -53,7 +45,8 @@ Scalar = bool | int | float | str
 def _read_conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
     """`{KEY: value or [values]}` as `{KEY: (values)}`."""
     if not isinstance(when, Mapping):
-        raise ValueError(f"got when {when!r}, allowed: a key and its values, such as {WHEN_EXAMPLE}")
+        example = "when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}"
+        raise ValueError(f"got when {when!r}, allowed: a key and its values, such as {example}")
     conditions = {}
     for key, values in when.items():
         listed = values if isinstance(values, list | tuple) else [values]
