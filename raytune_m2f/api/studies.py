@@ -22,8 +22,7 @@ from raytune_m2f.study.lines import StudyLines, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
-from raytune_m2f.study.space import SearchSpace, check_space, load_space
-from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
 if TYPE_CHECKING:

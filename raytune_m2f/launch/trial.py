@@ -22,7 +22,7 @@ from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.session import ray_session
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.progress import Progress, ProgressFile, nobody, still
-from raytune_m2f.study.space.check import refuse_fixed
+from raytune_m2f.study.space import refuse_fixed
 from raytune_m2f.training.memory import share_gpu, start_fresh
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.reports import Report, TrialContext, never_stop

@@ -21,8 +21,7 @@ from raytune_m2f.study.plan import Point, StudyPlan, data_fingerprints
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.record.storage import check_address, forget, open_database, open_study, recorded_trials
 from raytune_m2f.study.settings import StudySettings
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.space import SearchSpace, grid
 
 
 @dataclass(frozen=True)
