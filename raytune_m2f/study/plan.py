@@ -20,8 +20,7 @@ from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError, StudyE
 from raytune_m2f.storage.files import write_atomically
 from raytune_m2f.storage.text import LARGEST
 from raytune_m2f.study.settings import Budget, StudySettings, Usage
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.changes import space_changes
+from raytune_m2f.study.space import SearchSpace, space_changes
 
 Point = tuple[str, dict[str, Any]]
 """Why a point is tried, and its values."""
