@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from raytune_m2f.errors import InputError, closest
-from raytune_m2f.storage.text import no_text, read_text
+from raytune_m2f.storage.text import read_text, text_problem
 
 MOST_BYTES = 2**20
 """Of a configuration or a search space; they have some thousand."""
@@ -107,7 +107,7 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"the value{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
             raise _problem(f"a number of more than {MOST_BITS} bits", node.start_mark)
-        if isinstance(value, str) and (problem := no_text(value)):
+        if isinstance(value, str) and (problem := text_problem(value)):
             raise _problem(problem, node.start_mark)
         return value
 

@@ -15,7 +15,7 @@ from raytune_m2f.drive.population import enqueue_successor, take_over
 from raytune_m2f.drive.tidy import Tidy, set_aside_others
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.launch.nodes import MOST_LOSSES
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.training.reports import Report
 from raytune_m2f.training.trial_dir import STOP, read_failure
 

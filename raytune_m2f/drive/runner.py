@@ -23,18 +23,15 @@ from raytune_m2f.drive.resources import Allotment, Room, allot, cluster_nodes, l
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.launch.job import TrialFunction, TrialJob
 from raytune_m2f.launch.session import ray_session
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.layout import create_study as create_study
-from raytune_m2f.study.outlook import has_work
+from raytune_m2f.study.plan import Extension, StudyPlan, compare_data
 from raytune_m2f.study.points import known_good_points
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.attributes import failure_in_words
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.record.record import Record
-from raytune_m2f.study.same_data import compare_data
 from raytune_m2f.study.settings import StudySettings
-from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus
+from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus, has_work
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError, TrainingError
-from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import Point, StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space import SearchSpace
 

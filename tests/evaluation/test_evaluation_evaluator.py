@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 from evaluation_cases import annotation, dataset, predictions, samples
-from ground_truth import ground_truth_instances
 
 from raytune_m2f.data import CocoDataset, load_coco
 from raytune_m2f.evaluation import CocoEvaluator
+from raytune_m2f.visualize import ground_truth_instances
 
 HEADS = ("subcat_1", "subcat_2")
 
