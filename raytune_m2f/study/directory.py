@@ -21,7 +21,7 @@ from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.folder import Folder, no_contents
 from raytune_m2f.storage.lease import CLOCK
 from raytune_m2f.study.plan import StudyPlan, now
-from raytune_m2f.training.checkpoint_files import BEST
+from raytune_m2f.training.trial_dir import BEST
 
 PLAN, JOURNAL, LOCK, TRIALS, ASIDE = "study.yaml", "optuna.journal", "study.lock", "trials", "set_aside"
 COMMIT_S = 5.0
