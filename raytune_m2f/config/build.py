@@ -22,13 +22,7 @@ Location = Sequence[int | str]
 
 @dataclass(frozen=True)
 class Layer:
-    """Values from one source.
-
-    Attributes:
-        origin: what a message calls the source: a file, the command line, a search space.
-        values: nested dictionaries.
-        folder: where relative paths start.
-    """
+    """Nested values of one origin, as messages call it (a file, the command line); paths start at `folder`."""
 
     origin: str
     values: Mapping[Any, Any]

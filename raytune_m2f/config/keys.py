@@ -1,8 +1,7 @@
 """What keys there are, what each allows, and which one is closest to a misspelt key.
 
-Keys that detectron2 or Mask2Former know and that are not honoured here are refused with what to do instead: an option
-that is silently ignored costs days. The keys of networks that an engine brings with it, the engine knows: engines are
-above the configuration, so each registers here when it is imported.
+Keys that detectron2 or Mask2Former know and that are not honoured here are refused: an option that is silently ignored
+costs days. Engines, which are above the configuration, register here what knows the keys of their own networks.
 """
 
 from __future__ import annotations

@@ -74,8 +74,7 @@ class Config(Section):
         Args:
             values: what `to_dict` gives, or a part of it. Relative paths start at the working directory.
             source: what an error message calls the values.
-            only_shown: of what `to_dict` gave, to be looked at and stored but not used: detectron2 is not asked for
-                its keys, and no module of DATASETS.IMPORT runs.
+            only_shown: to be looked at, not used: no engine is asked for its keys, no module of DATASETS.IMPORT runs.
 
         Raises:
             ConfigError: naming every unknown key, wrong value and clash.

@@ -79,9 +79,8 @@ def knowledge_of(
 ) -> tuple[list[Point], list[FrozenTrial]]:
     """The best points of an earlier study within a new search space, and its other trials as the sampler takes them.
 
-    A key that the earlier study did not search has the value of its configuration; what counts are the values that were
-    trained, not the weights that were drawn for shares. Metrics and constraints are computed anew from each trial's
-    best report, so the new study may maximise something else.
+    A key that the earlier study did not search has the value of its configuration; of shares count the trained values.
+    Metrics and constraints are computed from each trial's best report: the new study may maximise something else.
 
     Raises:
         StudyError: there is no such study, or none of its trials fits the new space and metrics.

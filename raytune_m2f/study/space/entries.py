@@ -77,11 +77,8 @@ When = Annotated[dict[str, tuple[Scalar, ...]], BeforeValidator(_read_conditions
 """Values of other keys; the key is left out of a trial unless each of them has one of its values."""
 
 
-class _Entry(BaseModel, frozen=True, extra="forbid"):
+class _Range(BaseModel, frozen=True, extra="forbid"):
     type: str
-
-
-class _Range(_Entry):
     low: Number
     high: Number
     points: Annotated[Whole, Field(ge=2)] = 0
@@ -161,7 +158,7 @@ class IntRange(_Range):
         return super().contains(value) and (value - self.low) % self.step == 0
 
 
-class Categorical(_Entry):
+class Categorical(BaseModel, frozen=True, extra="forbid"):
     """One of two or more values."""
 
     type: Literal["categorical"]
