@@ -31,9 +31,9 @@ from benchmarks.tuning_cost import CONFIG, MAX_ITER, PERIOD, SPACE, Waiting, rep
 from raytune_m2f.config import Config
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.drive.runner import run_study
-from raytune_m2f.study.directory import StudyPlan
-from raytune_m2f.study.layout import create_study
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.layout import new_study
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping, StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.reports import append_report
@@ -48,7 +48,7 @@ def made_study(folder: str, trials: int, *, stopping: bool) -> Any:
     settings = StudySettings(
         budget=Budget(trials=trials), early_stopping=EarlyStopping(method="asha" if stopping else "none")
     )
-    return create_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings)
+    return new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
 
 
 @dataclass

@@ -24,9 +24,10 @@ from typing import Any
 from raytune_m2f.config import Config
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.drive.runner import run_study
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.layout import create_study
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.layout import new_study
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.reports import TrialContext, append_report
@@ -52,7 +53,7 @@ def simulate(trials: int, concurrent: int = 8) -> None:
     """One driver, `concurrent` trials at a time that report in turn; no Ray, no training."""
     with tempfile.TemporaryDirectory() as folder:
         settings = StudySettings(budget=Budget(trials=trials))
-        study = create_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings)
+        study = new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
         driver = Driver(Record(study, StudyPlan.load(study.plan_file)), [])
         _simulate(driver, study, trials, concurrent)
 
@@ -121,7 +122,7 @@ def study(trials: int, concurrent: int, seconds: float) -> None:
             early_stopping=EarlyStopping(method="none"),
             resources=Resources(concurrent=concurrent),
         )
-        made = create_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings)
+        made = new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
         start = time.time()
         run_study(made.root, trial_function=Waiting(seconds))
         wall = time.time() - start

@@ -14,7 +14,6 @@ import re
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from raytune_m2f.errors import InputError
+from raytune_m2f.storage.files import write_atomically
 
 T = TypeVar("T")
 INTERVAL_S = 30.0
@@ -244,8 +244,6 @@ class ProgressFile:
     def __init__(self, folder: Path, *, interval: float = FILE_S, clock: Clock = time.monotonic) -> None:
         self._folder, self._interval, self._clock = folder, interval, clock
         self._due = clock()
-        # renamed without fsync, unlike in `files.py`; `files.sweep` clears what a kill leaves behind
-        self._temporary = folder / f".progress.{uuid.uuid4().hex[:12]}.raytune_m2f.tmp"
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
         if self._clock() < self._due and done < total:
@@ -253,8 +251,7 @@ class ProgressFile:
         self._due = self._clock() + self._interval
         content = json.dumps({"done": done, "total": total, "facts": facts, "at": time.time()})
         with suppress(OSError):
-            self._temporary.write_text(content, encoding="utf-8")
-            self._temporary.replace(self._folder / FILE)
+            write_atomically(self._folder / FILE, content, durable=False)
 
 
 def read_progress(folder: Path) -> Told | None:

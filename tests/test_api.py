@@ -30,9 +30,9 @@ from raytune_m2f.errors import (
 )
 from raytune_m2f.evaluation.results import encode_masks
 from raytune_m2f.model import PackedInstances
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.plan import Extension
+from raytune_m2f.study.plan import Extension, StudyPlan
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 

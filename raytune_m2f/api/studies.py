@@ -22,8 +22,7 @@ from raytune_m2f.study.lines import StudyLines, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
-from raytune_m2f.study.space import SearchSpace, check_space, load_space
-from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
 if TYPE_CHECKING:
@@ -146,7 +145,7 @@ def tune_with(
             log.warning("%s", note)
         told = stack.enter_context(as_context(progress or StudyLines()))
         run_study(new, address=address, progress=told, trust=True)  # the user has just given the configuration
-    return Study(study)
+    return Study(new.directory)
 
 
 def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
@@ -191,7 +190,7 @@ class Study:
         StudyError: there is none.
     """
 
-    def __init__(self, study: PathOrAddress) -> None:
+    def __init__(self, study: PathOrAddress | StudyDirectory) -> None:
         self._directory = StudyDirectory.at(study)
         self._directory.require()
         self.address = str(self._directory)

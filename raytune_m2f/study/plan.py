@@ -1,4 +1,4 @@
-"""study.yaml: what a study was asked to do, all that is needed to go on with it on another day, and asking more."""
+"""study.yaml: what a study was asked to do, on which data, and all that is needed to resume it; asking more of it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from raytune_m2f.errors import ConfigError, InputError, SearchSpaceError, StudyE
 from raytune_m2f.storage.files import write_atomically
 from raytune_m2f.storage.text import LARGEST
 from raytune_m2f.study.settings import Budget, StudySettings, Usage
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.changes import space_changes
+from raytune_m2f.study.space import SearchSpace, space_changes
 
 Point = tuple[str, dict[str, Any]]
 """Why a point is tried, and its values."""
@@ -33,7 +32,7 @@ class StudyPlan:
 
     Attributes:
         points: what is tried before the sampler is asked, as (origin, values), beside the known-good points.
-        data: fingerprints of the annotation files; see `same_data.py`.
+        data: fingerprints of the annotation files; see `data_fingerprints`.
     """
 
     config: Config
@@ -150,6 +149,52 @@ def _point(line: Any) -> Point:
         case {"origin": str(origin), "values": dict(values)} if all(isinstance(key, str) for key in values):
             return origin, values
     raise ValueError(f"{line!r} is no point with origin and values")
+
+
+def data_fingerprints(config: Config) -> dict[str, Any]:
+    """The fingerprint of every registered annotation file that is on this machine, by the name of its data set."""
+    from raytune_m2f.data.compare import fingerprint  # here, as a study is shown without what reads data
+
+    found = {name: fingerprint(file) for name, file in _annotation_files(config).items()}
+    return {name: known for name, known in found.items() if known is not None}
+
+
+def compare_data(config: Config, recorded: dict[str, Any], study: str) -> list[str]:
+    """Notes on annotation files that have changed since the study began.
+
+    Args:
+        recorded: `data_fingerprints` then.
+
+    Raises:
+        StudyError: their labels have.
+    """
+    from raytune_m2f.data.compare import fingerprint, label_differences
+
+    notes, problems = [], []
+    for name, file in _annotation_files(config).items():
+        before = recorded.get(name)
+        now = fingerprint(file, before) if before is not None else None
+        if before is None or now is None or now == before:
+            continue
+        heads = config.value("DATASETS.SUBCATEGORIES")
+        problems += [f"{file}: {text}" for text in label_differences(before, now, heads)]
+        notes.append(
+            f"{file} has changed since the study began ({before['images']} images and {before['annotations']} "
+            f"annotations then, {now['images']} and {now['annotations']} now): new scores are not of the same data"
+        )
+    if problems:
+        raise StudyError(
+            f"the data of {study} have other labels than when it began, so its trials cannot go on:\n  "
+            + "\n  ".join(problems)
+            + "\nGive the study its data back, or begin a new one with `raytune-m2f tune`."
+        )
+    return notes
+
+
+def _annotation_files(config: Config) -> dict[str, Path]:
+    names = dict.fromkeys((*config.DATASETS.TRAIN, *config.DATASETS.TEST))
+    registered = config.DATASETS.REGISTER
+    return {name: Path(registered[name].annotations) for name in names if name in registered}
 
 
 def _versions() -> dict[str, str]:

@@ -16,9 +16,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError
 from raytune_m2f.progress import read_progress
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.record.record import Record
 
 STATES = {
     TrialState.WAITING: "waiting",

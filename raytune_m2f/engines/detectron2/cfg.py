@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from raytune_m2f.config.any_model import Completed, unknown_engine_key
 from raytune_m2f.config.fields.base import Section
-from raytune_m2f.config.keys import foreign_advice
+from raytune_m2f.config.keys import Completed, foreign_advice, unknown_engine_key
 from raytune_m2f.config.paths import import_modules
 from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError, InputError, MissingDependencyError
@@ -109,7 +108,7 @@ def set_values(cfg: Any, values: Mapping[str, Any]) -> None:
 
 
 def complete(values: Mapping[str, Any], own: Iterable[str]) -> Completed:
-    """All keys with their values, checked by detectron2; see `config.any_model.Complete`."""
+    """All keys with their values, checked by detectron2; see `config.keys.Complete`."""
     datasets = values.get("DATASETS")
     imports = datasets.get("IMPORT", ()) if isinstance(datasets, Mapping) else ()
     are_names = isinstance(imports, list | tuple) and all(isinstance(name, str) for name in imports)
