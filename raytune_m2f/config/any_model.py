@@ -11,9 +11,6 @@ from typing import Any
 
 from raytune_m2f.config.keys import closest_key
 
-ENGINES = "raytune_m2f.engines"
-"""The package in which an engine has the name that `ENGINE` gives it."""
-
 Completed = tuple[dict[str, Any], list[tuple[str, str]]]
 """Nested values of all keys, and (dotted key, problem) for each that was refused."""
 Complete = Callable[[Mapping[str, Any], Iterable[str]], Completed]
@@ -35,7 +32,7 @@ def complete(engine: str, values: Mapping[str, Any], own: Iterable[str]) -> Comp
         ConfigError: a module of DATASETS.IMPORT cannot be imported.
     """
     if engine not in _registered:
-        importlib.import_module(f"{ENGINES}.{engine}")
+        importlib.import_module(f"raytune_m2f.engines.{engine}")
     return _registered[engine](values, own)
 
 

@@ -13,7 +13,7 @@ from raytune_m2f.config.any_model import Completed, unknown_engine_key
 from raytune_m2f.config.fields.base import Section
 from raytune_m2f.config.keys import foreign_advice
 from raytune_m2f.config.paths import import_modules
-from raytune_m2f.config.yaml_file import flatten, merge, nest
+from raytune_m2f.config.yaml_file import flatten, merge, nest, unflatten
 from raytune_m2f.errors import ConfigError, InputError, MissingDependencyError
 
 LIBRARY = f"{__package__}.library"
@@ -118,16 +118,15 @@ def complete(values: Mapping[str, Any], own: Iterable[str]) -> Completed:
     ours: dict[str, Any] = {}
     problems = []
     for key, value in flatten(values).items():
-        problem = ""
         if key in defaults:
             problem = _set_checked(cfg, key, value, defaults[key])
         elif key in own or key.startswith("DATASETS.REGISTER."):
-            ours = merge(ours, nest(key, value))
+            ours[key], problem = value, ""
         else:
             problem = unknown_engine_key(key, [*defaults, *own])
         if problem:
             problems.append((key, problem))
-    return merge(_plain(cfg), ours), problems
+    return merge(_plain(cfg), unflatten(ours)), problems
 
 
 def _set_checked(cfg: Any, key: str, value: Any, default: Any) -> str:

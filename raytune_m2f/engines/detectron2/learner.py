@@ -98,11 +98,7 @@ class AnyModelLearner:
 
 
 def build_any_model(config: Config) -> nn.Module:
-    """The network of MODEL.META_ARCHITECTURE with fresh weights, on the CPU.
-
-    Raises:
-        ConfigError: detectron2 cannot build it.
-    """
+    """The network of MODEL.META_ARCHITECTURE with fresh weights, on the CPU. Raises ConfigError if there is none."""
     cfg = cfg_of(config)
     cfg.MODEL.DEVICE = "cpu"  # it is moved afterwards
     with one_config_error(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
@@ -114,15 +110,12 @@ def predict_any(
     network: nn.Module, config: Config, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]
 ) -> list[Instances]:
     """The instances of (3, h, w) RGB images as ours. Raises ModelError if there are no masks."""
+    bgr = config.value("INPUT.FORMAT") == "BGR"
     inputs = [
-        {
-            "image": image.flip(0) if config.value("INPUT.FORMAT") == "BGR" else image,
-            "height": height,
-            "width": width,
-        }
+        {"image": image.flip(0) if bgr else image, "height": height, "width": width}
         for image, (height, width) in zip(images, original_sizes, strict=True)
     ]
-    return [our_instances(output["instances"]) for output in network(inputs)]
+    return [_our_instances(output["instances"]) for output in network(inputs)]
 
 
 def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
@@ -131,12 +124,8 @@ def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
-def our_instances(found: Any) -> Instances:
-    """Predictions of detectron2's as ours, best first.
-
-    Raises:
-        ModelError: there are no masks.
-    """
+def _our_instances(found: Any) -> Instances:
+    """Predictions of detectron2's as ours, best first."""
     if not found.has("pred_masks"):
         raise ModelError(
             "this model predicts no masks (MODEL.MASK_ON is false), which predictions and their scores are made of: "
