@@ -13,7 +13,6 @@ from rich.console import Console
 from raytune_m2f.progress import (
     FILE,
     Bar,
-    Heartbeat,
     Lines,
     Pace,
     ProgressFile,
@@ -21,6 +20,7 @@ from raytune_m2f.progress import (
     described,
     duration,
     following,
+    heartbeat,
     nobody,
     read_progress,
     still,
@@ -176,7 +176,7 @@ def test_a_heartbeat_beats_while_the_work_is_under_way_and_not_after_it() -> Non
         beats.append(seconds)
         beaten.set()
 
-    with Heartbeat(beat, interval=0.001):
+    with heartbeat(beat, interval=0.001):
         assert beaten.wait(60)
     count = len(beats)
     assert all(thread.name != "progress" for thread in threading.enumerate())

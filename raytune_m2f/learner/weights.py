@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raytune_m2f.errors import ModelError
+from raytune_m2f.errors import ModelError, first_of
 from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.model import Backbone, MultiTaskMaskFormer
 
@@ -47,11 +47,8 @@ class Loaded:
 def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
     """Load what fits from `MODEL.WEIGHTS` into the network.
 
-    Args:
-        source: as for `read_state_dict`.
-
     Raises:
-        ModelError: no such file, not readable, or it is not for this backbone.
+        ModelError: as `read_state_dict`, or it is not for this backbone.
     """
     state = _learned(network_names(read_state_dict(source), model.backbone))
     own = _learned(model.state_dict())
@@ -113,20 +110,14 @@ def _require_backbone(source: str, own: State, state: State, usable: State) -> N
 
 
 def _log_heads(source: str, heads: Iterable[str], own: State, state: State) -> Iterator[str]:
-    """Log each classifier whose classes differ from the file's, or that is in one of both only.
-
-    Yields:
-        the names of their tensors.
-    """
+    """Log each classifier whose classes differ from the file's, or that is in one of both only, and yield its names."""
     found = [re.fullmatch(re.escape(PREDICTOR) + r"(\w+)_embed\.weight", name) for name in state]
     theirs = [match[1] for match in found if match and match[1] not in NOT_HEADS]
     for head in dict.fromkeys(("class", *heads, *theirs)):
         name = f"{PREDICTOR}{head}_embed"
         there, here = (values.get(f"{name}.weight") for values in (state, own))
-        if there is not None and here is not None and there.shape == here.shape:
-            continue
         if there is not None and here is not None and len(there) == len(here):
-            continue  # of another width: named with all other tensors of another shape
+            continue  # if it is of another width, it is named with all other tensors of another shape
         log.warning("%s: %s: %s in the file, %s here%s", source, name, _classes(there), _classes(here),
                     "" if here is None else ": it starts fresh")  # fmt: skip
         yield from (f"{name}.weight", f"{name}.bias")
@@ -167,4 +158,4 @@ def _with_shape(state: State) -> list[str]:
 
 
 def _first_of(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
+    return ", ".join(first_of(names, most))
