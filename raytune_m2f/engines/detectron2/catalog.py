@@ -91,9 +91,7 @@ def categories_of(name: str, metadata: Mapping[str, Any], heads: Sequence[str]) 
 
 
 def dataset_of(name: str, entries: Sequence[Entry], categories: Categories) -> CocoDataset:
-    """The entries of a dataset, with boxes in XYWH, checked; images are not opened.
-
-    An annotation without a mask gets its box as mask.
+    """The entries of a dataset, checked; boxes are XYWH, and the mask where there is none. Images are not opened.
 
     Raises:
         DatasetError: of the first entry that is wrong.
@@ -156,11 +154,7 @@ def _segmentation(entry: Entry, height: int, width: int) -> Segmentation:
 
 @contextmanager
 def seeded(seed: int, position: int) -> Iterator[int]:
-    """The generators of Python, numpy and torch, seeded by (seed, position) alone, and restored afterwards.
-
-    Yields:
-        a seed of the same kind, for what is drawn later.
-    """
+    """Seed the generators of Python, numpy and torch by (seed, position) alone, for a while; yields another seed."""
     number = int(generator(seed, AUGMENTATION, position).integers(2**63))
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):

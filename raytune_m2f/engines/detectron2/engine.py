@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.paths import import_modules
@@ -32,12 +32,8 @@ from raytune_m2f.evaluation import Result
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.model import Instances
 
-NUM_CLASSES = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-    "FCOS": "MODEL.RETINANET.NUM_CLASSES",
-}
-"""Where networks of detectron2's are told the number of classes, which it never checks."""
+NUM_CLASSES = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", "FCOS": "RETINANET"}
+"""Sections whose NUM_CLASSES tells a network of detectron2's the number of classes, which it never checks."""
 
 
 def _as_mapped(mapped: Entry, _: object) -> Entry:
@@ -102,8 +98,7 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
             if hasattr(module, "build_mapper"):
                 build, of = module.build_mapper, f"of {module.__file__} (build_mapper)"
         with one_config_error(f"the mapper {of}"):
-            mapper: Mapper = build(self._cfg, is_train)
-        return mapper
+            return cast(Mapper, build(self._cfg, is_train))
 
     @abstractmethod
     def check_config(self) -> None:
@@ -151,8 +146,8 @@ class AnyModelEngine(MappedEngine[Entry, Entry, Any]):
 
     def check_config(self) -> None:
         config, train = self.config, self.datasets.train
-        if key := NUM_CLASSES.get(config.MODEL.META_ARCHITECTURE):
-            check_num_classes(config, key, train, may_be_0=False)
+        if section := NUM_CLASSES.get(config.MODEL.META_ARCHITECTURE):
+            check_num_classes(config, f"MODEL.{section}.NUM_CLASSES", train, may_be_0=False)
         polygons = config.value("MODEL.MASK_ON") and config.value("INPUT.MASK_FORMAT") == "polygon"
         if polygons and any(isinstance(a.segmentation, dict) for r in train.records for a in r.instances):
             raise ConfigError(

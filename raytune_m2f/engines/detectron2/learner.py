@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,8 +70,7 @@ class AnyModelLearner:
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
         with one_config_error("the optimizer (SOLVER)"):
-            optimizer: torch.optim.Optimizer = self._library.build_optimizer(_at_rate(config), self.model)
-        return optimizer
+            return cast(torch.optim.Optimizer, self._library.build_optimizer(_at_rate(config), self.model))
 
     def schedule(self, config: Config) -> Callable[[int], float]:
         """What detectron2's scheduler, a function of the iteration alone, makes of a rate of 1."""
@@ -102,8 +101,7 @@ def build_any_model(config: Config) -> nn.Module:
     cfg = cfg_of(config)
     cfg.MODEL.DEVICE = "cpu"  # it is moved afterwards
     with one_config_error(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
-        network: nn.Module = load_library().build_model(cfg)
-    return network
+        return cast(nn.Module, load_library().build_model(cfg))
 
 
 def predict_any(
@@ -120,7 +118,7 @@ def predict_any(
 
 def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
     """A (H, W, 3) RGB image, (3, h, w) as detectron2's mapper resizes it for tests."""
-    resized: NDArray[np.uint8] = load_library().resized_for_test(cfg_of(config), image)
+    resized = load_library().resized_for_test(cfg_of(config), image)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
