@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.api.models import LoadedModel, export_model, load_model
@@ -139,20 +140,30 @@ def tune_with(
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
     points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
     new = new_study(study, config, space, settings, points=points, prior=prior)
+    from raytune_m2f.launch.session import ray_session
+
+    with ExitStack() as stack:
+        # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
+        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings)
+        with still(log, "starting Ray and reading the data"):
+            stack.enter_context(ray_session(address))
+            notes = checking.result()
+        for note in notes:
+            log.warning("%s", note)
+        _run(new, address=address, progress=progress, trust=True)  # the user has just given the configuration
+    return Study(study)
+
+
+def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
     from raytune_m2f.drive.preflight import check_before_start  # imports torch
 
-    with still(log, "reading the data"):
-        notes = check_before_start(
-            config,
-            space,
-            workers=settings.resources.most_workers,
-            asked=settings.asked,
-            stops=settings.early_stopping.method != "none",
-        )
-    for note in notes:
-        log.warning("%s", note)
-    _run(new, address=address, progress=progress, trust=True)  # the user has just given the configuration
-    return Study(study)
+    return check_before_start(
+        config,
+        space,
+        workers=settings.resources.most_workers,
+        asked=settings.asked,
+        stops=settings.early_stopping.method != "none",
+    )
 
 
 def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
