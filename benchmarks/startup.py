@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 from raytune_m2f.config import load_config
-from raytune_m2f.study.directory import StudyPlan
-from raytune_m2f.study.layout import create_study
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.layout import new_study
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import load_space
 
@@ -30,7 +30,7 @@ def make_study(root: Path) -> None:
     """A study of trials that have ended, as their driver records them; without a training."""
     config = load_config("demo")
     settings = StudySettings(budget=Budget(trials=TRIALS))
-    study = create_study(root, config, load_space("demo", config), settings)
+    study = new_study(root, config, load_space("demo", config), settings).create()
     record = Record(study, StudyPlan.load(study.plan_file))
     end = int(config.value("SOLVER.MAX_ITER"))
     for _ in range(TRIALS):

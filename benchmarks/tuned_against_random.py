@@ -20,8 +20,8 @@ from raytune_m2f.config import load_config
 from raytune_m2f.data import generate_shapes
 from raytune_m2f.drive.runner import run_study
 from raytune_m2f.study.directory import StudyDirectory, plan_of
-from raytune_m2f.study.layout import create_study
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.layout import new_study
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
 from raytune_m2f.study.space import load_space
 
@@ -45,7 +45,7 @@ def run_arm(output: Path, arm: str, seed: int) -> None:
             early_stopping=EarlyStopping(method="asha" if ours else "none"),
             resources=Resources(concurrent=1, cpus_per_worker=1),
         )
-        create_study(root, config, load_space("demo", config), settings)
+        new_study(root, config, load_space("demo", config), settings).create()
     run_study(root)
 
 

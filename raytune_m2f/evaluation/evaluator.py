@@ -134,7 +134,8 @@ def results_to_json(results: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def instance_results(dataset: CocoDataset, sample: TestSample, instances: Found) -> tuple[int, list[Result]]:
     """`ToResults` of our own network. Raises ValueError where masks are not of the original image's size."""
-    size = expected = sample.height, sample.width
+    expected: tuple[int, ...] = (sample.height, sample.width)
+    size = expected
     if isinstance(instances, Instances):
         size = tuple(instances.masks.shape[-2:])
     elif instances.masks:
