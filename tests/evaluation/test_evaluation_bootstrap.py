@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import annotation, dataset, predictions
+from evaluation_cases import annotation, dataset, indexed, predictions
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
@@ -20,14 +18,6 @@ from raytune_m2f.evaluation.bootstrap import ap_of_draws
 from raytune_m2f.evaluation.coco import coco_metrics, numbered, run_cocoeval, with_numbers
 
 Results = list[dict[str, Any]]
-
-
-def indexed(content: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
 
 
 def repeated(truth: COCO, results: Results, counts: NDArray[np.int64]) -> tuple[COCO, Results]:
