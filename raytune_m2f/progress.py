@@ -112,21 +112,13 @@ class Lines:
     Args:
         what: the work, the beginning of each line.
         unit: of a step, in the singular.
-        interval, first: between two lines, and until the first [s].
     """
 
     def __init__(
-        self,
-        what: str,
-        say: Callable[[str], None],
-        unit: str = "it",
-        *,
-        interval: float = INTERVAL_S,
-        first: float = FIRST_S,
-        clock: Clock = time.monotonic,
+        self, what: str, say: Callable[[str], None], unit: str = "it", *, clock: Clock = time.monotonic
     ) -> None:
-        self._what, self._say, self._unit, self._interval, self._clock = what, say, unit, interval, clock
-        self._pace, self._spoke, self._due = Pace(clock), clock(), clock() + first
+        self._what, self._say, self._unit, self._clock = what, say, unit, clock
+        self._pace, self._spoke, self._due = Pace(clock), clock(), clock() + FIRST_S
         self._ended, self._count = False, ""
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
@@ -136,14 +128,14 @@ class Lines:
         if not ends and self._clock() < self._due:
             return
         self._spoke = self._clock()
-        self._due = self._spoke + self._interval
+        self._due = self._spoke + INTERVAL_S
         self._ended = done >= total
         more = described(facts, rate, None if self._ended else left, self._unit)
         self._say(f"{self._what}{self._count}{', ' if more else ''}{more}")
 
     def beat(self, seconds: float) -> None:
         """Write that the work goes on if there was no line for an interval: one image, one step may take minutes."""
-        if not self._ended and self._clock() >= self._spoke + self._interval:
+        if not self._ended and self._clock() >= self._spoke + INTERVAL_S:
             self._spoke = self._clock()
             self._say(f"{self._what}{self._count}, for {duration(seconds)}")
 
@@ -166,7 +158,7 @@ def several(*listeners: Progress) -> Progress:
 class Bar:
     """A `Progress` that moves a bar of rich."""
 
-    def __init__(self, shown: RichProgress, what: str, unit: str = "it") -> None:
+    def __init__(self, shown: RichProgress, what: str, unit: str) -> None:
         self._shown, self._unit, self._pace = shown, unit, Pace()
         self._task = shown.add_task(what, total=None, count="", more="")
 

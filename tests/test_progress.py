@@ -92,7 +92,7 @@ def test_the_end_is_said_once(clock: Clock) -> None:
 
 def test_while_nothing_is_done_a_beat_says_that_it_goes_on(clock: Clock) -> None:
     said: list[str] = []
-    lines = Lines("predicting", said.append, "image", interval=30, first=5, clock=clock)
+    lines = Lines("predicting", said.append, "image", clock=clock)
     for now, beat in ((110, 10), (130, 30), (135, 35)):
         clock.now = now
         lines.beat(beat)

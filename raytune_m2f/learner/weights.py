@@ -57,10 +57,13 @@ def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
     _require_backbone(source, own, state, usable)
     model.load_state_dict(usable, strict=False)
     loaded = Loaded(*(tuple(name for name in names if name not in usable) for names in (own, state)))
-    only_backbone = not any(name.startswith("sem_seg_head.") for name in state)
-    heads = () if only_backbone else tuple(_log_heads(source, model.heads, own, state))
-    _log_fresh(source, own, state, [n for n in loaded.fresh if n not in heads], only_backbone)
-    _log_unused(source, [n for n in loaded.unused if n not in own and n not in heads])
+    if any(name.startswith("sem_seg_head.") for name in state):
+        told = tuple(_log_heads(source, model.heads, own, state))
+    else:
+        log.info("%s holds a backbone: pixel decoder and transformer decoder start fresh", source)
+        told = tuple(name for name in loaded.fresh if not name.startswith("backbone."))
+    unused = [name for name in loaded.unused if name not in own and name not in told]
+    _log_others(source, own, state, [name for name in loaded.fresh if name not in told], unused)
     return loaded
 
 
@@ -130,25 +133,17 @@ def _classes(weight: Tensor | None) -> str:
     return f"{count} class{'es' * (count != 1)}"
 
 
-def _log_fresh(source: str, own: State, state: State, fresh: list[str], only_backbone: bool) -> None:
-    if only_backbone:
-        log.info("%s holds a backbone: pixel decoder and transformer decoder start fresh", source)
-        fresh = [name for name in fresh if name.startswith("backbone.")]
-    absent, other = ([n for n in fresh if (n in state) is there] for there in (False, True))
-    if absent:
-        log.warning("%s has no values for %d tensors, they start fresh: %s", source, len(absent), _first_of(absent))
-    if other:
-        shapes = [f"{n} {list(state[n].shape)}, here {list(own[n].shape)}" for n in other]
-        log.warning("%s has %d tensors of another shape, they start fresh: %s", source, len(other), _first_of(shapes))
-
-
-def _log_unused(source: str, unused: list[str]) -> None:
+def _log_others(source: str, own: State, state: State, fresh: list[str], unused: list[str]) -> None:
+    shapes = [f"{n} {list(state[n].shape)}, here {list(own[n].shape)}" for n in fresh if n in state]
     classifier = [name for name in unused if _CLASSIFIER.search(name)]
-    rest = [name for name in unused if name not in classifier]
-    if classifier:
-        log.info("%s: of its training only, not needed here: %s", source, _first_of(classifier))
-    if rest:
-        log.warning("%s holds %d tensors that have no use here: %s", source, len(rest), _first_of(rest))
+    for level, what, names in (
+        (logging.WARNING, "has no values for %d tensors, they start fresh", [n for n in fresh if n not in state]),
+        (logging.WARNING, "has %d tensors of another shape, they start fresh", shapes),
+        (logging.INFO, "holds %d tensors of its training only, not needed here", classifier),
+        (logging.WARNING, "holds %d tensors that have no use here", [n for n in unused if n not in classifier]),
+    ):
+        if names:
+            log.log(level, f"%s {what}: %s", source, len(names), _first_of(names))
 
 
 def _with_shape(state: State) -> list[str]:
