@@ -6,7 +6,6 @@ subcategories.py  accuracy and confusion table of each head, on the instances th
 bootstrap.py      the standard error of AP
 """
 
-from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth
 from raytune_m2f.evaluation.evaluator import (
     CocoEvaluator,
@@ -19,16 +18,13 @@ from raytune_m2f.evaluation.evaluator import (
     instances_to_results,
     results_to_json,
 )
-from raytune_m2f.evaluation.subcategories import HeadEvaluation
 
 __all__ = [
     "CocoEvaluator",
     "Evaluation",
     "Evaluator",
     "Gather",
-    "HeadEvaluation",
     "Result",
-    "ap_standard_error",
     "coco_ground_truth",
     "encode_masks",
     "evaluate_results",

@@ -13,8 +13,8 @@ from evaluation_cases import annotation, dataset, indexed, predictions
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
-from raytune_m2f.evaluation import ap_standard_error, coco_ground_truth, evaluate_results, instances_to_results
-from raytune_m2f.evaluation.bootstrap import ap_of_draws
+from raytune_m2f.evaluation import coco_ground_truth, evaluate_results, instances_to_results
+from raytune_m2f.evaluation.bootstrap import ap_of_draws, ap_standard_error
 from raytune_m2f.evaluation.coco import coco_metrics, numbered, run_cocoeval, with_numbers
 
 Results = list[dict[str, Any]]
