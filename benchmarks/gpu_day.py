@@ -26,7 +26,7 @@ import torch
 from raytune_m2f import Study
 from raytune_m2f.config import Config
 from raytune_m2f.data import generate_shapes
-from raytune_m2f.launch.here import run_training
+from raytune_m2f.launch.trial import run_training
 from raytune_m2f.training.memory import CUDA_SHARE
 from raytune_m2f.training.reports import Report, TrialContext, read_reports
 from raytune_m2f.training.step import Stepper

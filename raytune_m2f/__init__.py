@@ -23,35 +23,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raytune_m2f.api.models import Instance, Label, LoadedModel, Prediction, export_model, load_model
-    from raytune_m2f.api.studies import Study, resume, tune, tune_with
-    from raytune_m2f.api.training import train
-    from raytune_m2f.config import Config, load_config
-    from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
-    from raytune_m2f.study.space import SearchSpace, load_space
+    # isort: off
+    from raytune_m2f.api.models import Instance as Instance, Label as Label, LoadedModel as LoadedModel
+    from raytune_m2f.api.models import Prediction as Prediction, export_model as export_model, load_model as load_model
+    from raytune_m2f.api.studies import Study as Study, resume as resume, tune as tune, tune_with as tune_with
+    from raytune_m2f.api.training import train as train
+    from raytune_m2f.config import Config as Config, load_config as load_config
+    from raytune_m2f.study.settings import Budget as Budget, EarlyStopping as EarlyStopping, Resources as Resources
+    from raytune_m2f.study.settings import StudySettings as StudySettings
+    from raytune_m2f.study.space import SearchSpace as SearchSpace, load_space as load_space
+    # isort: on
 
 __version__ = "0.1.0"
-__all__ = [
-    "Budget",
-    "Config",
-    "EarlyStopping",
-    "Instance",
-    "Label",
-    "LoadedModel",
-    "Prediction",
-    "Resources",
-    "SearchSpace",
-    "Study",
-    "StudySettings",
-    "export_model",
-    "load_config",
-    "load_model",
-    "load_space",
-    "resume",
-    "train",
-    "tune",
-    "tune_with",
-]
 _HOMES = {
     "api.models": ("Instance", "Label", "LoadedModel", "Prediction", "export_model", "load_model"),
     "api.studies": ("Study", "resume", "tune", "tune_with"),
@@ -61,6 +44,7 @@ _HOMES = {
     "study.space": ("SearchSpace", "load_space"),
 }
 """The module of each name."""
+__all__ = [name for names in _HOMES.values() for name in names]
 
 if not TYPE_CHECKING:  # else every name, also one that is not there, would be known to a type checker
 

@@ -14,7 +14,6 @@ import re
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from rich.progress import Progress as RichProgress
 from rich.text import Text
 
 from raytune_m2f.errors import InputError
+from raytune_m2f.storage.files import write_atomically
 
 T = TypeVar("T")
 INTERVAL_S = 30.0
@@ -86,12 +86,14 @@ def duration(seconds: float) -> str:
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse_duration(text: str | float) -> float:
-    """Seconds of "90s", "45m", "2h", "1d" or "1h30m"; a number is one of seconds already.
+def parse_duration(text: str | float | None) -> float | None:
+    """Seconds of "90s", "45m", "2h", "1d" or "1h30m"; a number is one of seconds already, None is no limit.
 
     Raises:
         InputError: anything else.
     """
+    if text is None:
+        return None
     if not isinstance(text, str):
         seconds = float(text)
     elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
@@ -217,8 +219,6 @@ class ProgressFile:
 
     def __init__(self, folder: Path, *, interval: float = 2.0, clock: Clock = time.monotonic) -> None:
         self._folder, self._interval, self._clock, self._due = folder, interval, clock, clock()
-        # renamed without fsync, unlike in `files.py`; `files.sweep` clears what a kill leaves behind
-        self._temporary = folder / f".progress.{uuid.uuid4().hex[:12]}.raytune_m2f.tmp"
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
         if self._clock() < self._due and done < total:
@@ -226,8 +226,7 @@ class ProgressFile:
         self._due = self._clock() + self._interval
         content = json.dumps({"done": done, "total": total, "facts": facts, "at": time.time()})
         with suppress(OSError):
-            self._temporary.write_text(content, encoding="utf-8")
-            self._temporary.replace(self._folder / FILE)
+            write_atomically(self._folder / FILE, content, durable=False)
 
 
 def read_progress(folder: Path) -> Told | None:

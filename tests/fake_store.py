@@ -50,10 +50,12 @@ class FakeStore:
 
     Attributes:
         root: it has one bucket, `bucket`.
+        opened: addresses that were connected to, in order.
     """
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root = root
+        self.opened: list[str] = []
         (root / "bucket").mkdir(parents=True)
         self.files_there = FaultyFiles()
         self.filesystem = SubTreeFileSystem(str(root), PyFileSystem(FSSpecHandler(self.files_there)))
@@ -62,6 +64,7 @@ class FakeStore:
         patch.setattr(lease, "SETTLE_S", 0.0)
 
     def _open(self, address: str) -> tuple[Any, str]:
+        self.opened.append(address)
         return self.filesystem, address.partition("://")[2].partition("?")[0]
 
     def files(self, under: str = "bucket/study") -> list[str]:

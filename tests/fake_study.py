@@ -13,11 +13,12 @@ from typing import Any
 import torch.distributed as dist
 
 from raytune_m2f.config import Config
-from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study import layout
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training import checkpoint
@@ -43,6 +44,13 @@ def settings(trials: int | None = 4, **others: Any) -> StudySettings:
 def two_metrics(**others: Any) -> StudySettings:
     """Of several metrics, a stopped trial is told as complete."""
     return settings(metrics=("segm/AP", "-loss"), **others)
+
+
+def create_study(
+    directory: str | Path, config: Config, space: SearchSpace, settings: StudySettings, **others: Any
+) -> StudyDirectory:
+    """A study that is laid out, and does not run; arguments and errors are those of `layout.new_study`."""
+    return layout.new_study(directory, config, space, settings, **others).create()
 
 
 def new_study(root: Path, study_settings: StudySettings | None = None) -> StudyDirectory:

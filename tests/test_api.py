@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,13 +30,14 @@ from raytune_m2f.errors import (
 )
 from raytune_m2f.evaluation import encode_masks
 from raytune_m2f.model import PackedInstances
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
+from raytune_m2f.study.plan import Extension, StudyPlan
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 RUN_STUDY = "raytune_m2f.drive.runner.run_study"
+RAY_SESSION = "raytune_m2f.launch.session.ray_session"
 
 
 # The page
@@ -75,6 +77,7 @@ def run_here(target: str | StudyDirectory | NewStudy, *, extension: Extension | 
 def test_the_documented_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of docs/python.md, in its order."""
     monkeypatch.setattr(RUN_STUDY, run_here)
+    monkeypatch.setattr(RAY_SESSION, lambda address: nullcontext())
     run_the_page()
 
 
@@ -160,6 +163,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[StudyPlan]:
 
     monkeypatch.setattr(RUN_STUDY, run)
     monkeypatch.setattr("raytune_m2f.drive.preflight.check_before_start", lambda *_, **__: [])
+    monkeypatch.setattr(RAY_SESSION, lambda address: nullcontext())
     return plans
 
 

@@ -22,8 +22,9 @@ from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import Categories, generate_shapes, load_coco
 from raytune_m2f.errors import ModelError, RaytuneM2FError
 from raytune_m2f.storage.text import read_object
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan, plan_of
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.directory import StudyDirectory, plan_of
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.space import load_space
 from raytune_m2f.study.status import study_status
 from raytune_m2f.training.reports import append_report, read_reports

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 USERS = ("model", "configs", "search_spaces")  # names that a user's own modules have
 SCRIPT = """
 import model, configs, search_spaces
-from raytune_m2f.config.shipped import shipped_configs
+from raytune_m2f.config.load import shipped_configs
 from raytune_m2f.model import Instances, build_model
 from raytune_m2f.study.space import load_space
 print(model.OWN, configs.OWN, search_spaces.OWN, Instances.__module__, len(shipped_configs()))

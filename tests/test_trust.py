@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_study import report
+from fake_study import create_study, report
 from typer.testing import CliRunner
 
 from raytune_m2f import Study
@@ -29,10 +29,10 @@ from raytune_m2f.export import export_run, load_export
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.trial import run_trial
-from raytune_m2f.study.directory import PLAN, StudyDirectory, StudyPlan, plan_of
-from raytune_m2f.study.layout import create_study
+from raytune_m2f.study.directory import PLAN, StudyDirectory, plan_of
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.points import knowledge_of
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.study.status import study_status

@@ -104,14 +104,8 @@ class Prediction(Sequence[Instance]):
         return f"Prediction({len(self)} instances in {width} x {height} pixels{shown})"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was exported.
-
-    Attributes:
-        run: the trial's directory, or that of a training.
-        report: of the exported checkpoint: metrics by name, and the iteration.
-    """
+class Exported(NamedTuple):
+    """The run (a trial's directory, or that of a training), and the report of the exported checkpoint."""
 
     run: str
     report: dict[str, Any]
@@ -159,7 +153,7 @@ def _next_best(study: StudyDirectory, run: str) -> Iterator[str]:
         yield f"The next best trial whose weights are whole is {trial.number}: export it by `--trial {trial.number}`."
 
 
-def load_model(folder: str | os.PathLike[str], *, device: str | None = None, trust: bool = False) -> LoadedModel:
+def load_model(folder: PathOrAddress, *, device: str | None = None, trust: bool = False) -> LoadedModel:
     """Load an exported model from its directory alone.
 
     Args:
@@ -199,7 +193,7 @@ class LoadedModel:
 
     def predict(
         self,
-        image: str | os.PathLike[str] | Image | npt.NDArray[np.uint8],
+        image: PathOrAddress | Image | npt.NDArray[np.uint8],
         *,
         score_threshold: float = 0.5,
         max_megapixels: float | None = None,
@@ -221,17 +215,16 @@ class LoadedModel:
 
     def predict_files(
         self,
-        images: Sequence[str | os.PathLike[str]],
-        output: str | os.PathLike[str],
+        images: Sequence[PathOrAddress],
+        output: PathOrAddress,
         *,
         score_threshold: float = 0.5,
         max_megapixels: float | None = None,
         progress: WorkProgress = None,
     ) -> dict[str, Any]:
-        """Predict image files: an overlay PNG for each, and all instances in one COCO JSON, in the folder `output`.
+        """Predict image files: an overlay PNG for each, and all instances in one COCO JSON, which is returned.
 
-        Returns:
-            the content of instances.json; see `predict_files` in predict.py, which also says what is raised.
+        See `raytune_m2f.predict.predict_files`, also for what is raised.
         """
         from raytune_m2f.predict import predict_files
 
@@ -248,19 +241,18 @@ class LoadedModel:
 
     def evaluate(
         self,
-        annotations: str | os.PathLike[str],
-        images: str | os.PathLike[str],
+        annotations: PathOrAddress,
+        images: PathOrAddress,
         *,
-        output: str | os.PathLike[str] | None = None,
-        predictions: str | os.PathLike[str] | None = None,
+        output: PathOrAddress | None = None,
+        predictions: PathOrAddress | None = None,
         max_megapixels: float | None = None,
         progress: WorkProgress = None,
     ) -> dict[str, float]:
         """Score the model on a dataset.
 
         Args:
-            annotations: COCO file with the labels that the model knows.
-            images: the folder of its images.
+            annotations, images: a COCO file with the labels that the model knows, and the folder of its images.
             output: file for the metrics and the confusion tables (JSON); one of ours is replaced.
             predictions: new file for all detections: COCO's results (JSON).
             max_megapixels: larger images are refused; see `read_image`.
@@ -294,7 +286,7 @@ class LoadedModel:
         return metrics
 
 
-def require_result_files(output: str | os.PathLike[str] | None, predictions: str | os.PathLike[str] | None) -> None:
+def require_result_files(output: PathOrAddress | None, predictions: PathOrAddress | None) -> None:
     """Make sure, before the work, that the files of `LoadedModel.evaluate` can be written; their folders are made.
 
     Raises:
@@ -308,8 +300,7 @@ def require_result_files(output: str | os.PathLike[str] | None, predictions: str
     if output is not None and predictions is not None and Path(output).resolve() == Path(predictions).resolve():
         raise InputError(f"--output and --predictions are the same file, {output}: give two.")
     for file in (output, predictions):
-        if file is not None:
-            Path(file).parent.mkdir(parents=True, exist_ok=True)
+        Path(file or ".").parent.mkdir(parents=True, exist_ok=True)
 
 
 def _scores_as_json(evaluator: CocoEvaluator, metrics: dict[str, float]) -> str:

@@ -17,13 +17,12 @@ from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError
 from raytune_m2f.progress import as_context, parse_duration, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
-from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy, new_study
 from raytune_m2f.study.lines import StudyLines, short_line
+from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
-from raytune_m2f.study.space import SearchSpace, check_space, load_space
-from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
 if TYPE_CHECKING:
@@ -100,27 +99,20 @@ def tune(
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
         trials = DEFAULT_TRIALS
-    settings = StudySettings.from_dict(
-        {
-            "budget": {"trials": trials, "seconds": _seconds(time), "iterations": iterations, "gpu_hours": gpu_hours},
-            "metrics": _several(metric),
-            "constraints": _several(constraint),
-            "sampler": sampler,
-            "seed": seed,
-            "early_stopping": {
-                "method": early_stopping or ("none" if sampler == "grid" else "asha"),
-                "grace_iterations": grace,
-                "reduction_factor": reduction_factor,
-            },
-            "resources": {
-                "workers": workers_per_trial,
-                "gpus_per_worker": gpus_per_worker,
-                "concurrent": concurrent,
-            },
-            "keep_checkpoints": keep_checkpoints,
-            "optuna_storage": optuna_storage,
-        }
-    )
+    method = early_stopping or ("none" if sampler == "grid" else "asha")
+    budget = {"trials": trials, "seconds": parse_duration(time), "iterations": iterations, "gpu_hours": gpu_hours}
+    asked = {
+        "budget": budget,
+        "metrics": _several(metric),
+        "constraints": _several(constraint),
+        "sampler": sampler,
+        "seed": seed,
+        "early_stopping": {"method": method, "grace_iterations": grace, "reduction_factor": reduction_factor},
+        "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
+        "keep_checkpoints": keep_checkpoints,
+        "optuna_storage": optuna_storage,
+    }
+    settings = StudySettings.from_dict(asked)
     return tune_with(loaded, searched, study, settings, from_study=from_study, address=address, progress=progress)
 
 
@@ -140,18 +132,20 @@ def tune_with(
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
     points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
     new = new_study(study, config, space, settings, points=points, prior=prior)
-    from raytune_m2f.launch.session import ray_session
-
     with ExitStack() as stack:
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
         checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings)
         with still(log, "starting Ray and reading the data"):
+            from raytune_m2f.drive.runner import run_study
+            from raytune_m2f.launch.session import ray_session
+
             stack.enter_context(ray_session(address))
             notes = checking.result()
         for note in notes:
             log.warning("%s", note)
-        _run(new, address=address, progress=progress, trust=True)  # the user has just given the configuration
-    return Study(study)
+        told = stack.enter_context(as_context(progress or StudyLines()))
+        run_study(new, address=address, progress=told, trust=True)  # the user has just given the configuration
+    return Study(new.directory)
 
 
 def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
@@ -177,26 +171,6 @@ def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
 
 
-def _seconds(time: str | float | None) -> float | None:
-    return None if time is None else parse_duration(time)
-
-
-def _run(
-    study: StudyDirectory | NewStudy,
-    *,
-    address: str | None,
-    progress: StudyProgress,
-    trust: bool,
-    concurrent: int | None = None,
-    extension: Extension | None = None,
-) -> None:
-    """Run a study, new or begun, to the end of its budget."""
-    from raytune_m2f.drive.runner import run_study
-
-    with as_context(progress or StudyLines()) as told:
-        run_study(study, address=address, concurrent=concurrent, progress=told, extension=extension, trust=trust)
-
-
 def resume(
     study: PathOrAddress,
     *,
@@ -216,7 +190,7 @@ class Study:
         StudyError: there is none.
     """
 
-    def __init__(self, study: PathOrAddress) -> None:
+    def __init__(self, study: PathOrAddress | StudyDirectory) -> None:
         self._directory = StudyDirectory.at(study)
         self._directory.require()
         self.address = str(self._directory)
@@ -277,8 +251,22 @@ class Study:
             TrainingError: every trial failed, or the first ones all failed alike.
         """
         log.info("study %s: going on with it", relative(self.address))
-        _run(self._directory, address=address, concurrent=concurrent, progress=progress, trust=trust)
+        self._run(self._directory, None, concurrent, address, trust, progress)
         return self
+
+    def _run(
+        self,
+        target: StudyDirectory | NewStudy,
+        extension: Extension | None,
+        concurrent: int | None,
+        address: str | None,
+        trust: bool,
+        progress: StudyProgress,
+    ) -> None:
+        from raytune_m2f.drive.runner import run_study
+
+        with as_context(progress or StudyLines()) as told:
+            run_study(target, extension=extension, concurrent=concurrent, address=address, trust=trust, progress=told)
 
     def extend(
         self,
@@ -301,11 +289,11 @@ class Study:
         more = Extension(
             trials=trials,
             iterations=iterations,
-            seconds=_seconds(time),
+            seconds=parse_duration(time),
             gpu_hours=gpu_hours,
             space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
         )
-        _run(self._directory, address=address, concurrent=concurrent, progress=progress, trust=trust, extension=more)
+        self._run(self._directory, more, concurrent, address, trust, progress)
         return self
 
     def confirm(
@@ -332,23 +320,11 @@ class Study:
         name = relative(self.address)
         log.info("study %s: its best %d again under %d new seeds, in %s/confirm", name, top, seeds, name)
         planned = plan_confirmation(self._directory, top=top, seeds=seeds, trust=trust)
-        _run(
-            planned.target,
-            address=address,
-            concurrent=concurrent,
-            progress=progress,
-            trust=trust,
-            extension=planned.extension,
-        )
+        self._run(planned.target, planned.extension, concurrent, address, trust, progress)
         return planned.compare()
 
     def export(
-        self,
-        output: PathOrAddress,
-        *,
-        trial: int | None = None,
-        iteration: int | None = None,
-        trust: bool = False,
+        self, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None, trust: bool = False
     ) -> LoadedModel:
         """Export a trial's best checkpoint to the directory `output`, and load the model; see `export_model`."""
         export_model(self.address, output, trial=trial, iteration=iteration)

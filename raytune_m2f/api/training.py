@@ -57,7 +57,7 @@ def train(
     """
     loaded = config_of(config, overrides)
     log.info("training: %s; log: %s/log.txt", describe_training(loaded), os.fspath(output).rstrip("/"))
-    from raytune_m2f.launch.here import run_training  # with torch: only now that the configuration is right
+    from raytune_m2f.launch.trial import run_training  # with torch: only now that the configuration is right
 
     with as_context(progress or line_progress("training", print_to_stderr)) as told:
         return run_training(

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raytune_m2f.cli.console import clear_errors, err, log_to_stderr, out
+from raytune_m2f.cli.console import clear_errors, err, out
 from raytune_m2f.cli.options import Dashboard
 from raytune_m2f.progress import still
 
@@ -107,7 +107,6 @@ def stop(job: JobOrStudy, address: Dashboard) -> None:
         if found.status.is_terminal():
             out.print(f"the job {found.submission_id} has ended already: {found.status}", soft_wrap=True)
             return
-        log_to_stderr()
         log.info("stopping the job %s: its trials have two minutes to end in order", found.submission_id)
         with still(log, "stopping"):
             ended = jobs.stop(found.submission_id)

@@ -33,9 +33,10 @@ FAILED = {*DISK_FULL, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn our errors, and paths that cannot be used, into a message and an exit code; Ctrl-C into 130."""
+    """Show the log; turn our errors and paths that cannot be used into a message and an exit code, Ctrl-C into 130."""
     for stream in (sys.stdout, sys.stderr):
         _escape_unencodable(stream)
+    log_to_stderr()
     try:
         yield
         sys.stdout.flush()  # here, where somebody can still say that it cannot be written

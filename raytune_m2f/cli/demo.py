@@ -6,15 +6,18 @@ import logging
 import time
 from pathlib import Path
 
+from PIL import Image
 from rich.table import Table
 
 import raytune_m2f as rm
 from raytune_m2f.cli.console import err, is_quiet, print_table, show_progress
 from raytune_m2f.cli.tables import study_progress
 from raytune_m2f.config.load import shipped_configs
-from raytune_m2f.errors import InputError, RaytuneM2FError
+from raytune_m2f.data import CocoDataset, generate_shapes, load_coco, read_image
+from raytune_m2f.errors import RaytuneM2FError
 from raytune_m2f.progress import duration, nobody
 from raytune_m2f.study.status import Silent, StudyStatus
+from raytune_m2f.visualize import Picture, contact_sheet, draw_instances, ground_truth_instances
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +28,16 @@ AS_GOOD_AS_EQUAL = 0.01  # of an AP of 100: images are predicted one by one, and
 
 
 def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.Study:
-    """Run the demo into an empty directory, and print what came of it and where everything is.
+    """Run the demo into a directory, and print what came of it and where everything is.
 
     Args:
         full: train as `configs/demo_full.yaml` says.
 
     Raises:
-        InputError: `output` is not empty.
         TrainingError: every trial failed.
         RaytuneM2FError: the exported model does not score what the study says.
     """
-    if output.exists() and any(output.iterdir()):
-        raise InputError(f"--output {output} is not empty: give a new directory, or remove it.")
     start = time.monotonic()
-    log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
     data = _make_data(output, seed)
     log.info("2/5 tuning: %d trials in %s, the configuration's own values first", trials, output / "study")
     for name in CONFIGS:
@@ -58,24 +57,37 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.
     shown = sorted(data["val_images"].iterdir())[:PICTURES]
     silent = nobody if is_quiet() else None
     model.predict_files(shown, output / "predictions", score_threshold=SURE_ENOUGH, progress=silent)
-    from raytune_m2f.cli.pictures import draw_sheet
-
-    draw_sheet([output / "predictions" / image.name for image in shown], output / "predictions.png")
+    pictures = [read_image(output / "predictions" / image.name) for image in shown]
+    _save_sheet(pictures, output / "predictions.png")
     print_table(_summary(status, output, time.monotonic() - start))
     return study
 
 
 def _make_data(output: Path, seed: int) -> dict[str, Path]:
     """Synthetic shapes, and a picture of their true masks."""
-    from raytune_m2f.cli.pictures import draw_truth
-    from raytune_m2f.data import generate_shapes, load_coco
-
     log.info("1/5 generating synthetic shapes in %s", output / "data")
     data = generate_shapes(output / "data", seed=seed)
-    truth = load_coco("val", data["val_annotations"], data["val_images"], ("color", "texture"))
-    draw_truth(truth, output / "data.png", PICTURES)
+    draw_truth(load_coco("val", data["val_annotations"], data["val_images"], ("color", "texture")), output / "data.png")
     log.info("    first picture: %s, validation images with their true masks and labels", output / "data.png")
     return data
+
+
+def draw_truth(dataset: CocoDataset, file: Path) -> None:
+    """A sheet of the first images with their true masks and labels."""
+    pictures = [
+        draw_instances(
+            read_image(record.file),
+            ground_truth_instances(record, dataset.categories),
+            dataset.categories,
+            show_scores=False,
+        )
+        for record in dataset.records[:PICTURES]
+    ]
+    _save_sheet(pictures, file)
+
+
+def _save_sheet(pictures: list[Picture], file: Path) -> None:
+    Image.fromarray(contact_sheet(pictures, columns=4, cell_width=480)).save(file)
 
 
 def require_equal(scored: float, reported: float) -> None:

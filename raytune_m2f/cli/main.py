@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
+import raytune_m2f as rm
 from raytune_m2f.cli import cluster as cli_cluster
 from raytune_m2f.cli import study as cli_study
-from raytune_m2f.cli.console import clear_errors, log_to_stderr, out, print_table, show_progress
+from raytune_m2f.cli.console import clear_errors, out, print_table, show_progress
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -21,10 +23,12 @@ from raytune_m2f.cli.options import (
     Overrides,
     Trust,
     application,
+    given,
     require_finite,
 )
+from raytune_m2f.errors import InputError
 
-# the API is imported where it is used, so that --help answers at once
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     cls=Group,
@@ -61,14 +65,17 @@ def demo(
     Example: raytune-m2f demo --output demo
     """
     with clear_errors():
-        from raytune_m2f.cli.demo import run_demo
+        if output.exists() and any(output.iterdir()):
+            raise InputError(f"--output {output} is not empty: give a new directory, or remove it.")
+        log.info("demo in %s: %d trials on synthetic shapes; data.png there is the first picture", output, trials)
+        from raytune_m2f.cli.demo import run_demo  # imports torch, which takes seconds
 
-        log_to_stderr()
         run_demo(output, trials=trials, seed=seed, full=full)
 
 
 @app.command()
 def train(
+    context: typer.Context,
     config: ConfigFile,
     output: Annotated[
         str,
@@ -91,19 +98,7 @@ def train(
     Example: raytune-m2f train --config configs/fruits_nuts.yaml --output runs/fruits SOLVER.BASE_LR=5e-4
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
-        report = rm.train(
-            config,
-            output,
-            overrides=overrides or [],
-            workers=workers,
-            gpus_per_worker=gpus_per_worker,
-            address=address,
-            resume=resume,
-            progress=show_progress("training"),
-        )
+        report = rm.train(**given(context), progress=show_progress("training"))
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
@@ -116,6 +111,7 @@ app.command()(cli_cluster.stop)
 
 @app.command()
 def export(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -133,15 +129,13 @@ def export(
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
-        done = rm.export_model(source, output, trial=trial, iteration=iteration)
+        done = rm.export_model(**given(context))
         _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     model: ModelDir,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
@@ -157,24 +151,18 @@ def evaluate(
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
     with clear_errors():
-        import raytune_m2f as rm
         from raytune_m2f.api.models import require_result_files
 
-        log_to_stderr()
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
         metrics = rm.load_model(model, trust=trust).evaluate(
-            annotations,
-            images,
-            output=output,
-            predictions=predictions,
-            max_megapixels=max_megapixels,
-            progress=show_progress("evaluating", "image"),
+            **given(context, "model", "trust"), progress=show_progress("evaluating", "image")
         )
         _print_metrics(metrics, f"{model} on {annotations}")
 
 
 @app.command()
 def predict(
+    context: typer.Context,
     model: ModelDir,
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
@@ -189,15 +177,8 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
         content = rm.load_model(model, trust=trust).predict_files(
-            images,
-            output,
-            score_threshold=score_threshold,
-            max_megapixels=max_megapixels,
-            progress=show_progress("predicting", "image"),
+            **given(context, "model", "trust"), progress=show_progress("predicting", "image")
         )
         counts = f"{len(content['annotations'])} instances in {len(content['images'])} images"
         out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)

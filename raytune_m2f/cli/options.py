@@ -31,11 +31,10 @@ def require_finite(number: float | None) -> float | None:
 
 def require_duration(text: str | None) -> str | None:
     """A duration as it was typed; raises BadParameter if it is none."""
-    if text is not None:
-        try:
-            parse_duration(text)
-        except InputError as error:
-            raise typer.BadParameter(str(error)) from None
+    try:
+        parse_duration(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
     return text
 
 
@@ -82,6 +81,16 @@ GpusPerWorker = Annotated[
         min=0, callback=require_finite, help="GPUs of a worker, a fraction shares one; by default 1 if there is any."
     ),
 ]
+
+
+def given(context: typer.Context, *without: str) -> dict[str, Any]:
+    """The options and arguments of a command by name, as its function of the API takes them.
+
+    What was not given is left out, so that the API's defaults count.
+    """
+    return {
+        name: value for name, value in context.params.items() if value not in (None, [], ()) and name not in without
+    }
 
 
 class Group(TyperGroup):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from raytune_m2f.cli.console import clear_errors, err, is_quiet, log_to_stderr, out, print_table
+import raytune_m2f as rm
+from raytune_m2f.cli.console import clear_errors, err, is_quiet, out, print_table
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -18,6 +19,7 @@ from raytune_m2f.cli.options import (
     GpusPerWorker,
     Overrides,
     Trust,
+    given,
     require_duration,
     require_finite,
 )
@@ -38,6 +40,7 @@ Concurrent = Annotated[
 
 
 def tune(
+    context: typer.Context,
     config: ConfigFile,
     space: Annotated[
         str,
@@ -116,38 +119,11 @@ def tune(
     Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
-        made = rm.tune(
-            config,
-            space,
-            study,
-            overrides=overrides or [],
-            trials=trials,
-            time=time,
-            iterations=iterations,
-            gpu_hours=gpu_hours,
-            concurrent=concurrent,
-            workers_per_trial=workers_per_trial,
-            gpus_per_worker=gpus_per_worker,
-            metric=metric or ["segm/AP"],
-            constraint=constraint or [],
-            sampler=sampler,
-            early_stopping=early_stopping,
-            grace=grace,
-            reduction_factor=reduction_factor,
-            from_study=from_study,
-            keep_checkpoints=keep_checkpoints,
-            optuna_storage=optuna_storage,
-            seed=seed,
-            address=address,
-            progress=_progress(),
-        )
-        _print_outcome(made)
+        _print_outcome(rm.tune(**given(context), progress=_progress()))
 
 
 def resume(
+    context: typer.Context,
     study: StudyDir,
     concurrent: Concurrent = None,
     address: Address = None,
@@ -158,13 +134,11 @@ def resume(
     Example: raytune-m2f resume studies/fruits
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
-        _print_outcome(rm.resume(study, concurrent=concurrent, address=address, trust=trust, progress=_progress()))
+        _print_outcome(rm.resume(**given(context), progress=_progress()))
 
 
 def extend(
+    context: typer.Context,
     study: StudyDir,
     trials: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many trials more.")] = None,
     time: Annotated[
@@ -184,24 +158,11 @@ def extend(
     Example: raytune-m2f extend studies/fruits --trials 20
     """
     with clear_errors():
-        import raytune_m2f as rm
-
-        log_to_stderr()
-        extended = rm.Study(study).extend(
-            trials=trials,
-            time=time,
-            iterations=iterations,
-            gpu_hours=gpu_hours,
-            space=space,
-            concurrent=concurrent,
-            address=address,
-            trust=trust,
-            progress=_progress(),
-        )
-        _print_outcome(extended)
+        _print_outcome(rm.Study(study).extend(**given(context, "study"), progress=_progress()))
 
 
 def confirm(
+    context: typer.Context,
     study: StudyDir,
     top: Annotated[int, typer.Option(min=1, max=MOST, help="How many of the best trials.")] = 3,
     seeds: Annotated[int, typer.Option(min=1, max=MOST, help="New seeds for each.")] = 3,
@@ -214,13 +175,9 @@ def confirm(
     Example: raytune-m2f confirm studies/fruits --top 3 --seeds 3
     """
     with clear_errors():
-        import raytune_m2f as rm
         from raytune_m2f.cli.tables import confirmation_table
 
-        log_to_stderr()
-        found = rm.Study(study).confirm(
-            top, seeds, concurrent=concurrent, address=address, trust=trust, progress=_progress()
-        )
+        found = rm.Study(study).confirm(**given(context, "study"), progress=_progress())
         print_table(confirmation_table(found))
         out.print(str(found), soft_wrap=True)
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from raytune_m2f.config.fields.base import CLASHES, Problem, Section
-from raytune_m2f.config.keys import is_section, key_info, known_keys, short_repr, unknown_key
+from raytune_m2f.config.keys import allowed, is_section, known_keys, short_repr, unknown_key
 from raytune_m2f.config.paths import REGISTER, resolve_paths
 from raytune_m2f.config.yaml_file import flatten, merge
 from raytune_m2f.errors import ConfigError, join_problems
@@ -104,12 +104,13 @@ def _problems(error: ValidationError, root: type[Section]) -> list[Problem]:
 
 def _describe(kind: str, value: Any, location: Location, root: type[Section]) -> str:
     if kind == "extra_forbidden":
-        beside = known_keys(_section_at(root, location[:-1]), f"{_dotted(location[:-1])}.".lstrip("."))
+        section = _field_at(root, location[:-1]).annotation
+        beside = known_keys(section, f"{_dotted(location[:-1])}.".lstrip(".")) if is_section(section) else {}
         return unknown_key(_dotted(location), {**beside, **known_keys(root)})
-    info = key_info(_dotted(location), _field_at(root, location))
+    field = _field_at(root, location)
     got = "missing" if kind == "missing" else f"got {short_repr(value)}"
-    meaning = f" ({info.description.removesuffix('.')})" if info.description else ""
-    return f"{got}, allowed: {info.allowed}{meaning}"
+    meaning = f" ({field.description.removesuffix('.')})" if field.description else ""
+    return f"{got}, allowed: {allowed(field)}{meaning}"
 
 
 def _dotted(location: Location) -> str:
@@ -126,8 +127,3 @@ def _field_at(root: type[Section], location: Location) -> FieldInfo:
         elif get_origin(field.annotation) is dict:
             field = FieldInfo(annotation=get_args(field.annotation)[1])
     return field
-
-
-def _section_at(root: type[Section], location: Location) -> type[Section]:
-    annotation = _field_at(root, location).annotation
-    return annotation if is_section(annotation) else root

@@ -1,13 +1,14 @@
 """What keys there are, what each allows, and which one is closest to a misspelt key.
 
 Keys that detectron2 or Mask2Former know and that are not honoured here are refused with what to do instead: an option
-that is silently ignored costs days.
+that is silently ignored costs days. The keys of networks that an engine brings with it, the engine knows: engines are
+above the configuration, so each registers here when it is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import importlib
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard, get_args, get_origin
 
@@ -82,48 +83,24 @@ FOREIGN_KEYS: dict[str, str] = {
 
 def foreign_advice(key: str) -> str | None:
     """What to do instead of a key that is detectron2's and not honoured; None if it is not detectron2's."""
-    while key:
-        if key in FOREIGN_KEYS:
-            return FOREIGN_KEYS[key]
-        key = key.rpartition(".")[0]
-    return None
+    parts = key.split(".")
+    above = (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return next((FOREIGN_KEYS[one] for one in above if one in FOREIGN_KEYS), None)
 
 
-@dataclass(frozen=True)
-class KeyInfo:
-    """One key of the configuration, for error messages and for the reference.
-
-    Attributes:
-        key: dotted.
-        default: its default; None where there is none.
-        allowed: its type and bounds, in words.
-        description: what it does, with its unit in brackets at the end.
-        is_section: whether it holds keys instead of a value.
-    """
-
-    key: str
-    default: Any
-    allowed: str
-    description: str
-    is_section: bool
-
-
-def known_keys(section: type[Section], prefix: str = "") -> dict[str, KeyInfo]:
-    """Every dotted key at or below `section`, in the order of definition."""
-    known: dict[str, KeyInfo] = {}
+def known_keys(section: type[Section], prefix: str = "") -> dict[str, FieldInfo]:
+    """Every dotted key at or below `section` with its field, in the order of definition."""
+    known: dict[str, FieldInfo] = {}
     for name, field in section.model_fields.items():
-        key = f"{prefix}{name}"
-        known[key] = key_info(key, field)
+        known[f"{prefix}{name}"] = field
         if is_section(field.annotation):
-            known.update(known_keys(field.annotation, f"{key}."))
+            known.update(known_keys(field.annotation, f"{prefix}{name}."))
     return known
 
 
-def key_info(key: str, field: FieldInfo) -> KeyInfo:
-    """What is known of the key that this field of a section defines."""
-    default = None if field.is_required() else field.default
-    allowed = f"only {short_repr(default)}" if is_fixed(field) else describe_type(field.annotation, field.metadata)
-    return KeyInfo(key, default, allowed, field.description or "", is_section(field.annotation))
+def allowed(field: FieldInfo) -> str:
+    """The type and bounds of a key, in words."""
+    return f"only {short_repr(field.default)}" if is_fixed(field) else describe_type(field.annotation, field.metadata)
 
 
 def describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -157,24 +134,25 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
         return "write the sections one below the other, with indentation, not as one dotted key"
     if (advice := foreign_advice(key)) is not None:
         return f"detectron2 knows this key, but it is not honoured here: {advice}"
-    close = closest_key(key, known)
-    return f"unknown key; did you mean {close}?" if close else "unknown key"
+    return f"unknown key{_did_you_mean_key(key, known)}"
 
 
-def closest_key(key: str, known: Iterable[str]) -> str | None:
-    """The key closest to a misspelt one: the same name elsewhere, then a similar one; None if none is close."""
-    known, wanted = list(known), key.upper()
-    names = {k.rpartition(".")[2]: k for k in reversed(known)}
-    name = wanted.rpartition(".")[2]
-    by_spelling = {k.upper(): k for k in known}
-    if wanted in by_spelling:
-        return by_spelling[wanted]
-    if name in names:
-        return names[name]
-    if close := closest(wanted, by_spelling, cutoff=0.8):
-        return by_spelling[close]
-    close = closest(name, names, cutoff=0.75)
-    return names[close] if close else None
+def unknown_engine_key(key: str, known: Iterable[str]) -> str:
+    """The message for a key that neither detectron2 nor a module of DATASETS.IMPORT has with a value."""
+    known = list(known)
+    if inside := next((one for one in known if one.startswith(f"{key}.")), None):
+        return f"a section; name a key in it, such as {inside}"
+    return f"non-existent config key of detectron2{_did_you_mean_key(key, known)}"
+
+
+def _did_you_mean_key(key: str, known: list[str]) -> str:
+    """`; did you mean ...?` with the same name elsewhere, else a similar key or name; empty if none is close."""
+    by_spelling = {one.upper(): one for one in known}
+    names = {one.rpartition(".")[2]: one for one in reversed(known)}
+    wanted, name = key.upper(), key.upper().rpartition(".")[2]
+    found = by_spelling.get(wanted) or names.get(name) or by_spelling.get(closest(wanted, by_spelling, 0.8) or "")
+    found = found or names.get(closest(name, names, 0.75) or "")
+    return f"; did you mean {found}?" if found else ""
 
 
 def is_section(annotation: Any) -> TypeGuard[type[Section]]:
@@ -190,15 +168,32 @@ def _describe_sequence(arguments: tuple[Any, ...], metadata: list[Any]) -> str:
 
 
 def _describe_bounds(metadata: Iterable[Any]) -> str:
-    bounds = {
-        name: getattr(m, name)
-        for m in metadata
-        for name in ("ge", "gt", "le", "lt", "multiple_of")
-        if getattr(m, name, None) is not None
-    }
     words = {"gt": "above", "ge": "from", "le": "up to", "multiple_of": "in multiples of"}
-    return "".join(f" {word} {_plain(bounds[name])}" for name, word in words.items() if name in bounds)
+    bounds = {name: bound for one in metadata for name in words if (bound := getattr(one, name, None)) is not None}
+    plain = {name: f"{bound:g}" if isinstance(bound, float) else str(bound) for name, bound in bounds.items()}
+    return "".join(f" {word} {plain[name]}" for name, word in words.items() if name in plain)
 
 
-def _plain(bound: float) -> str:
-    return f"{bound:g}" if isinstance(bound, float) else str(bound)
+Completed = tuple[dict[str, Any], list[tuple[str, str]]]
+"""Nested values of all keys, and (dotted key, problem) for each that was refused."""
+Complete = Callable[[Mapping[str, Any], Iterable[str]], Completed]
+"""(nested values, dotted keys that are checked elsewhere) to all keys, the engine's defaults below the values."""
+
+_registered: dict[str, Complete] = {}
+
+
+def register_keys(engine: str, complete: Complete) -> None:
+    """Let the engine of this name complete and check the configurations of its own networks."""
+    _registered[engine] = complete
+
+
+def complete(engine: str, values: Mapping[str, Any], own: Iterable[str]) -> Completed:
+    """What `engine` makes of the values.
+
+    Raises:
+        MissingDependencyError: the engine needs a library that is not installed.
+        ConfigError: a module of DATASETS.IMPORT cannot be imported.
+    """
+    if engine not in _registered:
+        importlib.import_module(f"raytune_m2f.engines.{engine}")
+    return _registered[engine](values, own)

@@ -12,7 +12,7 @@ from raytune_m2f.config.build import Layer, build
 from raytune_m2f.config.keys import known_keys, short_repr
 from raytune_m2f.config.paths import absolute, refuse_untrusted, resolve_paths
 from raytune_m2f.config.schema import Config
-from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml, similar_file, unflatten
+from raytune_m2f.config.yaml_file import flatten, nest, parse_value, read_yaml, similar_file
 from raytune_m2f.errors import ConfigError, closest, join_problems
 
 BASE_KEY = "_BASE_"
@@ -67,17 +67,13 @@ def file_layers(path: Path, above: tuple[Path, ...]) -> list[Layer]:
     if len(chain) > LONGEST_CHAIN:
         raise ConfigError(f"{chain[0]}: {BASE_KEY}: got more than {LONGEST_CHAIN} files that build on each other")
     base = values.pop(BASE_KEY, None)
-    own = Layer(str(path), values, path.parent)
-    if base is None:
-        return [own]
-    return [*file_layers(_base_path(base, path), chain), own]
+    below = [] if base is None else file_layers(_base_path(base, path), chain)
+    return [*below, Layer(str(path), values, path.parent)]
 
 
 def _base_path(base: object, path: Path) -> Path:
     if not isinstance(base, str) or not base:
-        raise ConfigError(
-            f"{path}: {BASE_KEY}: got {base!r}, allowed: the path of one YAML file, relative to this file"
-        )
+        raise ConfigError(f"{path}: {BASE_KEY}: got {base!r}, allowed: the path of one YAML file, relative to this one")
     try:
         base_path = Path(absolute(base, path.parent))
     except ValueError as problem:
@@ -91,9 +87,8 @@ def _base_path(base: object, path: Path) -> Path:
 def override_layers(overrides: Overrides) -> list[Layer]:
     """Raises ConfigError, naming every override that is none."""
     if isinstance(overrides, Mapping):
-        return [Layer("overrides", unflatten(overrides), Path.cwd())]
-    layers: list[Layer] = []
-    problems: list[str] = []
+        return [Layer("overrides", nest(key, value), Path.cwd()) for key, value in overrides.items()]
+    layers, problems = [], []
     for override in overrides:
         key, separator, text = override.partition("=")
         try:

@@ -71,30 +71,27 @@ def resolve_paths(values: Mapping[Any, Any], folder: Path) -> tuple[dict[str, An
             dotted = f"{prefix}{key}"
             if isinstance(value, Mapping):
                 value = walk(value, f"{dotted}.")
-            elif any(map(holds_credentials, _texts(value))):
-                problems.append((dotted, CREDENTIALS))
-                value = ""
             else:
-                try:
-                    value = _resolved(dotted, value, folder)
-                except ValueError as problem:
-                    problems.append((dotted, str(problem)))
+                value, problem = _resolved(dotted, value, folder)
+                problems.extend([(dotted, problem)] if problem else [])
             resolved[str(key)] = value  # YAML reads `5:` as a number and `on:` as true
         return resolved
 
     return walk(values, ""), problems
 
 
-def _resolved(dotted: str, value: Any, folder: Path) -> Any:
-    if dotted == IMPORT and isinstance(value, list | tuple):
-        return [absolute(one, folder) if isinstance(one, str) and one.endswith(".py") else one for one in value]
-    whole = isinstance(value, str | Path) and "://" not in str(value) and is_path(dotted, str(value))
-    return absolute(str(value), folder) if whole else value
-
-
-def _texts(value: Any) -> list[str]:
-    items = value if isinstance(value, list | tuple) else [value]
-    return [item for item in items if isinstance(item, str) and "://" in item]
+def _resolved(dotted: str, value: Any, folder: Path) -> tuple[Any, str]:
+    """The value with its paths made absolute, and the problem with it if there is one."""
+    listed = value if isinstance(value, list | tuple) else [value]
+    if any("://" in one and holds_credentials(one) for one in listed if isinstance(one, str)):
+        return "", CREDENTIALS
+    try:
+        if dotted == IMPORT and isinstance(value, list | tuple):
+            return [absolute(one, folder) if isinstance(one, str) and one.endswith(".py") else one for one in value], ""
+        whole = isinstance(value, str | Path) and "://" not in str(value) and is_path(dotted, str(value))
+        return absolute(str(value), folder) if whole else value, ""
+    except ValueError as problem:
+        return value, str(problem)
 
 
 def is_path(dotted: str, value: str) -> bool:
@@ -105,18 +102,13 @@ def is_path(dotted: str, value: str) -> bool:
 
 
 def refuse_untrusted(values: Mapping[Any, Any], source: str) -> None:
-    """Refuse a stored configuration that would run Python files.
-
-    Args:
-        values: nested dictionaries, of any type as they come from a file.
-        source: where they are from.
+    """Refuse a stored configuration, unchecked nested dictionaries, that would run Python files.
 
     Raises:
-        ConfigError: naming what would run, and how it is allowed.
+        ConfigError: naming `source`, what would run, and how it is allowed.
     """
     datasets = values.get("DATASETS")
-    named = datasets.get("IMPORT") if isinstance(datasets, Mapping) else None
-    if named:
+    if named := datasets.get("IMPORT") if isinstance(datasets, Mapping) else None:
         names = ", ".join(map(str, named)) if isinstance(named, list | tuple) else str(named)
         raise ConfigError(
             f"{source}: {IMPORT} would run Python files with your rights, and they may be anybody's: {names}. Nothing "

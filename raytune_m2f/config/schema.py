@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from raytune_m2f.config.any_model import complete, unknown_engine_key
 from raytune_m2f.config.build import Layer, build, check
 from raytune_m2f.config.fields.base import Problem, Section, fixed
 from raytune_m2f.config.fields.data import (
@@ -25,8 +25,8 @@ from raytune_m2f.config.fields.data import (
 )
 from raytune_m2f.config.fields.model import AnyModel, Model
 from raytune_m2f.config.fields.solver import AnySolver, Solver
-from raytune_m2f.config.keys import known_keys, unknown_key
-from raytune_m2f.config.yaml_file import flatten, unflatten
+from raytune_m2f.config.keys import complete, known_keys, unknown_engine_key, unknown_key
+from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
 
 OURS: tuple[str, ...] = get_args(Model.model_fields["META_ARCHITECTURE"].annotation)
@@ -38,8 +38,7 @@ class Config(Section):
 
     VERSION: int = fixed(2, "Version of detectron2's configuration format [version].")
     ENGINE: Literal["native", "detectron2"] = Field(
-        "native",
-        description="What makes batches of data sets and metrics of predictions; one for a whole study.",
+        "native", description="What makes batches of data sets and metrics of predictions; one for a whole study."
     )
     SEED: int = Field(
         0, ge=0, le=2**31 - 1, description="Seed of everything random: the same seed, the same run [seed]."
@@ -110,7 +109,8 @@ class Config(Section):
 
     def _layers(self, values: Mapping[str, Any], source: str) -> list[Layer]:
         here = Path.cwd()
-        return [Layer("configuration", self.to_dict(), here), Layer(source, unflatten(values), here)]
+        nested: dict[Any, Any] = reduce(merge, (nest(key, value) for key, value in values.items()), {})
+        return [Layer("configuration", self.to_dict(), here), Layer(source, nested, here)]
 
     def value(self, key: str) -> Any:
         """The value of a dotted key.
@@ -160,13 +160,11 @@ class Config(Section):
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
 
-class AnyModelConfig(Config):
+class AnyModelConfig(Config, extra="allow"):
     """An experiment with any other network of detectron2's. Keys that are no fields here are detectron2's own.
 
     Each has a value, given or detectron2's default: as an attribute, by `value`, and in what `to_dict` gives.
     """
-
-    model_config = ConfigDict(extra="allow")
 
     MODEL: AnyModel = AnyModel()  # type: ignore[assignment]
     SOLVER: AnySolver = AnySolver()  # type: ignore[assignment]

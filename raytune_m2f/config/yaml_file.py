@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from raytune_m2f.errors import InputError, closest
-from raytune_m2f.storage.text import no_text, read_text
+from raytune_m2f.storage.text import read_text, text_problem
 
 MOST_BYTES = 2**20
 """Of a configuration or a search space; they have some thousand."""
@@ -43,14 +43,6 @@ def nest(dotted: str, value: Any) -> dict[str, Any]:
     return {head: nest(rest, value) if separator else value}
 
 
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested dictionaries."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        nested = merge(nested, nest(key, value))
-    return nested
-
-
 def merge(below: Mapping[Any, Any], above: Mapping[Any, Any]) -> dict[Any, Any]:
     """Both, where `above` wins key by key; lists are replaced, not joined."""
     merged = dict(below)
@@ -70,33 +62,28 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._depth = 0
         self._repeated = 0
-        self._open: set[str] = set()  # anchors whose node is not complete
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # of anchors whose node is complete
         self._nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As the parent's, with a bound on levels and on what aliases repeat."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        anchor = getattr(event, "anchor", None)
         if isinstance(event, yaml.AliasEvent):
             self._count_repeated(event)
             return super().compose_node(parent, index)
         if self._depth == DEEPEST:
             raise _problem(f"nested deeper than {DEEPEST} levels", event.start_mark)
         self._depth += 1
-        if anchor is not None:
-            self._open.add(anchor)
         before = self._nodes + self._repeated
         node = super().compose_node(parent, index)
         self._nodes += 1
-        if anchor is not None:
-            self._open.discard(anchor)
-            self._sizes[anchor] = self._nodes + self._repeated - before
         self._depth -= 1
+        if (anchor := getattr(event, "anchor", None)) is not None:
+            self._sizes[anchor] = self._nodes + self._repeated - before
         return node
 
     def _count_repeated(self, event: Any) -> None:
-        if event.anchor in self._open:
+        if event.anchor in self.anchors and event.anchor not in self._sizes:
             raise _problem(f"*{event.anchor} stands within &{event.anchor} itself, without end", event.start_mark)
         self._repeated += self._sizes.get(event.anchor, 0)
         if self._repeated > MOST_REPEATED:
@@ -120,7 +107,7 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"the value{shown} is no {node.tag.rpartition(':')[2]}", node.start_mark) from None
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
             raise _problem(f"a number of more than {MOST_BITS} bits", node.start_mark)
-        if isinstance(value, str) and (problem := no_text(value)):
+        if isinstance(value, str) and (problem := text_problem(value)):
             raise _problem(problem, node.start_mark)
         return value
 
@@ -130,11 +117,10 @@ def _problem(text: str, mark: Any) -> yaml.constructor.ConstructorError:
 
 
 def _refuse_python(loader: _Loader, tag: str, node: yaml.Node) -> None:
-    raise _problem(
+    text = (
         f"!!python/{tag} would run Python, and nothing in a file is executed here; write the value itself, in a copy "
-        "of the file if it is not yours",
-        node.start_mark,
     )
+    raise _problem(f"{text}of the file if it is not yours", node.start_mark)
 
 
 _Loader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse_python)

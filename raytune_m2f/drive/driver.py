@@ -15,7 +15,7 @@ from raytune_m2f.drive.population import enqueue_successor, take_over
 from raytune_m2f.drive.tidy import Tidy, set_aside_others
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.launch.nodes import MOST_LOSSES
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.training.reports import Report
 from raytune_m2f.training.trial_dir import STOP, read_failure
 
@@ -138,11 +138,9 @@ class Driver:
         study.push(study.trial(number) / STOP)
 
     def on_end(self, number: int, crash: str | None = None, *, lost: bool = False) -> None:
-        """Tell how a trial ended.
+        """Note how a trial ended; with `crash`, its process died, and it is handed out again, `crash_retries` times.
 
-        Args:
-            crash: its process died; what is known of it. It is handed out again, `crash_retries` times.
-            lost: its process died with its node, which is no failure of the trial.
+        If it died because its node was `lost`, that is no failure of the trial.
         """
         self.running.discard(number)
         self.record.directory.pull_trial(number)

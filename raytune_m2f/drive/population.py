@@ -17,9 +17,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from raytune_m2f.errors import TrainingError
-from raytune_m2f.study.record.record import Record
-from raytune_m2f.training.checkpoint_files import iteration_file, newest_first, rung_file
-from raytune_m2f.training.trial_dir import FAILURE, write_failure
+from raytune_m2f.study.record import Record
+from raytune_m2f.training.trial_dir import FAILURE, iteration_file, newest_first, rung_file, write_failure
 
 PERTURBED = (
     "SOLVER.BASE_LR",

@@ -35,9 +35,9 @@ def check_before_start(
     Args:
         asked: metrics and constraints, whose keys the reports must have.
         stops: whether trials are to be stopped early, by their reports.
+
     Returns:
-        what the user should know but may want: what `check_experiment` finds, a weight of heads that the network does
-        not have.
+        notes for the user, as `check_experiment`.
 
     Raises:
         DatasetError, ConfigError: the data or the configuration are wrong, or do not go together.

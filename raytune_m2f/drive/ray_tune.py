@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.errors import RaytuneM2FError
-from raytune_m2f.launch.groups import GROUP, WorkerGroups, noted_group, release_workers
+from raytune_m2f.launch.groups import GROUP, WorkerGroups, held_groups, noted_group, release_workers
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.nodes import is_lost, noted_node
 from raytune_m2f.launch.place import Place
@@ -31,24 +31,23 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.training.trial_dir import add_to_log
 
 Result = TypeVar("Result")
+DIED = "its process died"
 WAITING_BYTES = 2**30  # of a trial whose workers train: its own process and Ray Train's controller
 
 
 def run_tune(driver: Driver, job: TrialJob) -> None:
-    """Let Tune run the trials that the driver hands out, until it hands out no more or has halted.
-
-    Raises:
-        RaytuneM2FError: Tune itself has failed.
-    """
+    """Let Tune run what the driver hands out, until that is all or it has halted. Raises if Tune itself has failed."""
     study = driver.record.directory
     for number in driver.record.unfinished():  # a driver that was killed could not
         _noted_group(study, number)
         release_workers(study.trial(number))
-    groups = WorkerGroups(lambda number: _noted_group(study, number), job.bundle) if job.workers[1] > 1 else None
+    groups = None
+    if job.workers[1] > 1:
+        groups = WorkerGroups(lambda number: _noted_group(study, number), partial(held_groups, job.bundle))
     searcher = OptunaRecordSearcher(driver, groups)
     shutil.rmtree(study.ray, ignore_errors=True)
     try:
-        _tuner(driver, searcher, job).fit()
+        _tuner(searcher, job).fit()
     except Exception as error:
         if driver.halted is None:  # else the driver knows why; Tune stumbles over its own files that a full disk left
             raise RaytuneM2FError(
@@ -65,13 +64,13 @@ def _noted_group(study: StudyDirectory, number: int) -> str | None:
     return noted_group(study.trial(number))
 
 
-def _tuner(driver: Driver, searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
-    study = driver.record.directory
+def _tuner(searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
+    study = searcher.driver.record.directory
     return tune.Tuner(
         tune.with_resources(partial(_run_suggested, job, study.address_of(study.trials)), _resources(job)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=RecordScheduler(driver, searcher),
+            scheduler=RecordScheduler(searcher),
             num_samples=-1,  # the searcher says when there are no more, and how many run at once
             reuse_actors=True,  # a trial starts at once where the one before it has imported torch
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
@@ -79,7 +78,7 @@ def _tuner(driver: Driver, searcher: OptunaRecordSearcher, job: TrialJob) -> tun
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(study.ray),
-            stop=DriverStopper(driver, searcher),
+            stop=DriverStopper(searcher),
             failure_config=tune.FailureConfig(max_failures=0),  # the driver tries again
             verbose=0,
         ),
@@ -87,11 +86,7 @@ def _tuner(driver: Driver, searcher: OptunaRecordSearcher, job: TrialJob) -> tun
 
 
 def _run_suggested(job: TrialJob, trials: str, suggested: dict[str, Any]) -> None:
-    """Tune's trainable, in the process of a trial: run what the searcher suggested.
-
-    Args:
-        trials: path or address of the folder of all trials' directories.
-    """
+    """Tune's trainable: run what the searcher suggested below `trials`, the path or address of all trials."""
     from raytune_m2f.launch.trial import run_trial  # with torch, which the driver need not wait for
 
     number = suggested["number"]
@@ -108,13 +103,18 @@ def _resources(job: TrialJob) -> PlacementGroupFactory:
     return PlacementGroupFactory([{"memory": WAITING_BYTES} if job.workers[1] > 1 else job.bundle])
 
 
-class Guard:
-    """An error in the driver ends the study with that error; Tune would log it and mark a trial as failed."""
+class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
+    """Hands Tune the trials of the record: `{"number": 7, "values": {...}}`."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, groups: WorkerGroups | None = None) -> None:
+        super().__init__()
         self.driver = driver
+        self._groups = groups
+        self._numbers: dict[str, int] = {}
+        self._crashes: dict[str, tuple[str, bool]] = {}
 
-    def __call__(self, action: Callable[[], Result], default: Result) -> Result:
+    def guarded(self, action: Callable[[], Result], default: Result) -> Result:
+        """An error in the driver ends the study with that error; Tune would log it and mark a trial as failed."""
         if self.driver.error is not None:
             return default
         try:
@@ -124,50 +124,49 @@ class Guard:
             self.driver.halted = f"the driver failed: {error}"
             return default
 
-
-class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
-    """Hands Tune the trials of the record: `{"number": 7, "values": {...}}`."""
-
-    def __init__(self, driver: Driver, groups: WorkerGroups | None = None) -> None:
-        super().__init__()
-        self._driver = driver
-        self._groups = groups
-        self._guard = Guard(driver)
-        self._numbers: dict[str, int] = {}
-        self.crashes: dict[str, tuple[str, bool]] = {}
-
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial; None if there is none yet, `FINISHED` if there will be none."""
-        handed = self._guard(self._driver.next_trial, None)
+        handed = self.guarded(self.driver.next_trial, None)
         if handed is None:
-            over = self._driver.finished or self._driver.error is not None
+            over = self.driver.finished or self.driver.error is not None
             return str(Searcher.FINISHED) if over else None
-        number, values = handed
-        self._numbers[trial_id] = number
-        return {"number": number, "values": values}
+        self._numbers[trial_id], values = handed
+        return {"number": self._numbers[trial_id], "values": values}
 
-    def number(self, trial_id: str) -> int:
-        return self._numbers[trial_id]
+    def report(self, trial_id: str, report: str) -> None:
+        """Tell the driver a report, as JSON."""
+        self.guarded(lambda: self.driver.on_report(self._numbers[trial_id], json.loads(report)), None)
+
+    def note_crash(self, trial: Trial) -> None:
+        """Add to the trial's log how its process died, and look whether its node was lost; told to the driver next."""
+        study, number = self.driver.record.directory, self._numbers[trial.trial_id]
+        study.pull_trial(number)
+        error = Path(trial.error_file or "")  # of the latest crash; `Trial.get_error` reads a copy that is made later
+        text = error.read_text(encoding="utf-8", errors="replace").strip() if error.is_file() else ""
+        study.push(add_to_log(study.trial(number), text))
+        node = noted_node(study.trial(number))
+        cause = text.rpartition("\n")[2].strip()  # the line of Ray's many that says what happened
+        self._crashes[trial.trial_id] = cause or DIED, node is not None and is_lost(node)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        crash, lost = self.crashes.pop(trial_id, ("its process died", False)) if error else (None, False)
-        number = self._numbers[trial_id]
-        self._guard(lambda: self._driver.on_end(number, crash, lost=lost), None)
-        if self._groups is not None:
-            groups = self._groups
+        """Tell the driver how a trial ended, and free what it has left."""
+        crash, lost = self._crashes.pop(trial_id, (DIED, False)) if error else (None, False)
+        number, groups = self._numbers[trial_id], self._groups
+        self.guarded(lambda: self.driver.on_end(number, crash, lost=lost), None)
+        if groups is not None:
             self._count(lambda: groups.ended(number))
         self.sweep()
 
     def sweep(self, *, often: bool = False) -> None:
         """Free what ended trials have left in the cluster, and count it; see `WorkerGroups.sweep`."""
-        if self._groups is not None:
-            groups = self._groups
-            self._count(lambda: groups.sweep(self._driver.running, often=often))
+        groups = self._groups
+        if groups is not None:
+            self._count(lambda: groups.sweep(self.driver.running, often=often))
 
     def _count(self, free: Callable[[], int]) -> None:
-        freed = self._guard(free, 0)
+        freed = self.guarded(free, 0)
         if freed:
-            self._guard(lambda: self._driver.record.note_leaks(freed), None)
+            self.guarded(lambda: self.driver.record.note_leaks(freed), None)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the record is the truth."""
@@ -177,56 +176,30 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
 
 
 class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Sees each report before Tune lets the trial continue, and the reason of each crash."""
+    """Sees each report before Tune lets the trial continue, and the reason of each crash before its end."""
 
-    def __init__(self, driver: Driver, searcher: OptunaRecordSearcher) -> None:
+    def __init__(self, searcher: OptunaRecordSearcher) -> None:
         super().__init__()
-        self._driver = driver
         self._searcher = searcher
-        self._guard = Guard(driver)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        number = self._searcher.number(trial.trial_id)
-        self._guard(lambda: self._driver.on_report(number, json.loads(result["report"])), None)
+        self._searcher.report(trial.trial_id, result["report"])
         return str(FIFOScheduler.CONTINUE)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The trial's process died; the searcher is told next."""
-        self._guard(lambda: self._note_crash(trial), None)
-
-    def _note_crash(self, trial: Trial) -> None:
-        study, number = self._driver.record.directory, self._searcher.number(trial.trial_id)
-        study.pull_trial(number)
-        text, output_dir = _error_text(trial), study.trial(number)
-        study.push(add_to_log(output_dir, text))
-        node = noted_node(output_dir)
-        self._searcher.crashes[trial.trial_id] = last_line(text), node is not None and is_lost(node)
+        self._searcher.guarded(lambda: self._searcher.note_crash(trial), None)
 
 
 class DriverStopper(Stopper):  # type: ignore[misc]
     """Ends the experiment when the driver has halted; what runs is left unfinished in the record."""
 
-    def __init__(self, driver: Driver, searcher: OptunaRecordSearcher) -> None:
-        self._driver = driver
+    def __init__(self, searcher: OptunaRecordSearcher) -> None:
         self._searcher = searcher
-        self._guard = Guard(driver)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        self._guard(self._driver.tick, None)
+        self._searcher.guarded(self._searcher.driver.tick, None)
         self._searcher.sweep(often=True)
-        return self._driver.halted is not None
-
-
-def _error_text(trial: Trial) -> str:
-    """What Tune has written of the latest crash; `Trial.get_error` reads a copy that is made later."""
-    path = Path(trial.error_file or "")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
-def last_line(error: str) -> str:
-    """The line of Ray's many that says what happened."""
-    lines = [line.strip() for line in error.splitlines() if line.strip()]
-    return lines[-1] if lines else "its process died"
+        return self._searcher.driver.halted is not None

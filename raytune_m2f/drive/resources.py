@@ -56,6 +56,7 @@ class Allotment:
 
     @property
     def gpus_per_trial(self) -> float:
+        """With as many workers as it may have."""
         return self.workers[1] * self.gpus_per_worker
 
     @property
@@ -111,17 +112,10 @@ def largest_cluster(bootstrap: Path = BOOTSTRAP) -> list[Node] | None:
 def allot(
     nodes: Sequence[Node], wanted: Resources, most_trials: int | None = None, largest: Sequence[Node] | None = None
 ) -> Allotment:
-    """Fill what the user left open.
+    """Fill what the user left open. Raises StudyError, with the figures, if a trial can never fit.
 
     What a worker gets must also suit nodes that come later, so it does not depend on how many there are now; only a
-    study that they can hold whole shares their CPUs out.
-
-    Args:
-        nodes: that are there now.
-        most_trials: more at once are of no use.
-        largest: all nodes that an autoscaler may have at once, if there is one.
-    Raises:
-        StudyError: a trial can never fit; with the figures.
+    study that they can hold whole shares their CPUs out. `largest` is what an autoscaler may have at once.
     """
     kinds = [*nodes, *(largest or ())]
     gpus = wanted.gpus_per_worker
@@ -164,13 +158,10 @@ def _refusal(nodes: Sequence[Node], largest: Sequence[Node] | None, workers: int
             reason = f"needs {needed:g} {name}, {can} {total:g}"
             break
     else:
-        largest_node = max(there, key=lambda node: (node.gpus, node.cpus), default=Node(0))
-        reason = f"does not fit: a worker has to fit on one node, and the largest has {_figures(largest_node)}"
+        best = max(there, key=lambda node: (node.gpus, node.cpus), default=Node(0))
+        figures = f"{best.cpus:g} CPU(s) and {best.gpus:g} GPU(s)"
+        reason = f"does not fit: a worker has to fit on one node, and the largest has {figures}"
     return f"{what} {reason}. Ask for fewer workers, GPUs or CPUs, or for a larger cluster."
-
-
-def _figures(node: Node) -> str:
-    return f"{node.cpus:g} CPU(s) and {node.gpus:g} GPU(s)"
 
 
 class Room:
@@ -180,10 +171,7 @@ class Room:
     request changes nothing. It is repeated at each look, for Ray Train makes such requests for the trials that run, and
     the cluster knows only the latest.
 
-    Args:
-        largest: all nodes that the cluster can have, None if unknown: then one trial more than fits is asked for.
-        note: tells the user.
-        nodes, request: of the cluster: what is there, and how its autoscaler is asked.
+    Without `largest`, all nodes that the cluster can have, one trial more than fits is asked for.
     """
 
     def __init__(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
@@ -23,18 +22,15 @@ from raytune_m2f.drive.resources import Allotment, Room, allot, cluster_nodes, l
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.launch.job import TrialFunction, TrialJob
 from raytune_m2f.launch.session import ray_session
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.layout import create_study as create_study
-from raytune_m2f.study.outlook import has_work
+from raytune_m2f.study.plan import Extension, StudyPlan, compare_data
 from raytune_m2f.study.points import known_good_points
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.attributes import failure_in_words
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.record.record import Record
-from raytune_m2f.study.same_data import compare_data
 from raytune_m2f.study.settings import StudySettings
-from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus
+from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus, has_work
 
 log = logging.getLogger(__name__)
 
@@ -144,18 +140,20 @@ class _Run:
             study.address_of(study.trials),
         )
         study.save(record.plan)  # an extension counts only now that it can be run
-        reader = StatusReader(record)
+        reader, shown = StatusReader(record), -math.inf
 
-        def show() -> None:
-            self.progress.update(reader.read(driver="this process"))
+        def show(*, at_once: bool = False) -> None:
+            nonlocal shown
+            if at_once or time.monotonic() - shown >= PROGRESS_S:
+                shown = time.monotonic()
+                self.progress.update(reader.read(driver="this process"))
 
-        gpus, shown = allotment.gpus_per_trial, at_most_every(PROGRESS_S, show)
-        driver = Driver(record, unfinished, gpus_per_trial=gpus, room=room, on_change=shown)
+        driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, room=room, on_change=show)
         try:
             run_tune(driver, self._job(record, allotment))
         finally:
             room.withdraw()
-            show()
+            show(at_once=True)
         _raise_if_broken(driver)
 
     def _job(self, record: Record, allotment: Allotment) -> TrialJob:
@@ -171,20 +169,6 @@ class _Run:
             keep=record.index.to_keep,
             function=self.function,
         )
-
-
-def at_most_every(seconds: float, action: Callable[[], None]) -> Callable[[], None]:
-    """The action, which is left out where it was done less than so many seconds ago."""
-    last = -math.inf
-
-    def throttled() -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= seconds:
-            last = now
-            action()
-
-    return throttled
 
 
 def _raise_if_broken(driver: Driver) -> None:

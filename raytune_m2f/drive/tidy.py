@@ -20,9 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from raytune_m2f.config.yaml_file import flatten, read_yaml
 from raytune_m2f.drive.population import folder_of
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.record.record import Record
-from raytune_m2f.training.checkpoint_files import newest_first, rung_file
-from raytune_m2f.training.trial_dir import CONFIG
+from raytune_m2f.study.record import Record
+from raytune_m2f.training.trial_dir import CONFIG, newest_first, rung_file
 
 log = logging.getLogger(__name__)
 

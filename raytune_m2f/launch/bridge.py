@@ -32,12 +32,14 @@ class Bridge:
         self._error: tuple[Exception | None, str] | None = None
 
     async def report(self, report: Report) -> bool:
+        """Called by rank 0; returns the caller's answer."""
         self._losses = 0
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         await self._reports.put((report, answer))
         return await answer
 
     async def next_report(self, timeout: float) -> Report | None:
+        """Called by the caller; None if there is none within `timeout` seconds."""
         try:
             report, self._asked = await asyncio.wait_for(self._reports.get(), timeout)
         except (TimeoutError, asyncio.TimeoutError):
@@ -59,11 +61,9 @@ class Bridge:
         return self._nodes if self._failed and not known else []
 
     async def begin(self, nodes: list[str], lost: bool = False) -> bool:
-        """Called by rank 0 as the workers start (again); False if they need not: they would fail again.
+        """Called by rank 0 as the workers start (again) on `nodes`; False if they would fail again.
 
-        Args:
-            nodes: where they are.
-            lost: one of the `failed_on` nodes is gone.
+        `lost` says that one of the `failed_on` nodes is gone, which counts as no failure.
         """
         if self._error is not None and self._error[0] is not None:
             return False
@@ -80,15 +80,12 @@ class Bridge:
         return True
 
     async def note_error(self, ours: Exception | None, text: str, again: bool = False) -> None:
-        """The first error is the cause; what other workers then say of lost connections follows from it.
-
-        Args:
-            again: not an error: the workers have to start again.
-        """
+        """The first error is the cause, from which lost connections of others follow; `again`: it is no failure."""
         if self._error is None:
             self._error, self._again = (ours, text), again
 
     async def error(self) -> tuple[Exception | None, str] | None:
+        """Why the workers ended, in words, with the error itself if it is ours; None if all is well."""
         return self._error
 
 

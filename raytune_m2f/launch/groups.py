@@ -21,7 +21,6 @@ from typing import Any
 import ray
 from ray.util.placement_group import (
     PlacementGroup,
-    get_current_placement_group,
     placement_group_table,
     remove_placement_group,
 )
@@ -33,24 +32,12 @@ SWEEP_S = 3.0
 log = logging.getLogger(__name__)
 
 
-def own_group() -> str | None:
-    """The id of the group that this process, a worker, runs in; None if it runs in none."""
-    group = get_current_placement_group()
-    return None if group is None else str(group.id.hex())
-
-
-def release_workers(output_dir: Path) -> bool:
-    """Free the placement group of workers whose caller has gone, and with it their processes.
-
-    Returns:
-        whether there was one that was still held.
-    """
+def release_workers(output_dir: Path) -> None:
+    """Free the placement group of workers whose caller has gone, and with it their processes."""
     group = noted_group(output_dir)
-    if group is None:
-        return False
-    held = free_group(group)
-    (output_dir / GROUP).unlink(missing_ok=True)
-    return held
+    if group is not None:
+        free_group(group)
+        (output_dir / GROUP).unlink(missing_ok=True)
 
 
 def noted_group(output_dir: Path) -> str | None:
@@ -72,9 +59,18 @@ def free_group(group: str) -> bool:
     return held
 
 
-def own_job() -> str:
-    """The id of this process's Ray job."""
-    return str(ray.get_runtime_context().get_job_id())
+def held_groups(
+    bundle: Mapping[str, float], table: Mapping[str, Any] | None = None, job: str | None = None
+) -> set[str]:
+    """The groups that this process's job has made and still holds, of bundles like this one."""
+    table = placement_group_table() if table is None else table
+    job = ray.get_runtime_context().get_job_id() if job is None else job  # the last part of their ids
+    return {
+        group
+        for group, found in table.items()
+        if group.endswith(job) and found["state"] != "REMOVED"
+        if all(other == bundle for other in found["bundles"].values())
+    }
 
 
 class WorkerGroups:
@@ -82,23 +78,19 @@ class WorkerGroups:
 
     Args:
         read: the group that a trial has noted, None if it has not yet.
-        bundle: what one worker holds; groups of anything else are not of this study, nor those that are there already.
-        table, free, job: of the cluster: all groups, how one is freed, and the id of this process's job.
+        held: the groups that are held now; those that are there already are not of this study.
+        free: see `free_group`.
     """
 
     def __init__(
         self,
         read: Callable[[int], str | None],
-        bundle: Mapping[str, float],
-        *,
-        table: Callable[[], Mapping[str, Any]] = placement_group_table,
+        held: Callable[[], set[str]],
         free: Callable[[str], bool] = free_group,
-        job: Callable[[], str] = own_job,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._bundle = read, dict(bundle)
-        self._table, self._free_one, self._job, self._clock = table, free, job, clock
-        self._others = self._held()
+        self._read, self._held, self._free_one, self._clock = read, held, free, clock
+        self._others = held()
         self._noted: dict[int, str] = {}
         self._owners: dict[str, set[int]] = {}
         self._swept = -math.inf
@@ -108,16 +100,12 @@ class WorkerGroups:
         return str, ("what is held is asked of the cluster",)
 
     def ended(self, number: int) -> int:
-        """Free the group that a trial that has ended had noted, if it is still held; returns how many that are."""
+        """Free the group of a trial that has ended, if it is still held; returns how many that are."""
         group = self._read(number)
         return self._free([group]) if group is not None else 0
 
     def sweep(self, running: Collection[int], *, often: bool = False) -> int:
-        """Free the groups of trials that do not run any more; returns how many.
-
-        Args:
-            often: called very often: at most every SWEEP_S seconds something is done.
-        """
+        """Free the groups of trials that do not run any more, if `often` at most every SWEEP_S; returns how many."""
         now = self._clock()
         if often and now - self._swept < SWEEP_S:
             return 0
@@ -140,21 +128,8 @@ class WorkerGroups:
             self._noted |= {number: group for number, group in found.items() if group is not None}
 
     def _leaked(self, held: set[str], noted: Mapping[int, str | None]) -> list[str]:
-        """The held groups that no running trial owns or may own.
-
-        Args:
-            noted: the group that each running trial has noted, None if it has not yet.
-        """
+        """The held groups that no running trial owns or may own; `noted` is None of one that has not yet noted its."""
         unclear = {number for number, group in noted.items() if group not in held}
         unknown = held - set(noted.values())
         self._owners = {group: self._owners.get(group, set(noted)) & unclear for group in unknown}
         return [group for group, owners in self._owners.items() if not owners]
-
-    def _held(self) -> set[str]:
-        job = self._job()  # the last part of the id of what a job has made
-        return {
-            group
-            for group, found in self._table().items()
-            if group.endswith(job) and found["state"] != "REMOVED"
-            if all(bundle == self._bundle for bundle in found["bundles"].values())
-        }

@@ -1,26 +1,17 @@
-"""What a trial trains with, and the one call of `train_trial` that all three launchers share.
-
-here.py      this process                          `raytune-m2f train`
-trial.py     the process of a Ray Tune trial       a study, one worker a trial
-workers.py   each of several Ray Train workers     both, with more workers
-"""
+"""What a trial trains with, and the one call of `train_trial`, by `trial.py` and each worker of `workers.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raytune_m2f.config import Config
 from raytune_m2f.launch.place import Place
-from raytune_m2f.progress import Progress, nobody
 from raytune_m2f.training.objective import Constraint, Objective
-from raytune_m2f.training.reports import Report, TrialContext, never_due
+from raytune_m2f.training.reports import Report, TrialContext
 from raytune_m2f.training.trial_dir import CHECKPOINTS
-
-if TYPE_CHECKING:
-    import torch
 
 TrialFunction = Callable[[Config, TrialContext], Any]
 
@@ -66,44 +57,21 @@ class TrialJob:
         for bound in self.constraints:
             bound.violation(report)
 
-    def train(
-        self,
-        place: Place,
-        tell: Callable[[Report], bool],
-        *,
-        device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
-        save_now: Callable[[], bool] = never_due,
-        progress: Progress = nobody,
-    ) -> Any:
-        """Train at a place that this process holds, as one of `world_size` workers.
+    def train(self, place: Place, context: TrialContext, tell: Callable[[Report], bool]) -> Any:
+        """Train at a place that this process holds, and return the last report.
 
         Args:
+            context: rank, device and listeners of this process; the rest is filled in here.
             tell: called with each report, once it is on the store; True ends the training.
-            save_now, progress: see `TrialContext`.
-
-        Returns:
-            the last report.
         """
 
         def report(metrics: Report) -> bool:
             place.folder.sync()  # a driver that is killed now finds the report there
             return tell(metrics)
 
-        context = TrialContext(
-            place.path,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            report=report,
-            metric=self.metrics[0],
-            keep=self.keep,
-            save_now=save_now,
-            progress=progress,
-            on_saved=partial(place.folder.sync, CHECKPOINTS),
-        )
-        return (self.function or _train_trial)(self.config, context)
+        saved = partial(place.folder.sync, CHECKPOINTS)
+        whole = replace(context, report=report, metric=self.metrics[0], keep=self.keep, on_saved=saved)
+        return (self.function or _train_trial)(self.config, whole)
 
 
 def _train_trial(config: Config, context: TrialContext) -> Report:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -47,16 +46,11 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())  # what Ray Train's own watcher asks; none is public
 
 
-def _known_nodes() -> Sequence[dict[str, Any]]:
-    found: Sequence[dict[str, Any]] = ray.nodes()
-    return found
-
-
 def is_lost(
     node: str,
     timeout: float = ANSWER_S,
     *,
-    known: Callable[[], Sequence[dict[str, Any]]] = _known_nodes,
+    known: Callable[[], Any] = ray.nodes,
     draining: Callable[[], frozenset[str]] = draining_nodes,
 ) -> bool:
     """Whether a node is gone or about to go: Ray says so, or it does not answer within `timeout` seconds."""
@@ -107,10 +101,6 @@ class Announcement:
         self._saved_at = now
         return True
 
-    def announce(self) -> None:
-        """Take it as announced."""
-        self._announced.set()
-
     def wait(self, seconds: float) -> bool:
         """Whether it is announced within so many seconds."""
         return self._announced.wait(seconds)
@@ -122,7 +112,7 @@ class Announcement:
             except Exception:  # of a cluster that is just then going down; it is asked again
                 continue
             if going:
-                self.announce()
+                self._announced.set()
                 return
 
     def __enter__(self) -> Announcement:
@@ -130,7 +120,5 @@ class Announcement:
             self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()

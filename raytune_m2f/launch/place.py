@@ -19,22 +19,15 @@ from typing import IO
 
 from raytune_m2f.errors import InputError, TrainingError
 from raytune_m2f.storage.folder import Folder
-from raytune_m2f.training.checkpoint_files import is_iteration
-from raytune_m2f.training.trial_dir import CHECKPOINTS, FAILURE, LOCK, STOP, log_name
+from raytune_m2f.training.trial_dir import CHECKPOINTS, FAILURE, LOCK, STOP, is_iteration, log_name
 
-FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 WAIT_S = 60.0  # for the children of a process that was killed, which notice it after some seconds
 
 log = logging.getLogger(__name__)
 
 
 class Place:
-    """A trial's directory, or the working copy of one on a store.
-
-    Attributes:
-        folder: pulls from the store and pushes to it; both do nothing in a directory that all processes see.
-        path: where the files are on this machine.
-    """
+    """A trial's directory: `path` is where its files are on this machine, `folder` what keeps a store up to date."""
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
@@ -42,11 +35,7 @@ class Place:
 
     @classmethod
     def at(cls, where: str | PathLike[str], *within: str) -> Place:
-        """The directory at a path, or at an address on a store (s3://, gs://), or one within it.
-
-        Raises:
-            InputError: it is no address, holds a password, or its bucket does not answer.
-        """
+        """The directory at a path or an address on a store, or one within it; raises as `Folder.at`."""
         return cls(Folder.at(where, *within))
 
     # The store
@@ -79,34 +68,26 @@ class Place:
 
     @contextmanager
     def held(self, rank: int = 0, *, wait: float = WAIT_S, interactive: bool = False) -> Iterator[None]:
-        """Be this rank's only process here, with its log in log.txt (log_1.txt, ... of the other ranks).
+        """`locked`, with the log in log.txt (log_1.txt, ... of the other ranks).
 
-        Args:
-            wait, interactive: see `locked`. Where a user follows on a terminal, the log is what the package logs, and
-                goes to both; otherwise all that the process and its libraries print goes to the file instead.
-
-        Raises:
-            TrainingError, InputError: as `locked`.
+        Where a user follows on a terminal, what the package logs goes to both; otherwise all that the process and its
+        libraries print goes to the file instead.
         """
         with self.locked(rank, wait=wait, interactive=interactive):
             self.folder.pull(log_name(rank))
-            with (
-                (self.path / log_name(rank)).open("a", buffering=1, encoding="utf-8") as file,
-                _package_log(file) if interactive else _redirected(file),
-            ):
-                yield
+            with (self.path / log_name(rank)).open("a", buffering=1, encoding="utf-8") as file:
+                handler = logging.StreamHandler(file)
+                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+                with _added(handler) if interactive else _redirected(file, handler):
+                    yield
 
     @contextmanager
     def locked(self, rank: int = 0, *, wait: float = WAIT_S, interactive: bool = False) -> Iterator[None]:
         """Be this rank's only process here.
 
-        Args:
-            wait: so long [s] for another process to end.
-            interactive: a user waits; one that lives is refused at once.
-
         Raises:
             TrainingError: another process still trains here after `wait` seconds.
-            InputError: another process trains here, and lives.
+            InputError: another process trains here, and lives, and the user who waits is told at once (`interactive`).
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / f"{LOCK}{f'_{rank}' if rank else ''}").open("a+", errors="replace") as lock:
@@ -141,9 +122,7 @@ class Place:
                     raise TrainingError(f"another process has been training in {self.path} for {wait:.0f} s") from None
                 time.sleep(0.1)
             except OSError as error:  # a storage without locks
-                log.warning(
-                    "%s cannot be locked (%s): see to it that one process alone trains there", self.folder, error
-                )
+                log.warning("%s cannot be locked (%s): see to it that one process alone trains there", self.path, error)
                 return
 
 
@@ -158,16 +137,10 @@ def _is_alive(process: str, host: str) -> bool:
     return True
 
 
-def _handler(file: IO[str]) -> logging.Handler:
-    handler = logging.StreamHandler(file)
-    handler.setFormatter(logging.Formatter(FORMAT))
-    return handler
-
-
 @contextmanager
-def _package_log(file: IO[str]) -> Iterator[None]:
-    """Add the package's log to a file."""
-    handler, package = _handler(file), logging.getLogger("raytune_m2f")
+def _added(handler: logging.Handler) -> Iterator[None]:
+    """Write the package's log there too."""
+    package = logging.getLogger("raytune_m2f")
     package.addHandler(handler)
     try:
         yield
@@ -176,7 +149,7 @@ def _package_log(file: IO[str]) -> Iterator[None]:
 
 
 @contextmanager
-def _redirected(file: IO[str]) -> Iterator[None]:
+def _redirected(file: IO[str], handler: logging.Handler) -> Iterator[None]:
     """Send logging, prints, and what libraries write to the process's own stdout and stderr to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -185,7 +158,7 @@ def _redirected(file: IO[str]) -> Iterator[None]:
     os.dup2(file.fileno(), 2)
     root = logging.getLogger()
     before, level = root.handlers, root.level
-    root.handlers = [_handler(file)]  # instead of Ray's own, which would say everything a second time
+    root.handlers = [handler]  # instead of Ray's own, which would say everything a second time
     root.setLevel(logging.INFO)
     try:
         yield

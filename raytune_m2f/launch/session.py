@@ -1,23 +1,32 @@
-"""A quiet connection to Ray: to a session of our own on this machine, or to an existing cluster.
+"""A quiet connection to Ray: to a session of our own on this machine, or to a cluster. Imports Ray when it connects.
 
-Ray is imported only where it connects.
+Our own session is on the loopback interface alone, its token is private, and its sockets have short paths.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import secrets
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from raytune_m2f.errors import InputError, RaytuneM2FError
+from raytune_m2f.storage.temporary import SHORT, short_folder
 
+OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
+BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+TOKEN = Path(".ray/auth_token")
+SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's: 0 for a session that cannot be part of a cluster
 LISTENER_S = 8.0  # a head that cannot be reached within it is not there
 WEB_S = 2.0
 
@@ -64,8 +73,6 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         own: dict[str, Any] = {}
         if address is None:
-            from raytune_m2f.launch.local_session import this_machine_alone
-
             own = stack.enter_context(this_machine_alone())
         _connect(address, own)
         stack.callback(ray.shutdown)
@@ -74,13 +81,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def require_listener(address: str, web_s: float = WEB_S) -> None:
-    """Refuse an address without a listener, or of a web server; Ray itself would try for minutes.
+    """Raises InputError for an address without a listener, or of a web server; Ray itself would try for minutes.
 
-    Args:
-        web_s: a web server answers sooner [s]; Ray's own server hangs up, or waits for more.
-
-    Raises:
-        InputError: naming the address, and what to give.
+    A web server answers within `web_s` seconds; Ray's own server hangs up, or waits for more.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
@@ -150,3 +153,84 @@ def _connect(address: str | None, own: dict[str, Any]) -> None:
                 f"no Ray cluster answers at {address!r}: {error}. Is it the port of Ray's head, "
                 "and do RAY_AUTH_MODE and RAY_AUTH_TOKEN give the token, if it wants one?"
             ) from error
+
+
+# A session of our own
+
+
+@contextmanager
+def this_machine_alone() -> Iterator[dict[str, Any]]:
+    """The arguments of `ray.init(address="local", ...)`; to be held around the whole session.
+
+    Raises:
+        InputError: TMPDIR is too long, and /tmp cannot be written.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_on_loopback())
+        stack.enter_context(private_token())
+        own: dict[str, Any] = {
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
+        given = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT)
+        short = short_folder(given, BELOW)
+        if short != given:
+            own["_temp_dir"] = tempfile.mkdtemp(prefix="ray_", dir=short)
+            stack.callback(shutil.rmtree, own["_temp_dir"], ignore_errors=True)
+        yield own
+
+
+def is_alone() -> bool:
+    """Whether this process belongs to such a session."""
+    return os.environ.get(SWITCH) == "0"
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray takes the machine's outer address even if it is told 127.0.0.1, unless it cannot be part of a cluster.
+
+    It has a switch for that, which it reads when it is imported, and which its processes read from the environment.
+    """
+    from ray._private import ray_constants
+
+    name = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
+    variables = {SWITCH: "0", "GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+    before = {key: os.environ.get(key) for key in variables}
+    enabled = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update({key: value for key, value in variables.items() if before[key] is None or key.startswith("RAY")})
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def private_token() -> Iterator[None]:
+    """Ray makes a token for its sessions in ~/.ray, readable for all users: the folder is closed to them.
+
+    Where there is no place for it, the token is in the environment of this process.
+    """
+    token = Path.home() / TOKEN
+    wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
+    given = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if not wanted or given or token.exists():
+        yield
+        return
+    with suppress(OSError):
+        token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(token.parent, os.W_OK | os.X_OK):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(FileNotFoundError):
+            token.chmod(0o600)

@@ -32,19 +32,19 @@ import torch
 import torch.distributed as dist
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
 from raytune_m2f.launch.bridge import Bridge, TellFailures
-from raytune_m2f.launch.groups import GROUP, own_group, release_workers
+from raytune_m2f.launch.groups import GROUP, release_workers
 from raytune_m2f.launch.job import TrialJob
-from raytune_m2f.launch.local_session import is_alone
 from raytune_m2f.launch.nodes import Announcement, is_lost, own_node
 from raytune_m2f.launch.place import Place
-from raytune_m2f.launch.session import ray_session
+from raytune_m2f.launch.session import is_alone, ray_session
 from raytune_m2f.progress import Progress, ProgressFile, nobody, read_progress
 from raytune_m2f.training.memory import StartAgain, share_gpu
-from raytune_m2f.training.reports import Report, never_stop
+from raytune_m2f.training.reports import Report, TrialContext, never_stop
 from raytune_m2f.training.step import all_gather
 from raytune_m2f.training.trial_dir import log_tail
 
@@ -213,8 +213,8 @@ class Worker:
         job, rank = self.job, ray.train.get_context().get_world_rank()
         device = ray.train.torch.get_device() if job.gpus_per_worker else torch.device("cpu")
         place = Place.at(self.address)
-        if rank == 0 and (group := own_group()) is not None:
-            place.note(GROUP, group)
+        if rank == 0 and (group := get_current_placement_group()) is not None:
+            place.note(GROUP, group.id.hex())
         torch.set_num_threads(job.cpus_per_worker)
         if device.type == "cuda":
             torch.cuda.set_device(device)  # where NCCL gathers what is no tensor
@@ -236,15 +236,9 @@ class Worker:
         try:
             place.pull()
             with Announcement(nodes if rank == 0 else []) as announced:  # rank 0 saves, whichever node goes
-                self.job.train(
-                    place,
-                    tell,
-                    device=device,
-                    rank=rank,
-                    world_size=len(nodes),
-                    save_now=announced.due,
-                    progress=ProgressFile(place.path),
-                )
+                told = ProgressFile(place.path)
+                context = TrialContext(place.path, rank, len(nodes), device, save_now=announced.due, progress=told)
+                self.job.train(place, context, tell)
         except Exception as error:
             traceback.print_exc()  # to this rank's log
             place.push()

@@ -1,12 +1,12 @@
-"""The one writer: a file that we wrote is replaced as a whole, what somebody else wrote is never touched.
+"""The one writer: a file of ours is replaced as a whole, and a file of the user's is never overwritten.
 
-A file is written under a name of its own beside the target, then renamed, so that a kill leaves the old one or the new
-one; a link is followed and stays. Several files that belong together are written to a folder inside theirs, which is
-renamed once they are complete: from then on they count as written, and who comes next moves what is still there. So
-the folder itself is never moved: it may be `.`, a link or a mounted volume, and may hold other files.
+A file is written under a temporary name beside the target, then renamed, so that a kill leaves the old one or the new
+one; a symbolic link is followed and stays. Several files that belong together are written to a folder inside theirs,
+which is renamed once they are complete: from then on they count as written, and the next writer moves those that a kill
+has left in it. The folder itself is never moved: it may be `.`, a link or a mounted volume, and may hold other files.
 
-What may be replaced carries a seal, the checksum of all that stands before it: a file of the user's has none, and
-one of ours that the user has changed has a wrong one.
+Files of ours carry a seal, the checksum of their content before it. A file of the user's has none, and one of ours that
+the user has changed has a wrong one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from raytune_m2f.errors import InputError
 log = logging.getLogger(__name__)
 
 COMPLETE = ".raytune_m2f.new"
-"""The folder of files that are complete, and not all moved to where they belong."""
+"""The folder of complete files that are not all moved to their places yet."""
 LONGEST_NAME = 255
 """Bytes of a file's name, on most systems."""
 _SEAL = b"raytune_m2f:"
@@ -45,33 +45,41 @@ _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.raytune_m2f\.tmp", re.DOTALL)
 # One file
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write a file so that, whatever happens, it is either the old one or the whole new one.
+
+    Args:
+        durable: return only when it is on the disk, so that a machine that stops does not lose it.
 
     Raises:
         OSError: it cannot be written; nothing half-written is left.
     """
-    with replacing(path) as file:
+    with replacing(path, durable=durable) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` at the end of the block, unless the block raises."""
+def replacing(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` at the end of the block, unless the block raises; see `write_atomically`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if _is_device(path):
         with path.open("wb") as file:
             yield file
         return
     target = Path(os.path.realpath(path))
     temporary = _temporary(target)
-    with _called(path):
+    with _errors_naming(path):
         file = temporary.open("xb")
     try:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        with _called(path):
+            if durable:
+                os.fsync(file.fileno())
+        with _errors_naming(path):
             temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -79,7 +87,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _called(path: Path) -> Iterator[None]:
+def _errors_naming(path: Path) -> Iterator[None]:
     """Errors name the file that was asked for, not the temporary one."""
     try:
         yield
@@ -108,12 +116,12 @@ def link(source: Path, target: Path) -> None:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file or a folder is what a killed writer left."""
+    """Whether a file or a folder is one that a killed writer has left behind."""
     return path.name == COMPLETE or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def sweep(folder: Path) -> None:
-    """Delete what killed writers left in a folder. Only for who alone writes there."""
+    """Delete what killed writers have left behind in a folder in which no other process writes now."""
     with suppress(OSError):
         for path in folder.iterdir():
             if _TEMPORARY.fullmatch(path.name):
@@ -150,7 +158,7 @@ def replacing_together(folder: Path) -> Iterator[Path]:
     folder = Path(os.path.realpath(folder))
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _locked(folder):
         settle(folder)
         sweep(folder)
         building = _temporary(folder / COMPLETE)
@@ -178,13 +186,13 @@ def settle(folder: Path) -> None:
 
 
 def newest(folder: Path, name: str) -> Path:
-    """Where a file of `replacing_together` lies now; for a reader, who may not write there."""
+    """The present path of a file of `replacing_together`, for a reader, which must not call `settle`."""
     complete = folder / COMPLETE / name
     return complete if complete.exists() else folder / name
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -203,7 +211,7 @@ def _sync(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
-# Whose it is
+# The seal
 
 
 def sealed(content: bytes, end: bytes) -> bytes:
@@ -276,18 +284,13 @@ def require_free(path: Path, what: str) -> None:
         InputError: something is there that is not as we wrote it.
     """
     if os.path.lexists(path) and not _is_device(path) and not is_ours(path):
-        raise foreign(path, what)
+        raise InputError(
+            f"{what}: {path} would be written over, but it is not from raytune_m2f, or was changed since: move it away "
+            "or give another place."
+        )
 
 
 def require_new(path: Path, what: str) -> None:
     """Refuse to write over any file, where ours could not be told from others. Raises InputError."""
     if os.path.lexists(path) and not _is_device(path):
         raise InputError(f"{what}: {path} exists: move it away or give another place.")
-
-
-def foreign(path: Path, what: str) -> InputError:
-    """The refusal of `require_free`."""
-    return InputError(
-        f"{what}: {path} would be written over, but it is not from raytune_m2f, or was changed since: move it away or "
-        "give another place."
-    )

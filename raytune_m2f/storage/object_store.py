@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -82,7 +83,7 @@ class ObjectStore:
         """Write a file's content to `path`. Raises FileNotFoundError if there is no such file."""
 
         def write() -> None:
-            with self._filesystem.open_input_stream(self._path(name)) as there, replacing(path) as here:
+            with self._filesystem.open_input_stream(self._path(name)) as there, replacing(path, durable=False) as here:
                 shutil.copyfileobj(there, here, BLOCK)
 
         self.request(name, write)
@@ -119,10 +120,8 @@ class ObjectStore:
 
     def delete(self, name: str) -> None:
         """Delete a file, if it is there."""
-        try:
+        with suppress(FileNotFoundError):
             self.request(name, lambda: self._filesystem.delete_file(self._path(name)))
-        except FileNotFoundError:
-            return
 
     def copy(self, source: str, target: str) -> None:
         """Give a file a second name."""

@@ -1,4 +1,4 @@
-"""Text and JSON of files that anybody may have changed: what cannot be read is one error, and nothing hangs."""
+"""Reading text and JSON of files that anybody may have changed: whatever is wrong is one error, and nothing hangs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from raytune_m2f.errors import RaytuneM2FError
 
 MIB = 2**20
 LARGEST = 256 * MIB
-"""No file that this package writes comes near it; a larger one is somebody else's."""
+"""Bytes; no file that this package writes comes near it."""
 MOST_DIGITS = 40
-"""Of a whole number; Python takes thousands, and fails when one of them becomes text or a float."""
+"""Digits of a whole number; Python reads thousands, and fails when such a number becomes text or a float."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -39,10 +39,10 @@ def read_text(path: Path, error: type[RaytuneM2FError], *, most: int = LARGEST) 
         content = path.read_bytes()
     except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
         raise error(f"{path}: cannot be read as text: {getattr(cause, 'strerror', None) or cause}") from None
-    return decoded(content, path, error)
+    return decode_utf8(content, path, error)
 
 
-def decoded(content: bytes, path: Path, error: type[RaytuneM2FError]) -> str:
+def decode_utf8(content: bytes, path: Path, error: type[RaytuneM2FError]) -> str:
     """The bytes of a file as text; raises `error` if they are not UTF-8."""
     try:
         return content.decode("utf-8-sig")
@@ -91,14 +91,14 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is empty")
     try:
         content = json.loads(text, parse_int=_whole)
-        if _HALF.search(text) and (problem := no_text(json.dumps(content, ensure_ascii=False))):
+        if _HALF.search(text) and (problem := text_problem(json.dumps(content, ensure_ascii=False))):
             raise ValueError(problem)  # looked at twice, as most halves stand beside their other half
     except RecursionError:
         raise ValueError("nested too deep") from None
     return content
 
 
-def no_text(text: str) -> str:
+def text_problem(text: str) -> str:
     """Why a text can be neither a name nor a path, nor be printed or saved; empty if it can."""
     if found := _SURROGATE.search(text):
         return f"a text with \\u{ord(found[0]):04x}, which is half a character"

@@ -2,14 +2,12 @@
 
 settings.py   budget, metrics, early stopping, resources
 space/        the search space
-plan.py       study.yaml: settings, space, configuration
+plan.py       study.yaml: settings, space, configuration, data; asking more of a study
 directory.py  the files of a study, in a directory or on a store; who drives it
 layout.py     laying out a new study
 record/       what its trials did, kept by Optuna
 points.py     the known points that are tried first
-same_data.py  whether the data are those that the study began with
-extend.py     asking more of a study
 confirm.py    training the best trials again under new seeds
-status.py     what `status` shows
-outlook.py    what is still to do
+status.py     how it stands: its trials, its budget, the best trial, who runs it, what is still to do
+lines.py      the same in plain lines, while it runs and at its end
 """

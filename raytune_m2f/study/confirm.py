@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 from scipy.special import stdtrit  # scipy.stats has the same, and takes a second to import
 
 from raytune_m2f.errors import StudyError, TrainingError
-from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy, has_begun, new_study
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.plan import Extension, Point, StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.study.status import TrialStatus, study_status

@@ -20,10 +20,8 @@ from pathlib import Path
 from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.folder import Folder, no_contents
 from raytune_m2f.storage.lease import CLOCK
-from raytune_m2f.study.plan import Point as Point
-from raytune_m2f.study.plan import StudyPlan as StudyPlan
-from raytune_m2f.study.plan import now
-from raytune_m2f.training.checkpoint_files import BEST
+from raytune_m2f.study.plan import StudyPlan, now
+from raytune_m2f.training.trial_dir import BEST
 
 PLAN, JOURNAL, LOCK, TRIALS, ASIDE = "study.yaml", "optuna.journal", "study.lock", "trials", "set_aside"
 COMMIT_S = 5.0
@@ -35,13 +33,15 @@ class StudyDirectory:
 
     Attributes:
         folder: the study's.
-        root: where it is on this machine.
+        root: where it is on this machine; `plan_file`, `journal`, `trials` and `ray` are in it.
         lock: the right to drive it.
     """
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.root = folder.path
+        self.plan_file, self.journal = self.root / PLAN, self.root / JOURNAL
+        self.trials, self.ray = self.root / TRIALS, self.root / ".ray"
         self.lock = folder.lock(LOCK)
         self._next_commit = 0.0
 
@@ -61,22 +61,6 @@ class StudyDirectory:
     def __str__(self) -> str:
         """What the user calls it."""
         return self.folder.address
-
-    @property
-    def plan_file(self) -> Path:
-        return self.root / PLAN
-
-    @property
-    def journal(self) -> Path:
-        return self.root / JOURNAL
-
-    @property
-    def ray(self) -> Path:
-        return self.root / ".ray"
-
-    @property
-    def trials(self) -> Path:
-        return self.root / TRIALS
 
     def trial(self, number: int) -> Path:
         """The directory of a trial."""

@@ -17,12 +17,11 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.lease import refusal
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.plan import Point, StudyPlan
+from raytune_m2f.study.plan import Point, StudyPlan, data_fingerprints
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.record.storage import check_address, forget, open_database, open_study, recorded_trials
 from raytune_m2f.study.settings import StudySettings
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.space import SearchSpace, grid
 
 
 @dataclass(frozen=True)
@@ -94,23 +93,9 @@ def new_study(
         points = _grid_points(space, config)
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    from raytune_m2f.study.same_data import data_of  # imports what reads data, of which a refusal has no need
-
-    return NewStudy(study, StudyPlan(config, space, settings, tuple(points), data=data_of(config)), tuple(prior))
-
-
-def create_study(
-    directory: str | PathLike[str] | StudyDirectory,
-    config: Config,
-    space: SearchSpace,
-    settings: StudySettings,
-    *,
-    points: Sequence[Point] = (),
-    prior: Sequence[FrozenTrial] = (),
-) -> StudyDirectory:
-    """Lay out a new study; nothing runs yet. Arguments and errors are those of `new_study`."""
-    with new_study(directory, config, space, settings, points=points, prior=prior).laid_out() as study:
-        return study
+    return NewStudy(
+        study, StudyPlan(config, space, settings, tuple(points), data=data_fingerprints(config)), tuple(prior)
+    )
 
 
 def _grid_points(space: SearchSpace, config: Config) -> list[Point]:

@@ -14,8 +14,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import StudyError, TrainingError
-from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import Point, StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space import SearchSpace
 
@@ -102,9 +103,10 @@ def knowledge_of(
 
 
 def _known(record: Record, trial: FrozenTrial, space: SearchSpace, settings: StudySettings) -> _Known | None:
-    """None if the trial has no value for a metric or a constraint, or lies outside the space."""
-    values = _values(record, trial, space)
-    best = trial.user_attrs.get("best")
+    """The point at which the space trains what the trial trained; None outside the space, or without the metrics."""
+    trained, best = record.values(trial), trial.user_attrs.get("best")
+    values = {key: trained[key] if key in trained else record.plan.config.value(key) for key in space.entries}
+    values = space.weights(space.active(values))  # of shares the same balance
     if best is None or space.contains(values):
         return None
     try:
@@ -112,13 +114,6 @@ def _known(record: Record, trial: FrozenTrial, space: SearchSpace, settings: Stu
         return _Known(trial, values, [objective.value(best) for objective in settings.objectives], violations)
     except TrainingError:
         return None
-
-
-def _values(record: Record, trial: FrozenTrial, space: SearchSpace) -> dict[str, Any]:
-    """The point at which the new space trains what the trial trained; of shares the same balance."""
-    trained = record.values(trial)
-    values = {key: trained[key] if key in trained else record.plan.config.value(key) for key in space.entries}
-    return space.weights(space.active(values))
 
 
 def _as_prior(known: _Known, space: SearchSpace, study: str) -> FrozenTrial:

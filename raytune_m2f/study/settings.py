@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from raytune_m2f.errors import StudyError, did_you_mean, join_problems
@@ -16,21 +16,21 @@ Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
 StoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class _Settings(BaseModel, frozen=True, extra="forbid"):
+    """Immutable; a name that is none is refused."""
 
 
 class Usage(_Settings):
     """What a study has used of its budget so far; read from the record, so that downtime does not count."""
 
     trials: int = 0
-    """Trials ever started, failed ones included."""
+    """Ever started, failed ones included."""
     iterations: int = 0
-    """Optimizer steps that were reported, over all trials."""
+    """Reported optimizer steps, over all trials."""
     seconds: float = 0.0
     """Wall time during which a driver ran."""
     gpu_hours: float = 0.0
-    """GPUs held times the time they were held, up to the last report of each trial."""
+    """GPUs times the hours they were held, up to the last report of each trial."""
 
 
 class Budget(_Settings):
@@ -80,8 +80,7 @@ class EarlyStopping(_Settings):
     """`asha` ends it. `promotion` pauses it, and resumes it when the others turn out worse. `pbt` ends it and
     gives its place to a better one's checkpoint with changed values. `none` runs each trial to its end."""
     grace_iterations: int | None = Field(default=None, ge=1)
-    """The first rung; no trial is stopped before. None: a ninth of SOLVER.MAX_ITER (pbt: a fifth), at least one
-    evaluation."""
+    """The first rung. None: a ninth of SOLVER.MAX_ITER (pbt: a fifth), at least one evaluation."""
     reduction_factor: int = Field(default=3, ge=2)
     """One trial in so many continues at each rung, and the next rung is so many times later. With `pbt` the rungs are
     evenly spaced, and the worst one in so many trials is replaced by one of the best."""
@@ -105,10 +104,8 @@ class Resources(_Settings):
     def _parse_workers(cls, workers: int | str) -> int | str:
         found = re.fullmatch(r"([1-9]\d*)(?::([1-9]\d*))?", str(workers))
         if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise StudyError(
-                f"workers of a trial: got {str(workers)!r}; allowed is a number above 0, or the fewest and the most "
-                "like 2:8"
-            )
+            allowed = "allowed is a number above 0, or the fewest and the most like 2:8"
+            raise StudyError(f"workers of a trial: got {str(workers)!r}; {allowed}")
         return str(workers) if found[2] not in (None, found[1]) else int(found[1])
 
     @property
@@ -138,8 +135,7 @@ class StudySettings(_Settings):
     early_stopping: EarlyStopping = EarlyStopping()
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
-    """How often a trial is restarted after its process died without an error, such as by the kernel for lack of memory.
-    Lost nodes do not count; errors are final."""
+    """How often a trial restarts after its process was killed. Lost nodes do not count; errors are final."""
     keep_checkpoints: int = Field(default=5, ge=1)
     """The weights of so many of the best trials are kept; those of the others are deleted when they have ended."""
     optuna_storage: str | None = None
@@ -160,21 +156,14 @@ class StudySettings(_Settings):
         except ValidationError as error:
             raise StudyError(join_problems([f"{source}: {_describe(found)}" for found in error.errors()])) from None
 
-    @field_validator("metrics")
+    @field_validator("metrics", "constraints")
     @classmethod
-    def _parse_metrics(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        if not metrics:
+    def _check_texts(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.field_name == "metrics" and not texts:
             raise ValueError("a study needs a metric, such as segm/AP")
-        for text in metrics:
-            Objective.parse(text)
-        return metrics
-
-    @field_validator("constraints")
-    @classmethod
-    def _parse_constraints(cls, constraints: tuple[str, ...]) -> tuple[str, ...]:
-        for text in constraints:
-            Constraint.parse(text)
-        return constraints
+        for text in texts:
+            (Objective if info.field_name == "metrics" else Constraint).parse(text)
+        return texts
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -194,16 +183,9 @@ class StudySettings(_Settings):
 
 def _describe(found: ErrorDetails) -> str:
     """One of pydantic's findings: where, what was got and what is allowed."""
-    kind, value, message = found["type"], found["input"], found["msg"]
-    where = f"{'.'.join(map(str, found['loc']))}: "
-    if kind == "value_error":
-        return f"{where}{message.removeprefix('Value error, ')}"
-    if kind == "missing":
-        return f"{where}missing"
-    if kind == "literal_error":
-        expected = str(found["ctx"]["expected"])
-        hint = did_you_mean(value, re.findall("'(.*?)'", expected))
-        return f"{where}got {value!r}, allowed: {expected}{hint}"
-    if kind == "extra_forbidden":
-        return f"{where}there is no such setting"
-    return f"{where}got {value!r}, allowed: {message.removeprefix('Input should be ')}"
+    replaced = {"missing": "missing", "extra_forbidden": "there is no such setting"}
+    message = replaced.get(found["type"], found["msg"].removeprefix("Value error, "))
+    if message.startswith("Input should be "):
+        hint = did_you_mean(found["input"], re.findall("'(.*?)'", message))
+        message = f"got {found['input']!r}, allowed: {message.removeprefix('Input should be ')}{hint}"
+    return f"{'.'.join(map(str, found['loc']))}: {message}"

@@ -65,11 +65,7 @@ def check_experiment(
 
 
 def check_training(config: Config, engine: Engine, *, logs: bool) -> None:
-    """`check_experiment` before a training; if it `logs`, what was read and what is worth a look is logged.
-
-    Raises:
-        InputError: as `check_experiment`.
-    """
+    """`check_experiment` before a training; if it `logs`, what was read and the notes are logged."""
     if logs:
         log.info("%s", engine.summary.text())
     notes = check_experiment(config, engine)
@@ -125,11 +121,7 @@ def _queries(config: Config) -> float:
 
 
 def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Constraint]) -> None:
-    """Refuse metrics and constraints that no report will have, or that would be NaN in every report.
-
-    Raises:
-        StudyError: naming the key, and what is allowed.
-    """
+    """Raises StudyError for metrics and constraints that no report will have, or that would be NaN in every report."""
     wanted = {key for entry in asked for key in entry.keys} - {config.metric, *USAGE}
     if not wanted:
         return  # the evaluation of nothing, which tells all keys, takes a while on a large test set
@@ -152,11 +144,7 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
 
 
 def require_same_training(state: Checkpoint, config: Config, engine: Engine, network: nn.Module, folder: Path) -> None:
-    """Refuse to resume from a checkpoint of other labels or of another network; other data are worth a warning.
-
-    Args:
-        state: the checkpoint, of `folder`.
-        config, engine, network: of this training.
+    """Compare a checkpoint of `folder` with the training that resumes from it; other data are worth a warning.
 
     Raises:
         DatasetError: the labels differ.

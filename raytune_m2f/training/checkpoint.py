@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -23,11 +22,11 @@ from torch import Tensor
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.learner.weight_files import in_short, not_weights
 from raytune_m2f.storage.files import replacing
-from raytune_m2f.training.checkpoint_files import BEST as BEST
-from raytune_m2f.training.checkpoint_files import iteration_file as iteration_file
-from raytune_m2f.training.checkpoint_files import keep_newest as keep_newest
-from raytune_m2f.training.checkpoint_files import newest_first as newest_first
-from raytune_m2f.training.checkpoint_files import rung_file as rung_file
+from raytune_m2f.training.trial_dir import BEST as BEST
+from raytune_m2f.training.trial_dir import iteration_file as iteration_file
+from raytune_m2f.training.trial_dir import keep_newest as keep_newest
+from raytune_m2f.training.trial_dir import newest_first as newest_first
+from raytune_m2f.training.trial_dir import rung_file as rung_file
 
 log = logging.getLogger(__name__)
 
@@ -55,20 +54,12 @@ class CheckpointWriter:
         self._pending: Future[None] | None = None
 
     def write(self, checkpoint: Checkpoint, *, best: bool) -> None:
-        """Start to write this iteration's checkpoint, and before it, if it is the best, `best.pth`.
-
-        Raises:
-            CheckpointError: the one before could not be written.
-        """
+        """Start to write this iteration's checkpoint, and before it, if it is the best, `best.pth`."""
         self.wait()
         self._pending = self._thread.submit(self._write, snapshot(checkpoint), best)
 
     def wait(self) -> None:
-        """Return when all is on disk, and on the store if there is one.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
+        """Return when all is on disk, and on the store. Raises CheckpointError if it could not be written."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -82,9 +73,7 @@ class CheckpointWriter:
     def __enter__(self) -> CheckpointWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         try:
             self.wait()
         except CheckpointError as failure:
@@ -130,10 +119,8 @@ def save_iteration(checkpoint: Checkpoint, folder: Path, keep: frozenset[int] = 
 
 
 def load(path: Path, *, mapped: bool = False) -> Checkpoint:
-    """Read a checkpoint; tensors and plain values only, nothing in it is executed.
+    """Read a checkpoint: tensors, which `mapped` leaves in the file until they are used, and plain values only.
 
-    Args:
-        mapped: leave the tensors in the file until they are used.
     Raises:
         CheckpointError: it is missing, cut short, changed, or holds anything else.
     """

@@ -62,16 +62,11 @@ def oom_as_error(what: str, advice: str = ADVICE) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """The allocator's first sentences, without its advice on settings."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+    return (str(error).partition("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def noted_micro_batch(output_dir: Path) -> int | None:
-    """The micro-batch that has been found to fit, None if none was too large.
-
-    Raises:
-        TrainingError: the note is not a number above 0.
-    """
+    """The micro-batch that has been found to fit, None if none was too large. Raises TrainingError if it is damaged."""
     note = output_dir / NOTE
     if not note.exists():
         return None
@@ -82,11 +77,7 @@ def noted_micro_batch(output_dir: Path) -> int | None:
 
 
 def note_micro_batch(output_dir: Path, micro_batch: int) -> None:
-    """Note the micro-batch for this trial from now on; a reader sees the old note or the new one.
-
-    Raises:
-        TrainingError: it cannot be written.
-    """
+    """Note the micro-batch for this trial from now on. Raises TrainingError if it cannot be written."""
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(output_dir / NOTE, f"{micro_batch}\n")
@@ -99,14 +90,7 @@ def note_micro_batch(output_dir: Path, micro_batch: int) -> None:
 
 @dataclass
 class Usage:
-    """What one worker takes in one evaluation.
-
-    Attributes:
-        images: predicted.
-        seconds: for an image of each batch, in their order.
-        memory_gb: peak since the trial, or a restart of it, began [GiB]: on a GPU what torch allocated there, else the
-            process's own.
-    """
+    """What one worker takes in one evaluation: `seconds` for an image of each batch, and `peak_memory` [GiB]."""
 
     images: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -124,11 +108,9 @@ class Usage:
 
 
 def usage_report(workers: Sequence[Usage]) -> Report:
-    """What a report says of all workers, in the order of their ranks.
+    """What a report says of all workers, in the order of their ranks: "memory_gb" is the largest, "host" the first's.
 
-    Returns:
-        "images" in all, "latency_ms" the median (each worker's first batch, which warms up, left out if there are
-        others), "memory_gb" the largest, "host" the first one's.
+    "latency_ms" is the median without each worker's first batch, which warms up, if there are others.
     """
     seconds = [value for worker in workers for value in worker.seconds[1:] or worker.seconds]
     return {
@@ -140,7 +122,7 @@ def usage_report(workers: Sequence[Usage]) -> Report:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process [GiB]; on a GPU, what torch has allocated there."""
+    """Peak memory of this process since `start_fresh` [GiB]; on a GPU, what torch has allocated there."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux

@@ -74,12 +74,7 @@ class Objective:
         return tuple(key for _, key in self.terms)
 
     def value(self, report: Mapping[str, Any]) -> float:
-        """The score of a report.
-
-        Raises:
-            TrainingError: the report lacks a key.
-            NonFiniteLossError: an entry, or the sum, is NaN or infinite.
-        """
+        """The score of a report. Raises as `finite_entry`, also if the sum is NaN or infinite."""
         value = sum(weight * finite_entry(report, key) for weight, key in self.terms)
         if not math.isfinite(value):
             raise NonFiniteLossError(f"{self.text} is {value} at iteration {report.get('iteration')}")
@@ -112,7 +107,7 @@ class Constraint:
         return (self.key,)
 
     def violation(self, report: Mapping[str, Any]) -> float:
-        """By how much the bound is exceeded; at most 0 where it is kept. Raises as `Objective.value`."""
+        """By how much the bound is exceeded; at most 0 where it is kept. Raises as `finite_entry`."""
         excess = finite_entry(report, self.key) - self.bound
         return excess if self.upper else -excess
 

@@ -26,17 +26,8 @@ log = logging.getLogger(__name__)
 
 
 def never_stop(report: Report) -> bool:
-    """The `report` of a run that nobody stops."""
+    """The `report` of a run that nothing stops."""
     return False
-
-
-def never_due() -> bool:
-    """The `save_now` of a run whose node stays."""
-    return False
-
-
-def ignored() -> None:
-    """The `on_saved` of a run whose files are where they belong."""
 
 
 def _cpu() -> torch.device:
@@ -68,9 +59,9 @@ class TrialContext:
     report: Callable[[Report], bool] = never_stop
     metric: Objective = SEGM_AP
     keep: frozenset[int] = frozenset()
-    save_now: Callable[[], bool] = never_due
+    save_now: Callable[[], bool] = lambda: False
     progress: Progress = nobody
-    on_saved: Callable[[], None] = ignored
+    on_saved: Callable[[], None] = lambda: None
 
     @property
     def is_main(self) -> bool:
@@ -109,11 +100,7 @@ def _report(line: bytes) -> Report:
 
 
 def append_report(folder: Path, report: Report) -> None:
-    """Add a report; one write of one line, so that a reader never sees half of it.
-
-    Raises:
-        CheckpointError: it cannot be written; the report is made again when the run is resumed.
-    """
+    """Add a report, in one write, so that a reader never sees half of it. Raises CheckpointError if it cannot."""
     try:
         with (folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(report) + "\n")

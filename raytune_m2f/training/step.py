@@ -10,7 +10,7 @@ import contextlib
 import gc
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,14 +124,15 @@ class Stepper:
         self.network.train()
         counts = all_reduce_sum(self.learner.count(samples), self.context.device)
         self.optimizer.zero_grad(set_to_none=True)
-        parts = list(self._parts(samples))
         terms: dict[str, Tensor] = {}
-        for number, part in enumerate(parts):
-            with self._sync_gradients(last=number == len(parts) - 1):
-                place = (iteration, self.context.rank, number)
+        for start in range(0, len(samples), self.micro_batch):
+            part = samples[start : start + self.micro_batch]
+            place = (iteration, self.context.rank, start // self.micro_batch)
+            with self._averaged_gradients(last=start + self.micro_batch >= len(samples)):
                 for name, value in self.backward(part, counts, place).items():
                     terms[name] = terms.get(name, 0.0) + value
-        return self._reduce(terms)
+        values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
+        return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
 
     def _halve(self, reason: str) -> None:
         """Take half as many images at once, from now on and after a restart."""
@@ -152,17 +153,14 @@ class Stepper:
         if self.context.world_size > 1:  # the others wait for this worker's gradients
             raise StartAgain(f"out of memory with {before} images at once; {self.micro_batch} from now on")
 
-    def _parts(self, samples: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        for start in range(0, len(samples), self.micro_batch):
-            yield samples[start : start + self.micro_batch]
-
-    def _sync_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients are averaged over workers with the last micro-batch only."""
+    def _averaged_gradients(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """They are averaged over workers with the last micro-batch only."""
         if isinstance(self.network, DistributedDataParallel) and not last:
             return self.network.no_sync()
         return contextlib.nullcontext()
 
     def backward(self, samples: Sequence[Any], counts: Tensor, place: tuple[int, ...]) -> dict[str, Tensor]:
+        """Add the gradients of a micro-batch (see `Learner.losses`); returns its loss terms."""
         try:
             total, terms = self.learner.losses(self.forward, samples, counts, self.autocast(), place)
         except NonFiniteError as error:
@@ -177,10 +175,6 @@ class Stepper:
         precision = torch.bfloat16 if amp.PRECISION == "bfloat16" else torch.float16
         device = self.context.device.type
         return torch.autocast(device, dtype=precision, enabled=amp.ENABLED and device == "cuda")
-
-    def _reduce(self, terms: dict[str, Tensor]) -> dict[str, float]:
-        values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
-        return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
 
     def update(self, iteration: int) -> None:
         """Step with the gradients that are there, clipped, at the learning rates of this iteration."""
@@ -229,17 +223,13 @@ def _diagnosis(config: Config, iteration: int, what: str) -> str:
 
 @dataclass
 class LossMeans:
-    """The mean of each loss since the last report, in the room of one step's losses.
-
-    Attributes:
-        steps: that were added.
-        sums: of each loss over them.
-    """
+    """The mean of each loss since the last report, in the room of one step's losses."""
 
     steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
 
     def add(self, losses: Mapping[str, float]) -> None:
+        """Add those of one step."""
         self.steps += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -1,7 +1,9 @@
-"""What is in a trial's directory, for processes that train there and for those that only look.
+"""What is in a trial's directory. Needs no torch, so that `status` does not import it.
 
 config.yaml     what is trained
-checkpoints/    see `checkpoint_files.py`
+checkpoints/best.pth            the weights of the best report
+checkpoints/iter_0000040.pth    all that it takes to resume from iteration 40
+checkpoints/rung_0000040.pth    the same, kept for another trial to resume from
 .lock           one training at a time, and which: a worker that outlives its killed driver is waited for
 log.txt         rank 0's log and all that it prints (log_1.txt, ... the others')
 metrics.jsonl   one JSON object a report; see `reports.py`
@@ -15,14 +17,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import traceback
 from pathlib import Path
 from typing import Any
 
 from raytune_m2f.errors import RaytuneM2FError, TrainingError
-from raytune_m2f.storage.files import is_ours, require_free, write_atomically
+from raytune_m2f.storage.files import is_ours, link, require_free, write_atomically
 from raytune_m2f.storage.text import read_object
 
+KEPT = 2
+BEST = "best.pth"
+_ITERATION = re.compile(r"(?:.*/)?iter_\d{7,}\.pth")
 CONFIG, CHECKPOINTS, LOCK, FAILURE, STOP = "config.yaml", "checkpoints", ".lock", "failure.json", "stop"
 
 log = logging.getLogger(__name__)
@@ -34,16 +40,9 @@ def log_name(rank: int) -> str:
 
 
 def require_own(output_dir: Path, what: str) -> None:
-    """Refuse a directory for a new run that has files of the user's under the names of a run's.
-
-    Args:
-        what: the option that names it.
-
-    Raises:
-        InputError: naming the first one.
-    """
+    """Raises InputError if files of the user's have names of a run's in a directory, which the option `what` names."""
     if not is_ours(output_dir / CONFIG):
-        for name in (CONFIG, "metrics.jsonl", FAILURE, "checkpoints/best.pth", ".ray"):
+        for name in (CONFIG, "metrics.jsonl", FAILURE, f"{CHECKPOINTS}/{BEST}", ".ray"):
             require_free(output_dir / name, what)
 
 
@@ -89,3 +88,35 @@ def add_to_log(output_dir: Path, text: str) -> Path:
     with path.open("a", encoding="utf-8") as file:
         file.write(text.rstrip() + "\n")
     return path
+
+
+# Checkpoints: their names, and which of them stay
+
+
+def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
+    """Of a run's checkpoints keep the newest two; those of the iterations `keep` stay as `rung_<iteration>.pth`."""
+    checkpoints = newest_first(folder)
+    if checkpoints and (iteration := int(checkpoints[0].stem.removeprefix("iter_"))) in keep:
+        link(checkpoints[0], rung_file(folder, iteration))
+    for old in checkpoints[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def rung_file(folder: Path, iteration: int) -> Path:
+    """The checkpoint of an iteration that another trial may resume from."""
+    return folder / f"rung_{iteration:07d}.pth"
+
+
+def iteration_file(folder: Path, iteration: int) -> Path:
+    """Where the checkpoint of an iteration lies."""
+    return folder / f"iter_{iteration:07d}.pth"
+
+
+def is_iteration(name: str) -> bool:
+    """Whether a file is a checkpoint to resume from; other tools' files (iter_2000.pth) are none of ours."""
+    return _ITERATION.fullmatch(name) is not None
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a run, by iteration."""
+    return sorted((path for path in folder.glob("iter_*.pth") if is_iteration(path.name)), reverse=True)

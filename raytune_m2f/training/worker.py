@@ -112,14 +112,17 @@ class Run:
 
     @property
     def finished(self) -> bool:
+        """Whether no iteration is left."""
         return self.iteration >= self.config.SOLVER.MAX_ITER
 
     @property
     def evaluation_is_due(self) -> bool:
+        """Whether this iteration ends with a report."""
         period = self.config.TEST.EVAL_PERIOD
         return self.finished or (period > 0 and self.iteration % period == 0)
 
     def batches(self) -> Iterator[tuple[int, list[Any]]]:
+        """Each iteration that is left, from 0, and this worker's samples of its global batch."""
         context = self.context
         batches = self.engine.train_batches(
             rank=context.rank, world_size=context.world_size, start_iteration=self.iteration

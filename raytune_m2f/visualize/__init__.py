@@ -6,6 +6,6 @@ labels.py    where labels and legends go, and how they are drawn
 fonts.py     text in any script
 """
 
-from raytune_m2f.visualize.overlay import Picture, contact_sheet, draw_instances
+from raytune_m2f.visualize.overlay import Picture, contact_sheet, draw_instances, ground_truth_instances
 
-__all__ = ["Picture", "contact_sheet", "draw_instances"]
+__all__ = ["Picture", "contact_sheet", "draw_instances", "ground_truth_instances"]

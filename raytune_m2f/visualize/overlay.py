@@ -13,8 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from raytune_m2f.data import Categories
+from raytune_m2f.data import Categories, ImageRecord
 from raytune_m2f.model import Instances
 from raytune_m2f.visualize.fonts import Fonts, system_fonts
 from raytune_m2f.visualize.labels import Label, draw_labels, place_labels, place_legend
@@ -193,3 +194,29 @@ def _captioned(cell: Image.Image, text: str) -> Image.Image:
     whole.paste(cell, (0, _CAPTION))
     system_fonts().draw(ImageDraw.Draw(whole), (0, _CAPTION / 2), text, 18, _INK)
     return whole
+
+
+def ground_truth_instances(record: ImageRecord, categories: Categories) -> Instances:
+    """The annotations of an image, crowds left out, as instances with score 1.
+
+    A subcategory has probability 1; one that is unknown has none for any class.
+    """
+    annotations = record.instances
+    masks = np.zeros((len(annotations), record.height, record.width), dtype=bool)
+    for mask, annotation in zip(masks, annotations, strict=True):
+        mask[...] = annotation.mask(record.height, record.width)
+    return Instances(
+        scores=torch.ones(len(annotations)),
+        labels=torch.tensor([annotation.label for annotation in annotations], dtype=torch.int64),
+        masks=torch.from_numpy(masks),
+        queries=torch.arange(len(annotations)),
+        subprobs={
+            name: certain_probabilities([annotation.sublabels[name] for annotation in annotations], len(classes))
+            for name, classes in categories.subcategories.items()
+        },
+    )
+
+
+def certain_probabilities(labels: list[int], classes: int) -> Tensor:
+    """(K, classes): one-hot rows; `UNKNOWN` (-1) becomes a row of zeros."""
+    return one_hot(torch.tensor(labels, dtype=torch.int64) + 1, classes + 1)[:, 1:].float()

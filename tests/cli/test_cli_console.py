@@ -48,6 +48,16 @@ def failed(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[in
 
 
 @pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """The package's log is as it was before."""
+    log = logging.getLogger("raytune_m2f")
+    handlers, level = log.handlers, log.level
+    yield
+    log.handlers = handlers
+    log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raytune_m2f.cli.console.err.width", 400)
 
@@ -139,17 +149,6 @@ def test_what_a_terminal_has_no_letters_for_is_escaped(monkeypatch: pytest.Monke
 # More or less of it
 
 
-@pytest.fixture
-def restored() -> Iterator[None]:
-    """The package's log is as it was before."""
-    log = logging.getLogger("raytune_m2f")
-    handlers, level = log.handlers, log.level
-    yield
-    log.handlers = handlers
-    log.setLevel(level)
-
-
-@pytest.mark.usefixtures("restored")
 def test_a_log_is_neither_wrapped_nor_padded_nor_read_as_markup(capsys: pytest.CaptureFixture[str]) -> None:
     log_to_stderr()
     log = logging.getLogger("raytune_m2f.some_module")
@@ -161,7 +160,6 @@ def test_a_log_is_neither_wrapped_nor_padded_nor_read_as_markup(capsys: pytest.C
     assert len(line.split()[0]) == len("12:00:00")
 
 
-@pytest.mark.usefixtures("restored")
 def test_quiet_and_verbose(capsys: pytest.CaptureFixture[str]) -> None:
     set_verbosity(logging.ERROR)
     log_to_stderr()

@@ -9,26 +9,30 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from typer.testing import CliRunner
 
-from raytune_m2f.cli import demo, pictures
+from raytune_m2f.cli import demo
+from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco
-from raytune_m2f.errors import InputError, RaytuneM2FError
+from raytune_m2f.errors import RaytuneM2FError
+from raytune_m2f.visualize import ground_truth_instances
+from raytune_m2f.visualize.overlay import certain_probabilities
 
 
 def test_true_masks_and_labels_are_drawn_as_certain_instances(tiny_dataset: dict[str, Path], tmp_path: Path) -> None:
     heads = ("color", "texture")
     dataset = load_coco("val", tiny_dataset["val_annotations"], tiny_dataset["val_images"], heads)
     record = dataset.records[0]
-    truth = pictures.true_instances(record, dataset)
+    truth = ground_truth_instances(record, dataset.categories)
     assert truth.scores.tolist() == [1.0] * len(record.annotations)
     assert truth.labels.tolist() == [annotation.label for annotation in record.annotations]
     for annotation, mask in zip(record.annotations, truth.masks, strict=True):
         assert torch.equal(mask, torch.from_numpy(annotation.mask(record.height, record.width)))
     for head in heads:
         assert truth.sublabels[head].tolist() == [annotation.sublabels[head] for annotation in record.annotations]
-    assert pictures.one_hot([-1, 1], 3).tolist() == [[0, 0, 0], [0, 1, 0]], "an unknown label is not named"
-    pictures.draw_truth(dataset, tmp_path / "data.png", 6)
+    assert certain_probabilities([-1, 1], 3).tolist() == [[0, 0, 0], [0, 1, 0]], "an unknown label is not named"
+    demo.draw_truth(dataset, tmp_path / "data.png")
     assert np.asarray(Image.open(tmp_path / "data.png")).std() > 10
 
 
@@ -43,8 +47,9 @@ def test_an_export_that_scores_otherwise_than_its_trial_fails_the_demo() -> None
 
 def test_a_folder_with_something_in_it_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="is not empty"):
-        demo.run_demo(tmp_path, trials=2, seed=0)
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "is not empty" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import platform
@@ -10,12 +11,15 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 import yaml
 from test_layers import MODULES, imports
 from typer.testing import CliRunner, Result
 
+import raytune_m2f as rm
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
 
@@ -55,6 +59,21 @@ def test_commands_call_the_python_api_alone() -> None:
     commands = [name for name in MODULES if name.startswith("raytune_m2f.cli")]
     called = {(name, target) for name in commands for _, target in imports(name)}
     assert not {(name, target) for name, target in called if target.split(".")[1:2] and target.split(".")[1] in policy}
+
+
+COMMANDS: list[tuple[str, Callable[..., Any], set[str]]] = [
+    ("train", rm.train, set()), ("tune", rm.tune, set()), ("resume", rm.resume, set()),
+    ("extend", rm.Study.extend, {"study"}), ("confirm", rm.Study.confirm, {"study"}),
+    ("export", rm.export_model, set()), ("evaluate", rm.LoadedModel.evaluate, {"model", "trust"}),
+    ("predict", rm.LoadedModel.predict_files, {"model", "trust"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "function", "own"), COMMANDS)
+def test_options_are_named_as_the_arguments_of_the_api(name: str, function: Callable[..., Any], own: set[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    options = {parameter.name for parameter in command.commands[name].params if parameter.expose_value}
+    assert options - own == set(inspect.signature(function).parameters) - {"self", "progress"}
 
 
 def test_a_wrong_key_is_named_with_the_right_one(run: Run, config_file: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from raytune_m2f.cli.tables import status_table, study_progress
 from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.status import StatusReader, study_status
 
 

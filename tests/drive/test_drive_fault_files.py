@@ -15,11 +15,11 @@ import fault_study
 import pytest
 import ray
 import torch
-from fake_study import FakeTraining, config, new_study, open_record, report, settings, space
+from fake_study import FakeTraining, config, create_study, new_study, open_record, report, settings, space
 from fault_study import NoRoom, check_curves, end_of, fill, start_driver, states, wait_for_reports
 
 from raytune_m2f.config import Config
-from raytune_m2f.drive.runner import create_study, enqueue_points, run_study
+from raytune_m2f.drive.runner import enqueue_points, run_study
 from raytune_m2f.errors import CheckpointError, RaytuneM2FError
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.place import Place

@@ -17,7 +17,7 @@ import fake_study
 import fault_study
 import pytest
 import ray
-from fake_study import FakeTraining, leave_reports, new_study, open_record, report, settings, space
+from fake_study import FakeTraining, create_study, leave_reports, new_study, open_record, report, settings, space
 from fault_study import (
     FaultyTraining,
     Traced,
@@ -37,10 +37,11 @@ from typer.testing import CliRunner
 
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
-from raytune_m2f.drive.runner import create_study, run_study
+from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, Resources
 from raytune_m2f.study.status import study_status
 from raytune_m2f.training.reports import TrialContext, read_reports

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.drive.population import PERTURBED, folder_of, perturb
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.training.checkpoint import newest_first, rung_file
 

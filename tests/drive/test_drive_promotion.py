@@ -11,9 +11,9 @@ from fake_study import MAX_ITER, PERIOD, leave_reports, new_study, open_record, 
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.drive.driver import Driver
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import Extension, StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.training.trial_dir import STOP
 

@@ -17,6 +17,7 @@ from fake_study import (
     MAX_ITER,
     PERIOD,
     FakeTraining,
+    create_study,
     journal_operations,
     leave_reports,
     new_study,
@@ -29,7 +30,7 @@ from fake_study import (
 from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
-from raytune_m2f.drive.runner import create_study, enqueue_points, run_study
+from raytune_m2f.drive.runner import enqueue_points, run_study
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.study import layout
 from raytune_m2f.study.directory import StudyDirectory
@@ -167,7 +168,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import fake_study, ray
 ray.cloudpickle.register_pickle_by_value(fake_study)
-from raytune_m2f.drive.runner import create_study, enqueue_points, run_study
+from raytune_m2f.drive.runner import enqueue_points, run_study
 try:
     run_study(sys.argv[1], trial_function=fake_study.FakeTraining(seconds=0.3))
 except KeyboardInterrupt:

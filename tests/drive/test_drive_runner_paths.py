@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from raytune_m2f import Study
 from raytune_m2f.drive.runner import run_study
-from raytune_m2f.study.extend import Extension
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.plan import Extension
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping
 
 pytestmark = [

@@ -16,7 +16,7 @@ from typing import Any
 import fake_study
 import pytest
 import ray
-from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, config, open_record, score, settings, space
+from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, config, create_study, open_record, score, settings, space
 from fault_study import end_of, states
 from patience import PATIENCE_S, wait_until
 from s3_server import BUCKET, S3Server, s3_server
@@ -24,12 +24,13 @@ from typer.testing import CliRunner, Result
 
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
-from raytune_m2f.drive.runner import create_study, run_study
+from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.storage import object_store
 from raytune_m2f.storage.folder import Folder
 from raytune_m2f.storage.object_store import ObjectStore
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.settings import EarlyStopping, Resources
 from raytune_m2f.study.status import study_status
 from raytune_m2f.training.checkpoint import Checkpoint, CheckpointWriter

@@ -11,7 +11,7 @@ from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, 
 from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.drive.tidy import Tidy
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.training.trial_dir import write_failure
 

@@ -14,7 +14,7 @@ from raytune_m2f.drive.preflight import check_before_start
 from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import ConfigError, ModelError, StudyError
 from raytune_m2f.export import export_run, load_export
-from raytune_m2f.launch.here import run_training
+from raytune_m2f.launch.trial import run_training
 from raytune_m2f.predict import evaluate_export
 from raytune_m2f.study.space import SearchSpace, check_space
 from raytune_m2f.training.objective import Objective

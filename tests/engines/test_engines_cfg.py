@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from raytune_m2f.config.any_model import complete, register_keys
+from raytune_m2f.config.keys import complete, register_keys
 
 SCRIPT = """
 import sys

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from ground_truth import ground_truth_instances
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import TestSample
@@ -21,6 +20,7 @@ from raytune_m2f.model import Instances
 from raytune_m2f.testing import EngineConformance
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
+from raytune_m2f.visualize import ground_truth_instances
 
 pytestmark = [pytest.mark.detectron2, pytest.mark.filterwarnings("ignore")]
 pytest.importorskip("detectron2", reason="detectron2 is not installed")

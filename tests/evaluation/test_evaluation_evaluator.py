@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 from evaluation_cases import CATEGORIES, annotation, dataset, predictions, samples
-from ground_truth import ground_truth_instances
 
 from raytune_m2f.data import CocoDataset, load_coco
 from raytune_m2f.data.masks import decode
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results, results_to_json
+from raytune_m2f.visualize import ground_truth_instances
 
 HEADS = ("subcat_1", "subcat_2")
 

@@ -12,7 +12,7 @@ import pytest
 import ray
 
 from raytune_m2f.drive.ray_tune import OptunaRecordSearcher
-from raytune_m2f.launch.groups import GROUP, SWEEP_S, WorkerGroups, noted_group
+from raytune_m2f.launch.groups import GROUP, SWEEP_S, WorkerGroups, held_groups, noted_group
 
 JOB = "01000000"
 BUNDLE = {"CPU": 1.0}
@@ -27,9 +27,7 @@ class Cluster:
 
     def watched(self, read: Callable[[int], str | None]) -> WorkerGroups:
         """A study's view of it."""
-        return WorkerGroups(
-            read, BUNDLE, table=lambda: self.groups, free=self.free, job=lambda: JOB, clock=lambda: self.now
-        )
+        return WorkerGroups(read, lambda: held_groups(BUNDLE, self.groups, JOB), self.free, clock=lambda: self.now)
 
     def make(self, name: str, job: str = JOB, bundle: dict[str, float] = BUNDLE) -> str:
         group = name.encode().hex().ljust(28, "0") + job  # as long as Ray's

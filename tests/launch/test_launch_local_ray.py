@@ -16,8 +16,8 @@ from fake_study import FakeTraining, config
 
 from raytune_m2f.errors import InputError
 from raytune_m2f.launch.job import TrialJob
-from raytune_m2f.launch.local_session import BELOW, TOKEN, is_alone, private_token, this_machine_alone
 from raytune_m2f.launch.place import Place
+from raytune_m2f.launch.session import BELOW, TOKEN, is_alone, private_token, this_machine_alone
 from raytune_m2f.launch.workers import train_on_workers
 from raytune_m2f.storage import temporary as sockets
 from raytune_m2f.storage.temporary import LONGEST, keep_multiprocessing_short, short_folder

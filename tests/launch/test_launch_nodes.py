@@ -47,9 +47,10 @@ def test_a_question_that_ray_cannot_answer_is_asked_again() -> None:
 
 def test_a_checkpoint_is_due_at_once_and_then_now_and_then() -> None:
     now = 1000.0
-    announced = Announcement([], clock=lambda: now)
+    announced = Announcement(["a"], draining=Draining({"a"}), poll=0.01, clock=lambda: now)
     assert not announced.due()
-    announced.announce()
+    with announced:
+        assert announced.wait(PATIENCE_S)
     assert [announced.due(), announced.due()] == [True, False]
     now += SAVE_AGAIN_S - 1
     assert not announced.due()

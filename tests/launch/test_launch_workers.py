@@ -8,7 +8,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
-from raytune_m2f.launch.here import run_training
+from raytune_m2f.launch.trial import run_training
 from raytune_m2f.training.reports import read_reports
 
 pytestmark = [

@@ -7,19 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import LR, config, laid_out, leave_reports, new_study, open_record, report, settings, space
+from fake_study import (
+    LR,
+    config,
+    create_study,
+    laid_out,
+    leave_reports,
+    new_study,
+    open_record,
+    report,
+    settings,
+    space,
+)
 from rich.console import Console
 from scipy.stats import t as student
 
 from raytune_m2f import Study
 from raytune_m2f.cli.tables import confirmation_table
-from raytune_m2f.drive.runner import create_study, enqueue_points
+from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import StudyError, TrainingError
 from raytune_m2f.study.confirm import Confirmation, Leader, Mean
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.plan import Extension, StudyPlan
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.space import SearchSpace
 

@@ -11,8 +11,8 @@ import pytest
 from fake_study import LR, leave_reports, new_study, open_record, report, settings
 
 from raytune_m2f.errors import DatasetError
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.journal import Journal
-from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.training.trial_dir import write_failure
 

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_study import config, new_study, open_record, settings, space
+from fake_study import config, create_study, new_study, open_record, settings, space
 from pydantic import ValidationError
 
 from raytune_m2f import Study
-from raytune_m2f.drive.runner import create_study, run_study
+from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, Usage
 from raytune_m2f.study.status import study_status
 

@@ -9,8 +9,7 @@ import pytest
 from fake_study import LR, config, new_study, settings, space
 
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.directory import StudyPlan
-from raytune_m2f.study.extend import Extension
+from raytune_m2f.study.plan import Extension, StudyPlan
 from raytune_m2f.study.settings import Budget, Usage
 from raytune_m2f.study.space import SearchSpace
 

@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 from fake_processes import FakeProcesses, drive
-from fake_study import MAX_ITER, new_study, open_record, settings, two_metrics
+from fake_study import MAX_ITER, create_study, new_study, open_record, settings, two_metrics
 from optuna.trial import TrialState, create_trial
 
-from raytune_m2f.drive.runner import create_study
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import Index
-from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 
 METHODS = ["asha", "promotion", "pbt", "none"]

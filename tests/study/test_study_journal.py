@@ -8,12 +8,22 @@ from pathlib import Path
 
 import pytest
 from fake_store import ADDRESS, FakeStore
-from fake_study import LR, MAX_ITER, config, leave_reports, new_study, open_record, report, settings, space
+from fake_study import (
+    LR,
+    MAX_ITER,
+    config,
+    create_study,
+    leave_reports,
+    new_study,
+    open_record,
+    report,
+    settings,
+    space,
+)
 
 from raytune_m2f.drive.tidy import set_aside_others
 from raytune_m2f.errors import StudyError
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.record.journal import Journal
 from raytune_m2f.study.settings import EarlyStopping

@@ -9,13 +9,14 @@ from typing import Any
 import optuna
 import pytest
 from fake_store import ADDRESS, FakeStore
-from fake_study import LR, config, leave_reports, open_record, report, settings, space
+from fake_study import LR, config, create_study, leave_reports, open_record, report, settings, space
 
 from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.object_store import ObjectStore
-from raytune_m2f.study.directory import StudyDirectory, StudyPlan
-from raytune_m2f.study.layout import create_study, has_begun, new_study
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.layout import has_begun, new_study
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.space import SearchSpace
 

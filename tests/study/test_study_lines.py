@@ -12,7 +12,7 @@ from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, 
 from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.lines import StudyLines, closing_words, status_caption, study_lines
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.study.status import StatusReader, study_status
 

@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 from fake_processes import FakeProcesses, curve, drive
 from fake_store import ADDRESS, FakeStore, RemoteProcesses, live_on_store
-from fake_study import MAX_ITER, PERIOD, config, laid_out, open_record, settings, space
+from fake_study import MAX_ITER, PERIOD, config, create_study, laid_out, open_record, settings, space
 from optuna.trial import TrialState
 from patience import wait_until
 
 from raytune_m2f import Study
-from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import CheckpointError, InputError, StudyError
 from raytune_m2f.storage.lease import STALE_S, Lease
 from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import LOCK, StudyDirectory
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.points import knowledge_of
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.status import study_status
 
@@ -119,6 +118,20 @@ def test_addresses_are_shown_and_a_copy_is_not(store: FakeStore) -> None:
     record = open_record(StudyDirectory.at(ADDRESS))
     assert record.trial(best.number).user_attrs["checkpoint"] == best.checkpoint
     assert "raytune_m2f_" not in (store.root / "bucket/study/optuna.journal").read_text()
+
+
+def test_all_that_is_asked_of_a_study_is_read_from_one_working_copy(store: FakeStore) -> None:
+    driver = drive(new_study())
+    driver.next_trial()
+    driver.record.directory.commit()
+    store.opened.clear()
+    study = Study(ADDRESS)
+    assert len(study.trials) == 1
+    driver.next_trial()
+    driver.record.directory.commit()
+    assert len(study.trials) == 2
+    assert study.best is None
+    assert store.opened == [ADDRESS]
 
 
 def test_a_second_study_at_an_address_is_refused(store: FakeStore) -> None:

@@ -9,10 +9,9 @@ import pytest
 from fake_study import MAX_ITER, new_study, open_record, report, settings
 
 from raytune_m2f.progress import ProgressFile
-from raytune_m2f.study.outlook import has_work, seconds_left
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import Budget, EarlyStopping
-from raytune_m2f.study.status import StudyStatus, study_status
+from raytune_m2f.study.status import StudyStatus, has_work, seconds_left, study_status
 
 NO_STOPPING = EarlyStopping(method="none")
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from fake_study import LR, config, settings
 
-from raytune_m2f.study.directory import StudyPlan
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.points import PUBLISHED, known_good_points
 from raytune_m2f.study.space import SearchSpace
 

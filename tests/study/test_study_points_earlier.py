@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import LR, config, leave_reports, new_study, open_record, report, settings, space
+from fake_study import LR, config, create_study, leave_reports, new_study, open_record, report, settings, space
 from optuna.trial import TrialState
 
-from raytune_m2f.drive.runner import create_study, enqueue_points
+from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import StudyError
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.points import knowledge_of

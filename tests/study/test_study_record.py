@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import DatasetError, NonFiniteLossError
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.training.trial_dir import write_failure
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_study import create_study
 
 from raytune_m2f.config import Config
 from raytune_m2f.drive.runner import run_study
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.layout import create_study
-from raytune_m2f.study.same_data import compare_data, data_of
+from raytune_m2f.study.plan import compare_data, data_fingerprints
 from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import SearchSpace
 
@@ -42,7 +42,7 @@ def rewrite(config: Config, change: Change) -> None:
 
 
 def test_a_fingerprint_is_of_what_is_here(config: Config) -> None:
-    data = data_of(config)
+    data = data_fingerprints(config)
     assert list(data) == ["a"]
     assert (data["a"]["images"], data["a"]["annotations"]) == (2, 1)
     assert data["a"]["categories"] == ["red", "blue"]  # in the order of labels
@@ -50,12 +50,12 @@ def test_a_fingerprint_is_of_what_is_here(config: Config) -> None:
 
 
 def test_the_same_data_say_nothing(config: Config) -> None:
-    assert compare_data(config, data_of(config), "study") == []
+    assert compare_data(config, data_fingerprints(config), "study") == []
     assert compare_data(config, {}, "study") == []  # a study of before there were fingerprints
 
 
 def test_other_numbers_are_a_note(config: Config) -> None:
-    before = data_of(config)
+    before = data_fingerprints(config)
     rewrite(config, lambda content: content["images"].append({"id": 3}))
     (note,) = compare_data(config, before, "study")
     assert "a.json has changed since the study began (2 images and 1 annotations then, 3 and 1 now)" in note
@@ -74,7 +74,7 @@ def test_other_numbers_are_a_note(config: Config) -> None:
     ],
 )
 def test_other_labels_are_refused(config: Config, change: Change, says: str) -> None:
-    before = data_of(config)
+    before = data_fingerprints(config)
     rewrite(config, change)
     with pytest.raises(StudyError, match="the data of my/study have other labels than when it began") as error:
         compare_data(config, before, "my/study")
@@ -82,13 +82,13 @@ def test_other_labels_are_refused(config: Config, change: Change, says: str) -> 
 
 
 def test_heads_that_are_not_trained_do_not_matter(config: Config) -> None:
-    before = data_of(config)
+    before = data_fingerprints(config)
     rewrite(config, lambda content: content["subcategories"].update(other=["b"]))
     assert len(compare_data(config, before, "study")) == 1
 
 
 def test_a_file_that_is_gone_or_broken_is_left_to_the_trials(config: Config) -> None:
-    before = data_of(config)
+    before = data_fingerprints(config)
     file = Path(config.DATASETS.REGISTER["a"].annotations)
     for text in ("{", "[]", "null", '{"images": 3, "annotations": [], "categories": []}', "[" * 100_000):
         file.write_text(text)

@@ -9,8 +9,7 @@ import optuna
 import pytest
 
 from raytune_m2f.study.record.samplers import make_sampler
-from raytune_m2f.study.space import SearchSpace
-from raytune_m2f.study.space.changes import space_changes
+from raytune_m2f.study.space import SearchSpace, space_changes
 
 LR, BATCH, QUERIES = "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 DECAY, CLASS, MASK = "SOLVER.WEIGHT_DECAY", "MODEL.MASK_FORMER.CLASS_WEIGHT", "MODEL.MASK_FORMER.MASK_WEIGHT"

@@ -8,8 +8,7 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import SearchSpaceError
-from raytune_m2f.study.space import SearchSpace, load_space
-from raytune_m2f.study.space.grid import grid
+from raytune_m2f.study.space import SearchSpace, grid, load_space
 
 LR, BATCH, QUERIES = "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 POINTS, DECAY = "MODEL.MASK_FORMER.TRAIN_NUM_POINTS", "SOLVER.WEIGHT_DECAY"

@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import config, leave_reports, open_record, settings
+from fake_study import config, create_study, leave_reports, open_record, settings
 
 from raytune_m2f.config import Config
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.errors import SearchSpaceError, StudyError
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.points import knowledge_of
-from raytune_m2f.study.record.record import Record
+from raytune_m2f.study.record import Record
 from raytune_m2f.study.space import SearchSpace, check_space, load_space
 from raytune_m2f.study.status import study_status
 

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 from fake_processes import FakeProcesses, drive
-from fake_study import config, leave_reports, new_study, open_record, report, settings, space
+from fake_study import config, create_study, leave_reports, new_study, open_record, report, settings, space
 from optuna.trial import TrialState
 
-from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import StudyError
-from raytune_m2f.study.directory import StudyPlan
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record.storage import check_address, open_database
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
 from raytune_m2f.study.status import study_status

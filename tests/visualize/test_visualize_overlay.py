@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ground_truth import ground_truth_instances
 
 from raytune_m2f.data import Categories, load_coco, read_image
 from raytune_m2f.model import Instances
-from raytune_m2f.visualize import Picture, contact_sheet, draw_instances
+from raytune_m2f.visualize import Picture, contact_sheet, draw_instances, ground_truth_instances
 
 CATEGORIES = Categories(ids=(1, 2), names=("nut", "fig"), subcategories={"side": ("left", "right")})
 GREY = np.full((96, 120, 3), 128, np.uint8)

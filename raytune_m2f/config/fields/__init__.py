@@ -1,4 +1,4 @@
-"""Every key of the configuration, section by section.
+"""Every key of the configuration, section by section; units stand in brackets at the end of a description.
 
 base.py        what every section has in common
 model.py       MODEL: the network and its loss

@@ -1,8 +1,8 @@
 """`MODEL.BACKBONE`, `MODEL.RESNETS`, `MODEL.SWIN`, `MODEL.MOBILENETV3`: which backbone, and the keys of each.
 
 The keys of a backbone that is not chosen are accepted and not read: Mask2Former's Swin YAMLs build on the ResNet's,
-and a search space may have several backbones. Defaults are Mask2Former's. Units stand in brackets at the end of each
-description. The functions read from the name of MODEL.WEIGHTS how it is reached, and which backbone it was trained for.
+and a search space may have several backbones. Defaults are Mask2Former's. The functions read from the name of
+MODEL.WEIGHTS how it is reached, and which backbone it was trained for.
 """
 
 from __future__ import annotations
@@ -91,16 +91,12 @@ class ResNets(Section):
 
     DEPTH: Literal[18, 34, 50, 101] = Field(50, description="Which ResNet [layers].")
     NORM: Literal["FrozenBN", "BN", "SyncBN", "GN"] = Field(
-        "FrozenBN",
-        description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only.",
+        "FrozenBN", description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only."
     )
     STEM_TYPE: str = fixed("basic", "First layers: the ordinary 7x7 convolution.")
     STEM_OUT_CHANNELS: int = fixed(64, "Width of the stem [channels].")
     RES2_OUT_CHANNELS: int = Field(
-        0,
-        ge=0,
-        le=256,
-        description="Width of res2; 0 = what DEPTH asks for: 64 up to 34 layers, else 256 [channels].",
+        0, ge=0, le=256, description="Width of res2; 0 = what DEPTH asks for: 64 up to 34 layers, else 256 [channels]."
     )
     STRIDE_IN_1X1: bool = fixed(False, "The stride is in the 3x3 convolution, as in torchvision's weights.")
     OUT_FEATURES: tuple[str, ...] = fixed(("res2", "res3", "res4", "res5"), "Stages that the head reads.")
@@ -120,8 +116,7 @@ class MobileNetV3(Section):
 
     ARCH: Literal["small", "large"] = Field("small", description="Which MobileNetV3.")
     NORM: Literal["FrozenBN", "BN", "SyncBN"] = Field(
-        "FrozenBN",
-        description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only.",
+        "FrozenBN", description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only."
     )
 
 

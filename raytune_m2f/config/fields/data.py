@@ -1,7 +1,6 @@
 """`INPUT`, `DATASETS`, `DATALOADER`, `TEST`: images in, metrics out.
 
 Defaults are those of Mask2Former's COCO instance YAML, else detectron2's.
-Units stand in brackets at the end of each description.
 """
 
 from __future__ import annotations
@@ -49,10 +48,7 @@ class Input(Section):
         800, ge=0, le=8192, description="Shorter side of a test image in the network; 0 = no resize [pixels]."
     )
     MAX_SIZE_TEST: int = Field(
-        1333,
-        ge=32,
-        le=8192,
-        description="Longer side of a test image in the network, at most; it wins [pixels].",
+        1333, ge=32, le=8192, description="Longer side of a test image in the network, at most; it wins [pixels]."
     )
 
     def clashes(self) -> Iterator[Problem]:
@@ -105,8 +101,7 @@ class Datasets(AnyDatasets, extra="forbid"):
     """`DATASETS`."""
 
     SUBCATEGORIES: tuple[str, ...] = Field(
-        (),
-        description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1.",
+        (), description="Subcategory heads to train: names of integer fields of an annotation, such as subcat_1."
     )
 
     def clashes(self) -> Iterator[Problem]:
@@ -134,10 +129,7 @@ class DataLoader(Section):
     """`DATALOADER`."""
 
     NUM_WORKERS: int = Field(
-        4,
-        ge=0,
-        le=256,
-        description="Processes that load images, per worker; 0 = none but itself [processes].",
+        4, ge=0, le=256, description="Processes that load images, per worker; 0 = none but itself [processes]."
     )
     FILTER_EMPTY_ANNOTATIONS: bool = Field(
         True, description="Whether training leaves out images without (non-crowd) instances."
@@ -161,22 +153,13 @@ class AnyTest(Section, extra="allow"):
         5000, ge=0, le=100_000_000, description="Distance of evaluations; 0 = only at the end [iterations]."
     )
     SUBSET: int = Field(
-        0,
-        ge=0,
-        le=100_000_000,
-        description="Test images of every evaluation but the last, a fixed choice by SEED; 0 = all [images].",
+        0, ge=0, le=100_000_000, description="Test images of each evaluation but the last, by SEED; 0 = all [images]."
     )
     DETECTIONS_PER_IMAGE: int = Field(
-        100,
-        ge=1,
-        le=100_000,
-        description="Instances kept, and counted by COCO's evaluation, per image [instances].",
+        100, ge=1, le=100_000, description="Instances kept, and counted by COCO's evaluation, per image [instances]."
     )
     BOOTSTRAP: int = Field(
-        100,
-        ge=0,
-        le=100_000,
-        description="Draws of the test images for segm/AP_se, the standard error of segm/AP; 0 = none [draws].",
+        100, ge=0, le=100_000, description="Draws for segm/AP_se, the standard error of segm/AP; 0 = none [draws]."
     )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
 

@@ -1,7 +1,4 @@
-"""`MODEL`: the network and its loss. Defaults are those of Mask2Former's COCO instance YAML (ResNet-50).
-
-Units stand in brackets at the end of each description.
-"""
+"""`MODEL`: the network and its loss. Defaults are those of Mask2Former's COCO instance YAML (ResNet-50)."""
 
 from __future__ import annotations
 
@@ -33,10 +30,7 @@ class SemSegHead(Section):
 
     NAME: str = fixed("MaskFormerHead", "Head of the network.")
     NUM_CLASSES: int = Field(
-        0,
-        ge=0,
-        le=100_000,
-        description="Main categories; 0 = counted in the training annotations, else it must agree [classes].",
+        0, ge=0, le=100_000, description="Main categories, as in the training annotations; 0 = counted there [classes]."
     )
     IGNORE_VALUE: int = fixed(255, "Ignored label of semantic segmentation, which is off [label].")
     LOSS_WEIGHT: float = fixed(1.0, "Weight of the head's losses; MODEL.MASK_FORMER has the ones that count [factor].")
@@ -45,7 +39,7 @@ class SemSegHead(Section):
         ge=32,
         le=2048,
         multiple_of=32,
-        description="Width of the pixel decoder; its GroupNorm has 32 groups [channels].",
+        description="Width of the pixel decoder, whose norm has 32 groups [channels].",
     )
     MASK_DIM: int = Field(256, ge=1, le=2048, description="Width of the mask features and mask embeddings [channels].")
     NORM: Literal["GN", ""] = Field("GN", description="Normalisation of the FPN's convolutions: GroupNorm or none.")
@@ -86,10 +80,7 @@ class MaskFormer(Section):
     TRANSFORMER_IN_FEATURE: str = fixed("multi_scale_pixel_decoder", "What the decoder attends to.")
     DEEP_SUPERVISION: bool = Field(True, description="Whether every decoder layer has its loss, or the last alone.")
     NO_OBJECT_WEIGHT: float = Field(
-        0.1,
-        gt=0,
-        le=100,
-        description="Weight of the no-object class in every classifier's cross-entropy [factor].",
+        0.1, gt=0, le=100, description="Weight of the no-object class in every classifier's cross-entropy [factor]."
     )
     CLASS_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of the main category's loss and matching cost [factor]."
@@ -106,7 +97,7 @@ class MaskFormer(Section):
         ge=4,
         le=2048,
         multiple_of=4,
-        description="Width of the transformer decoder; NHEADS must divide it [channels].",
+        description="Width of the transformer decoder; a multiple of NHEADS [channels].",
     )
     NUM_OBJECT_QUERIES: int = Field(
         100, ge=1, le=5000, description="Instances that can be predicted in an image, at most [queries]."
@@ -123,39 +114,23 @@ class MaskFormer(Section):
     )
     ENC_LAYERS: int = fixed(0, "Encoder layers of the older MaskFormer [layers].")
     DEC_LAYERS: int = Field(
-        10,
-        ge=2,
-        le=50,
-        description="Supervised outputs: decoder layers plus one for the learnable queries [layers + 1].",
+        10, ge=2, le=50, description="Supervised outputs: decoder layers and one for the queries [layers + 1]."
     )
     PRE_NORM: bool = fixed(False, "Normalisation after each block, as published.")
     ENFORCE_INPUT_PROJ: bool = Field(
         False, description="Project the pixel decoder's levels even where the widths agree already."
     )
     SIZE_DIVISIBILITY: int = Field(
-        32,
-        ge=32,
-        le=1024,
-        multiple_of=32,
-        description="Images of a batch are padded to a multiple of this [pixels].",
+        32, ge=32, le=1024, multiple_of=32, description="Images of a batch are padded to a multiple of this [pixels]."
     )
     TRAIN_NUM_POINTS: int = Field(
-        12_544,
-        ge=1,
-        le=1_000_000,
-        description="Points at which a mask is compared, in the loss and the matching [points].",
+        12_544, ge=1, le=1_000_000, description="Points at which masks are compared, in loss and matching [points]."
     )
     OVERSAMPLE_RATIO: float = Field(
-        3.0,
-        ge=1,
-        le=100,
-        description="Candidates drawn for each point that the mask loss chooses by uncertainty [factor].",
+        3.0, ge=1, le=100, description="Candidates drawn per point that the mask loss chooses by uncertainty [factor]."
     )
     IMPORTANCE_SAMPLE_RATIO: float = Field(
-        0.75,
-        ge=0,
-        le=1,
-        description="Share of the loss's points chosen by uncertainty; the rest are random [ratio].",
+        0.75, ge=0, le=1, description="Share of the loss's points chosen by uncertainty; the rest are random [ratio]."
     )
     TEST: MaskFormerTest = MaskFormerTest()
 

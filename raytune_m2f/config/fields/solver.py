@@ -1,7 +1,4 @@
-"""`SOLVER`: optimizer, schedule, batch. Defaults are those of Mask2Former's COCO instance YAML.
-
-Units stand in brackets at the end of each description.
-"""
+"""`SOLVER`: optimizer, schedule, batch. Defaults are those of Mask2Former's COCO instance YAML."""
 
 from __future__ import annotations
 
@@ -36,22 +33,13 @@ class AnySolver(Section, extra="allow"):
     """What training needs to know of `SOLVER`, whatever the network and its optimizer."""
 
     BASE_LR: float = Field(
-        1e-4,
-        gt=0,
-        le=10,
-        description="Peak learning rate at REFERENCE_BATCH; see LR_SCALING [per optimizer step].",
+        1e-4, gt=0, le=10, description="Peak learning rate at REFERENCE_BATCH; see LR_SCALING [per optimizer step]."
     )
     IMS_PER_BATCH: int = Field(
-        16,
-        ge=1,
-        le=65_536,
-        description="Images per optimizer step, over all workers and accumulation steps [images].",
+        16, ge=1, le=65_536, description="Images per optimizer step, over all workers and accumulation steps [images]."
     )
     MICRO_BATCH: int = Field(
-        0,
-        ge=0,
-        le=65_536,
-        description="Images that one worker takes at once; 0 = its whole share of the batch [images].",
+        0, ge=0, le=65_536, description="Images that one worker takes at once; 0 = its share of the batch [images]."
     )
     LR_SCALING: Literal["none", "linear", "sqrt"] = Field(
         "none", description="How the learning rate follows IMS_PER_BATCH / REFERENCE_BATCH."
@@ -61,10 +49,7 @@ class AnySolver(Section, extra="allow"):
     )
     MAX_ITER: int = Field(368_750, ge=1, le=100_000_000, description="Length of the training [iterations].")
     CHECKPOINT_PERIOD: int = Field(
-        5000,
-        ge=1,
-        le=100_000_000,
-        description="Distance of checkpoints; each evaluation saves one too [iterations].",
+        5000, ge=1, le=100_000_000, description="Distance of checkpoints; each evaluation saves one too [iterations]."
     )
     AMP: Amp = Amp()
 
@@ -82,10 +67,7 @@ class Solver(AnySolver, extra="forbid"):
 
     OPTIMIZER: str = fixed("ADAMW", "Optimizer.")
     BACKBONE_MULTIPLIER: float = Field(
-        0.1,
-        ge=0,
-        le=100,
-        description="The backbone's learning rate in units of BASE_LR; 1 from scratch [factor].",
+        0.1, ge=0, le=100, description="The backbone's learning rate in units of BASE_LR; 1 from scratch [factor]."
     )
     WEIGHT_DECAY: float = Field(0.05, ge=0, le=10, description="AdamW's decay of weights and biases [per unit of LR].")
     WEIGHT_DECAY_NORM: float = Field(0.0, ge=0, le=10, description="Decay of normalisation layers [per unit of LR].")
@@ -104,10 +86,7 @@ class Solver(AnySolver, extra="forbid"):
         0.9, gt=0, le=10, description="WarmupPolyLR: exponent of the share that is left [exponent]."
     )
     POLY_LR_CONSTANT_ENDING: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="WarmupPolyLR: smallest multiple of the peak rate, kept to the end [factor].",
+        0.0, ge=0, le=1, description="WarmupPolyLR: smallest multiple of the peak rate, kept to the end [factor]."
     )
     WARMUP_FACTOR: float = Field(
         1.0, ge=0, le=1, description="Where the warm-up starts, in units of the peak rate [factor]."

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from raytune_m2f.config.any_model import register_keys
+from raytune_m2f.config.keys import register_keys
 from raytune_m2f.engines.detectron2.cfg import complete, load_library
 
 if TYPE_CHECKING:

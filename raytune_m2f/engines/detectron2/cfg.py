@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from raytune_m2f.config.any_model import Completed, unknown_engine_key
 from raytune_m2f.config.fields.base import Section
-from raytune_m2f.config.keys import foreign_advice
+from raytune_m2f.config.keys import Completed, foreign_advice, unknown_engine_key
 from raytune_m2f.config.paths import import_modules
-from raytune_m2f.config.yaml_file import flatten, merge, nest, unflatten
+from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError, InputError, MissingDependencyError
 
 LIBRARY = f"{__package__}.library"
@@ -96,7 +95,7 @@ def set_values(cfg: Any, values: Mapping[str, Any]) -> None:
 
 
 def complete(values: Mapping[str, Any], own: Iterable[str]) -> Completed:
-    """All keys with their values, checked by detectron2; see `config.any_model.Complete`."""
+    """All keys with their values, checked by detectron2; see `config.keys.Complete`."""
     datasets = values.get("DATASETS")
     imports = datasets.get("IMPORT", ()) if isinstance(datasets, Mapping) else ()
     are_names = isinstance(imports, list | tuple) and all(isinstance(name, str) for name in imports)
@@ -108,12 +107,12 @@ def complete(values: Mapping[str, Any], own: Iterable[str]) -> Completed:
         if key in defaults:
             problem = _set_checked(cfg, key, value, defaults[key])
         elif key in own or key.startswith("DATASETS.REGISTER."):
-            ours[key], problem = value, ""
+            ours, problem = merge(ours, nest(key, value)), ""
         else:
             problem = unknown_engine_key(key, [*defaults, *own])
         if problem:
             problems.append((key, problem))
-    return merge(_plain(cfg), unflatten(ours)), problems
+    return merge(_plain(cfg), ours), problems
 
 
 def _set_checked(cfg: Any, key: str, value: Any, default: Any) -> str:

@@ -37,8 +37,8 @@ class Record:
     def __init__(self, directory: StudyDirectory, plan: StudyPlan, *, writable: bool = True) -> None:
         self.directory = directory
         self.plan = plan
-        self._study = open_study(directory, plan.settings, writable=writable)
-        self._storage = self._study._storage
+        self.study = open_study(directory, plan.settings, writable=writable)
+        self._storage = self.study._storage
         self._objectives = plan.settings.objectives
         self._bounds = plan.settings.bounds
         self.index = Index(plan)
@@ -47,14 +47,12 @@ class Record:
 
     # What the record says
 
-    @property
-    def study(self) -> optuna.Study:
-        return self._study
-
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states or None)
+        """The trials in one of these states, or all, in the order of their numbers."""
+        return self.study.get_trials(deepcopy=False, states=states or None)
 
     def trial(self, number: int) -> FrozenTrial:
+        """One trial as it is now."""
         return self._storage.get_trial(self.index.ids[number])
 
     def unfinished(self) -> list[int]:
@@ -62,7 +60,8 @@ class Record:
         return [trial.number for trial in self.trials(TrialState.RUNNING) if trial.number not in self.index.paused]
 
     def usage(self) -> Usage:
-        sessions = self._study.user_attrs.get("sessions", {})
+        """What was used of the budget."""
+        sessions = self.study.user_attrs.get("sessions", {})
         return self.index.usage(seconds=sum(sessions.values()))
 
     def score(self, trial: FrozenTrial) -> float | None:
@@ -99,13 +98,13 @@ class Record:
         for origin, values in points:
             once = origin in ("config", "published") and origin in origins
             if not once and values not in known:
-                self._study.enqueue_trial(values, user_attrs={"origin": origin})
+                self.study.enqueue_trial(values, user_attrs={"origin": origin})
                 known.append(values)
 
     def ask(self) -> int:
         """Start a new trial and return its number."""
         self._prepare_sampler(started=self.usage().trials)
-        trial = self._study.ask()
+        trial = self.study.ask()
         self._draw(trial)
         self.index.add(self._storage.get_trial(trial._trial_id))
         return trial.number
@@ -117,7 +116,7 @@ class Record:
         running = self.trials(TrialState.RUNNING)
         for trial in running:
             if "asked" not in trial.user_attrs:
-                self._draw(optuna.trial.Trial(self._study, trial._trial_id))
+                self._draw(optuna.trial.Trial(self.study, trial._trial_id))
             self.directory.pull_trial(trial.number)
             self.settle(trial.number)
         return self.unfinished()
@@ -131,7 +130,7 @@ class Record:
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self._study.sampler = make_sampler(
+        self.study.sampler = make_sampler(
             settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
         )
 
@@ -206,16 +205,17 @@ class Record:
 
     def note_session(self, name: str, seconds: float) -> None:
         """Note for how long the driver `name` has been driving."""
-        sessions = self._study.user_attrs.get("sessions", {})
-        self._study.set_user_attr("sessions", {**sessions, name: seconds})
+        sessions = self.study.user_attrs.get("sessions", {})
+        self.study.set_user_attr("sessions", {**sessions, name: seconds})
 
     def note_leaks(self, freed: int) -> None:
         """Count what ended trials had left in the cluster."""
-        self._study.set_user_attr("leaks_freed", self.leaks_freed + freed)
+        self.study.set_user_attr("leaks_freed", self.leaks_freed + freed)
 
     @property
     def leaks_freed(self) -> int:
-        return int(self._study.user_attrs.get("leaks_freed", 0))
+        """How much `note_leaks` has counted."""
+        return int(self.study.user_attrs.get("leaks_freed", 0))
 
     def _note_report(self, trial: FrozenTrial, report: Report) -> None:
         plain = _plain(report)
@@ -299,7 +299,7 @@ class Record:
             for bound in self._bounds:
                 if bound.text in trial.constraints:  # a driver was killed right here
                     continue
-                optuna.trial.Trial(self._study, trial._trial_id).set_constraint(bound.text, bound.violation(best))
+                optuna.trial.Trial(self.study, trial._trial_id).set_constraint(bound.text, bound.violation(best))
             if len(values) > 1:
                 state = TrialState.COMPLETE
         self._storage.set_trial_state_values(trial._trial_id, state, values)

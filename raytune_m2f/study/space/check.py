@@ -1,12 +1,15 @@
-"""A search space found by name or path, and whether every trial drawn from it would have a valid configuration."""
+"""A search space found by name or path, checked for a configuration and for a study that has trials of another one."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.yaml_file import read_yaml
@@ -115,7 +118,10 @@ def _key_problem(key: str, entry: Entry, config: Config) -> str:
 def _trials(space: SearchSpace) -> Iterator[dict[str, Any]]:
     """Values as a trial can have them: each point of each key, then each pair of ends, which may clash where neither
     does alone. What a conditional key needs is set for it."""
-    ends = {key: _ends(entry) for key, entry in space.entries.items()}
+    ends: dict[str, Sequence[Any]] = {
+        key: entry.choices if isinstance(entry, Categorical) else (entry.low, entry.high)
+        for key, entry in space.entries.items()
+    }
     needed = {key: _condition_of(space, key) for key in ends}
     start = {key: values[0] for key, values in ends.items()}
     for key, entry in space.entries.items():
@@ -137,11 +143,68 @@ def _condition_of(space: SearchSpace, key: str) -> dict[str, Any]:
     return values
 
 
-def _ends(entry: Entry) -> Sequence[Any]:
-    """The lowest and the highest value, or every choice."""
-    return entry.choices if isinstance(entry, Categorical) else (entry.low, entry.high)
-
-
 def _after_low(entry: Entry) -> Sequence[int]:
     """The first whole numbers after the low end: a rule such as "divisible by 8" shows within them."""
     return range(entry.low, entry.high, entry.step)[1:NEIGHBOURS] if isinstance(entry, IntRange) else ()
+
+
+def space_changes(
+    old: SearchSpace, new: SearchSpace, sampler: str = "tpe", trials: Iterable[FrozenTrial] = ()
+) -> list[str]:
+    """A line for every change with which a study cannot continue; empty if it can.
+
+    Keys may be added and removed, ranges made wider or narrower, conditions, steps and points be changed. A key keeps
+    its type, whether it is logarithmic, and its choices: Optuna refuses to draw it otherwise. `cmaes` keeps its whole
+    space, for its state has one dimension for each range.
+
+    Args:
+        sampler: one of SAMPLERS.
+        trials: of the study; a key that was removed earlier and comes back is compared with what they drew.
+    """
+    before = {name: found for trial in trials for name, found in trial.distributions.items()} | old.distributions
+    lines = []
+    for key, entry in new.entries.items():
+        was_share = key in (old if key in old.entries else new).shares  # Optuna does not know
+        if key in before and (problem := _problem(before[key], was_share, entry)):
+            lines.append(f"{new.source}: {key}: {problem}, or a new study")
+    if sampler == "cmaes" and not lines and _ranges(old) != _ranges(new):
+        lines.append(f"{new.source}: the ranges were changed, but cmaes keeps its own for good; start a new study")
+    return lines
+
+
+def _problem(old: BaseDistribution, was_share: bool, entry: Entry) -> str:
+    """Why a key cannot have this entry from now on, and what is allowed; empty if it can."""
+    new, share = entry.distribution, entry.type == "share"
+    (before, drew), (_, draws) = _kind(old, was_share), _kind(new, share)
+    allowed = f"allowed: type: {before} with any low and high"
+    if was_share != share:
+        was = "a share" if was_share else "no share"
+        return f"it was {was}, so that the values of the trials so far would mean others; {allowed}"
+    if isinstance(old, CategoricalDistribution):
+        allowed = f"allowed: {{type: categorical, choices: {list(old.choices)}}}"
+    if drew != draws:
+        return f"got {draws}, but the trials so far drew {drew}; {allowed}"
+    if isinstance(entry, Categorical) and old != new:
+        return f"got choices {list(entry.choices)}, but choices are fixed for a study, in their order; {allowed}"
+    return ""
+
+
+def _kind(distribution: BaseDistribution, share: bool) -> tuple[str, str]:
+    """The type in a search space, and the words for what Optuna distinguishes."""
+    if isinstance(distribution, CategoricalDistribution):
+        return "categorical", "a choice"
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    log = distribution.log
+    scale = f"on a {'logarithmic' if log else 'linear'} scale"
+    if isinstance(distribution, IntDistribution):
+        return "int, log: true" if log else "int", f"whole numbers {scale}"
+    return "share" if share else "loguniform" if log else "uniform", f"numbers {scale}"
+
+
+def _ranges(space: SearchSpace) -> dict[str, BaseDistribution]:
+    """The keys whose ranges cmaes has in its state."""
+    return {
+        key: entry.distribution
+        for key, entry in space.entries.items()
+        if key not in space.conditional and not isinstance(entry, Categorical)
+    }

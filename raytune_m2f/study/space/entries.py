@@ -24,16 +24,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+from typing_extensions import Self
 
 from raytune_m2f.config.fields.base import decode_number
 from raytune_m2f.errors import did_you_mean
@@ -45,7 +38,6 @@ EXAMPLES = {
     "categorical": "{type: categorical, choices: [4, 8, 16]}",
     "share": "{type: share, low: 0.5, high: 10.0}",
 }
-WHEN_EXAMPLE = "when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}"
 
 Scalar = bool | int | float | str
 
@@ -53,7 +45,8 @@ Scalar = bool | int | float | str
 def _read_conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
     """`{KEY: value or [values]}` as `{KEY: (values)}`."""
     if not isinstance(when, Mapping):
-        raise ValueError(f"got when {when!r}, allowed: a key and its values, such as {WHEN_EXAMPLE}")
+        example = "when: {SOLVER.LR_SCHEDULER_NAME: WarmupPolyLR}"
+        raise ValueError(f"got when {when!r}, allowed: a key and its values, such as {example}")
     conditions = {}
     for key, values in when.items():
         listed = values if isinstance(values, list | tuple) else [values]
@@ -84,49 +77,48 @@ When = Annotated[dict[str, tuple[Scalar, ...]], BeforeValidator(_read_conditions
 """Values of other keys; the key is left out of a trial unless each of them has one of its values."""
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+class _Entry(BaseModel, frozen=True, extra="forbid"):
     type: str
 
 
 class _Range(_Entry):
-    low: float
-    high: float
+    low: Number
+    high: Number
     points: Annotated[Whole, Field(ge=2)] = 0
     """How many values of the range a grid takes; 0: not stated."""
 
-    def contains(self, value: Any) -> bool:
-        """Whether the value can be drawn."""
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+    @property
+    def is_log(self) -> bool:
+        """Whether the scale is logarithmic."""
+        return self.type != "uniform"
 
-    def _check_bounds(self, log: bool, least: str) -> None:
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
         low, high = (f"{end:.12g}" if isinstance(end, float) else end for end in (self.low, self.high))
         if self.low >= self.high:
             raise ValueError(
                 f"got low {low} and high {high}, allowed: low < high; a single value belongs in the configuration"
             )
-        if log and self.low <= 0:
+        if self.is_log and self.low <= 0:
+            least = "1 or more" if isinstance(low, int) else "above 0"
             raise ValueError(f"got low {low}, allowed: {least}, for the range is logarithmic")
+        return self
+
+    def contains(self, value: Any) -> bool:
+        """Whether the value can be drawn."""
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
 
 class FloatRange(_Range):
     """Numbers, of which all but `uniform` are drawn on a logarithmic scale; of a share the raw weight."""
 
     type: Literal["uniform", "loguniform", "share"]
-    low: Number
-    high: Number
     when: When = {}
-
-    @model_validator(mode="after")
-    def _check(self) -> FloatRange:
-        self._check_bounds(self.type != "uniform", "above 0")
-        return self
 
     @property
     def distribution(self) -> FloatDistribution:
         """What Optuna draws from."""
-        return FloatDistribution(self.low, self.high, log=self.type != "uniform")
+        return FloatDistribution(self.low, self.high, log=self.is_log)
 
 
 class IntRange(_Range):
@@ -139,9 +131,13 @@ class IntRange(_Range):
     log: Annotated[bool, Field(strict=True)] = False
     when: When = {}
 
+    @property
+    def is_log(self) -> bool:
+        """Whether the scale is logarithmic."""
+        return self.log
+
     @model_validator(mode="after")
-    def _check(self) -> IntRange:
-        self._check_bounds(self.log, "1 or more")
+    def _check_steps(self) -> Self:
         if self.log and "step" in self.model_fields_set:
             raise ValueError(f"got log: true with step {self.step}, allowed: one of them, not both")
         if self.points and not self.log:

@@ -9,10 +9,10 @@ import pytest
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
-from raytune_m2f.launch.here import run_training
 from raytune_m2f.launch.place import Place
-from raytune_m2f.training.checkpoint_files import iteration_file
+from raytune_m2f.launch.trial import run_training
 from raytune_m2f.training.reports import Report, TrialContext
+from raytune_m2f.training.trial_dir import iteration_file
 
 
 @pytest.fixture
