@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -30,6 +31,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Where `-m gpu` asks for them, tests that need a GPU are skipped by name without one."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What a command has set up for its log ends with the test."""
+    log = logging.getLogger("raytune_m2f")
+    handlers, level = list(log.handlers), log.level
+    yield
+    log.handlers = handlers
+    log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

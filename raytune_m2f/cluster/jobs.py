@@ -76,7 +76,7 @@ def require_shared(what: str, path: str) -> None:
 
 
 class Jobs:
-    """The jobs of raytune-m2f on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
+    """The jobs of this package on one cluster. Every method raises RaytuneM2FError if the cluster does not answer.
 
     Args:
         address: of its dashboard, http://HOST:PORT.

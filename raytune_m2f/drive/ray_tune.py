@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from raytune_m2f.launch.groups import GROUP, WorkerGroups, held_groups, noted_gr
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.nodes import is_lost, noted_node
 from raytune_m2f.launch.place import Place
+from raytune_m2f.launch.session import handlers_restored
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.training.trial_dir import add_to_log
 
@@ -47,7 +49,8 @@ def run_tune(driver: Driver, job: TrialJob) -> None:
     searcher = OptunaRecordSearcher(driver, groups)
     shutil.rmtree(study.ray, ignore_errors=True)
     try:
-        _tuner(searcher, job).fit()
+        with handlers_restored(signal.SIGINT, signal.SIGUSR1):
+            _tuner(searcher, job).fit()
     except Exception as error:
         if driver.halted is None:  # else the driver knows why; Tune stumbles over its own files that a full disk left
             raise RaytuneM2FError(

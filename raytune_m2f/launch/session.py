@@ -128,6 +128,18 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def handlers_restored(*signals: int) -> Iterator[None]:
+    """Put back what handled these signals before: Tune leaves its own handler, which swallows the next Ctrl-C."""
+    before = {number: signal.getsignal(number) for number in signals}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
 def _connect(address: str | None, own: dict[str, Any]) -> None:
     import ray
 

@@ -74,7 +74,9 @@ def test_a_study_and_its_continuation(tmp_path: Path) -> None:
         lr = record.trial(number).params[LR]
         leave_reports(study.trial(number), {i: score(lr, i) for i in steps})
         record.absorb(number, report(PERIOD, score(lr, PERIOD)))
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     status = run_study(study.root, trial_function=FakeTraining())
+    assert signal.getsignal(signal.SIGINT) is on_ctrl_c  # Tune's own would swallow the next Ctrl-C
     assert len(status.trials) == 4
     assert states(status)[:2] == ["complete", "complete"]
     assert attempts(study, 0) == [3 * PERIOD]  # from where it was
