@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 Run = Callable[[], object]
 
@@ -42,6 +43,11 @@ def alternate(reference: Run, ours: Run, pairs: int) -> Pairs:
             run()
             times[run].append(time.process_time() - start)
     return Pairs(times[reference], times[ours])
+
+
+def memory_mib() -> float:
+    """MiB that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def peak_memory(run: Run) -> float:

@@ -16,39 +16,27 @@ import heapq
 import json
 import os
 import random
-import resource
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from benchmarks.tuning_cost import CONFIG, MAX_ITER, PERIOD, SPACE, Waiting, report
-from raytune_m2f.config import Config
+from benchmarks.measure import memory_mib
+from benchmarks.tuning_cost import MAX_ITER, PERIOD, Waiting, make_study, report
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.drive.runner import run_study
-from raytune_m2f.study.layout import new_study
 from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
-from raytune_m2f.study.settings import Budget, EarlyStopping, StudySettings
-from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.reports import append_report
 
 RECORDED = (1.0, 1.35, 0.86, 0.89, 0.88)
 """Time between two reports of the trials of a study, relative to their first (fruits_nuts, 5 trials, 2026-11-22)."""
 FIRST_START_S, NEXT_START_S = 12.0, 0.03
 """From a trial that is handed out to its first line: in a new process, and in one that is used again."""
-
-
-def made_study(folder: str, trials: int, *, stopping: bool) -> Any:
-    settings = StudySettings(
-        budget=Budget(trials=trials), early_stopping=EarlyStopping(method="asha" if stopping else "none")
-    )
-    return new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
 
 
 @dataclass
@@ -127,7 +115,7 @@ class Schedule:
 def schedule(trials: int, nodes: int, report_seconds: float, tune_ms: float) -> None:
     """Simulate, and print what the driver and the slots did."""
     with tempfile.TemporaryDirectory() as folder:
-        study = made_study(folder, trials, stopping=True)
+        study = make_study(folder, trials, stopping=True)
         before = memory_mib()
         driver = Driver(Record(study, StudyPlan.load(study.plan_file)), [])
         simulation = Schedule(driver, tune_ms / 1000, report_seconds)
@@ -142,16 +130,13 @@ def schedule(trials: int, nodes: int, report_seconds: float, tune_ms: float) -> 
             print(f"  {kind:6} {len(times):6} times, median {1000 * statistics.median(times):5.1f} ms", end=", ")
             print(f"99 % below {1000 * sorted(times)[int(0.99 * len(times))]:.1f} ms")
         print(f"from a free slot to the next first line: {spread(later)}")
-        print(f"idle slots: {100 * idle_share(simulation, nodes):.2f} % (from the second trial of a slot on)")
+        idle = sum(later) / (sum(later) + simulation.trained)
+        print(f"idle slots: {100 * idle:.2f} % (from the second trial of a slot on)")
         begun = time.process_time()
         Record(study, StudyPlan.load(study.plan_file)).reconcile()
         print(f"to read the record again, as `resume` does: {time.process_time() - begun:.1f} s CPU")
-        print(f"the driver's memory: +{memory_mib() - before:.0f} MiB; journal {size_mib(study.journal):.1f} MiB")
-
-
-def idle_share(simulation: Schedule, slots: int) -> float:
-    waited = sum(simulation.delays[slots:])
-    return waited / (waited + simulation.trained)
+        journal = study.journal.stat().st_size / 2**20
+        print(f"the driver's memory: +{memory_mib() - before:.0f} MiB; journal {journal:.1f} MiB")
 
 
 def on_ray(trials: int, nodes: int, report_seconds: float) -> None:
@@ -162,7 +147,7 @@ def on_ray(trials: int, nodes: int, report_seconds: float) -> None:
             cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         with tempfile.TemporaryDirectory() as folder:
-            study = made_study(folder, trials, stopping=False)
+            study = make_study(folder, trials, stopping=False)
             start, cpu = time.time(), time.process_time()
             run_study(study.root, address=cluster.address, trial_function=Waiting(report_seconds * MAX_ITER / PERIOD))
             end, cpu = time.time(), time.process_time() - cpu
@@ -186,14 +171,6 @@ def on_ray(trials: int, nodes: int, report_seconds: float) -> None:
 
 def spread(seconds: list[float]) -> str:
     return f"median {statistics.median(seconds):.2f} s, most {max(seconds):.2f} s"
-
-
-def size_mib(path: Path) -> float:
-    return path.stat().st_size / 2**20
-
-
-def memory_mib() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import resource
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import memory_mib
 from raytune_m2f.config import Config
 from raytune_m2f.drive.driver import Driver
 from raytune_m2f.drive.runner import run_study
@@ -49,13 +49,21 @@ def report(iteration: int, value: float) -> dict[str, Any]:
     return {"iteration": iteration, "segm/AP": value, **metrics, **losses, "lr": 1e-4, "seconds": float(iteration)}
 
 
+def make_study(folder: str, trials: int, *, stopping: bool, concurrent: int | None = None) -> StudyDirectory:
+    """A new study of the configuration and space of these benchmarks."""
+    settings = StudySettings(
+        budget=Budget(trials=trials),
+        early_stopping=EarlyStopping(method="asha" if stopping else "none"),
+        resources=Resources(concurrent=concurrent),
+    )
+    return new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
+
+
 def simulate(trials: int, concurrent: int = 8) -> None:
     """One driver, `concurrent` trials at a time that report in turn; no Ray, no training."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = StudySettings(budget=Budget(trials=trials))
-        study = new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
-        driver = Driver(Record(study, StudyPlan.load(study.plan_file)), [])
-        _simulate(driver, study, trials, concurrent)
+        study = make_study(folder, trials, stopping=True)
+        _simulate(Driver(Record(study, StudyPlan.load(study.plan_file)), []), study, trials, concurrent)
 
 
 def _simulate(driver: Driver, study: StudyDirectory, trials: int, concurrent: int) -> None:
@@ -80,10 +88,9 @@ def _simulate(driver: Driver, study: StudyDirectory, trials: int, concurrent: in
             ended += 1
             if ended % (trials // 10) == 0:
                 medians = [1000 * statistics.median(times[name]) for name in ("report", "next", "end")]
-                memory = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
                 size = study.journal.stat().st_size / 2**20
                 print(
-                    f"{ended:7} {medians[0]:6.2f} ms {medians[1]:8.1f} ms {medians[2]:6.2f} ms {memory:5.0f} MiB "
+                    f"{ended:7} {medians[0]:6.2f} ms {medians[1]:8.1f} ms {medians[2]:6.2f} ms {memory_mib():5.0f} MiB "
                     f"{size:5.1f} MiB",
                     flush=True,
                 )
@@ -117,12 +124,7 @@ class Waiting:
 def study(trials: int, concurrent: int, seconds: float) -> None:
     """A study without early stopping, from the command's start to its end."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = StudySettings(
-            budget=Budget(trials=trials),
-            early_stopping=EarlyStopping(method="none"),
-            resources=Resources(concurrent=concurrent),
-        )
-        made = new_study(Path(folder) / "s", Config.from_dict(CONFIG), SearchSpace.from_dict(SPACE), settings).create()
+        made = make_study(folder, trials, stopping=False, concurrent=concurrent)
         start = time.time()
         run_study(made.root, trial_function=Waiting(seconds))
         wall = time.time() - start

@@ -26,7 +26,7 @@ from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.engines.detectron2.learner import build_any_model, predict_any, resize_any
 from raytune_m2f.errors import CheckpointError, ModelError
-from raytune_m2f.evaluation.results import encode_masks
+from raytune_m2f.evaluation import encode_masks
 from raytune_m2f.export_files import (
     CATEGORIES,
     CONFIG,

@@ -1,8 +1,8 @@
 """Progress of long work: count, rate and time left; one mechanism for all commands, without torch or Ray.
 
-The work calls a `Progress` after every step. The listener decides what to do with it: move a bar in a terminal (`Bar`),
-write a plain line every half minute to a log (`Lines`), or a small file for another process (`ProgressFile`).
-`Heartbeat` reports that work goes on whose progress is unknown: a download, the start of Ray.
+The work calls a `Progress` after every step, which moves a bar in a terminal (`Bar`), writes a plain line every half
+minute to a log (`Lines`), or a small file for another process (`ProgressFile`). `heartbeat` and `still` report that
+work goes on whose progress is unknown: a download, the start of Ray.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
@@ -30,10 +29,9 @@ from raytune_m2f.storage.files import write_atomically
 
 T = TypeVar("T")
 INTERVAL_S = 30.0
-"""Seconds between two lines of a log."""
+"""Between two lines of a log."""
 FIRST_S = 5.0
-"""Seconds until the first line, so that the rate is known soon."""
-FILE_S = 2.0
+"""Until the first line, so that the rate is known soon."""
 PROGRESS = "progress"
 """Attribute that marks a log record as a line of `Lines`: log files keep it, a terminal shows a bar instead."""
 FILE = ".raytune_m2f.progress.json"
@@ -51,10 +49,7 @@ def nobody(done: int, total: int, /, **facts: Any) -> None:
 
 
 class Pace:
-    """The rate since the first call, and the time left at that rate [s].
-
-    Both are those at the last step: the rate does not fall in a pause, such as an evaluation between two steps.
-    """
+    """The rate from the first call to the last step, so that it does not fall in a pause, such as an evaluation."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -62,7 +57,7 @@ class Pace:
         self._last: tuple[float, int] = 0.0, 0
 
     def at(self, done: int, total: int) -> tuple[float | None, float | None]:
-        """Rate [1/s] and seconds left; None while there is none."""
+        """Rate [1/s] and seconds left at that rate; None while there is none."""
         now = self._clock()
         if self._start is None or done < self._last[1]:
             self._start = self._last = now, done
@@ -89,7 +84,6 @@ def duration(seconds: float) -> str:
 
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-LONGEST_S = 100 * 365 * _UNITS_S["d"]
 
 
 def parse_duration(text: str | float | None) -> float | None:
@@ -100,13 +94,13 @@ def parse_duration(text: str | float | None) -> float | None:
     """
     if text is None:
         return None
-    if isinstance(text, str):
-        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-        readable = "".join(number + unit for number, unit in parts) == text
-        seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts) if readable else math.nan
-    else:
+    if not isinstance(text, str):
         seconds = float(text)
-    if not 0 < seconds <= LONGEST_S:
+    elif re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        seconds = sum(float(part[:-1]) * _UNITS_S[part[-1]] for part in re.findall(r"[\d.]+[smhd]", text))
+    else:
+        seconds = math.nan
+    if not 0 < seconds <= 100 * 365 * _UNITS_S["d"]:
         shown = text if len(str(text)) <= 40 else f"{str(text)[:37]}..."
         raise InputError(
             f"got {shown!r}, allowed: a duration above 0 and up to 100 years, such as 90s, 45m, 2h, 1d or 1h30m"
@@ -115,31 +109,19 @@ def parse_duration(text: str | float | None) -> float | None:
 
 
 class Lines:
-    """A `Progress` that writes plain lines: the first soon, then one per interval, and one at the end.
+    """A `Progress` that calls `say` with plain lines: the first soon, then one per interval, and one at the end.
 
     Args:
         what: the work, the beginning of each line.
-        say: called with the line.
         unit: of a step, in the singular.
-        interval, first: seconds between two lines, and until the first.
     """
 
     def __init__(
-        self,
-        what: str,
-        say: Callable[[str], None],
-        unit: str = "it",
-        *,
-        interval: float = INTERVAL_S,
-        first: float = FIRST_S,
-        clock: Clock = time.monotonic,
+        self, what: str, say: Callable[[str], None], unit: str = "it", *, clock: Clock = time.monotonic
     ) -> None:
-        self._what, self._say, self._unit, self._interval, self._clock = what, say, unit, interval, clock
-        self._pace = Pace(clock)
-        self._due = clock() + first
-        self._spoke = clock()
-        self._ended = False
-        self._count = ""
+        self._what, self._say, self._unit, self._clock = what, say, unit, clock
+        self._pace, self._spoke, self._due = Pace(clock), clock(), clock() + FIRST_S
+        self._ended, self._count = False, ""
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
         rate, left = self._pace.at(done, total)
@@ -148,14 +130,14 @@ class Lines:
         if not ends and self._clock() < self._due:
             return
         self._spoke = self._clock()
-        self._due = self._spoke + self._interval
+        self._due = self._spoke + INTERVAL_S
         self._ended = done >= total
         more = described(facts, rate, None if self._ended else left, self._unit)
         self._say(f"{self._what}{self._count}{', ' if more else ''}{more}")
 
     def beat(self, seconds: float) -> None:
         """Write that the work goes on if there was no line for an interval: one image, one step may take minutes."""
-        if not self._ended and self._clock() >= self._spoke + self._interval:
+        if not self._ended and self._clock() >= self._spoke + INTERVAL_S:
             self._spoke = self._clock()
             self._say(f"{self._what}{self._count}, for {duration(seconds)}")
 
@@ -165,21 +147,20 @@ def logged(what: str, log: logging.Logger) -> Lines:
     return Lines(what, lambda line: log.info("%s", line, extra={PROGRESS: True}))
 
 
-class Several:
+def several(*listeners: Progress) -> Progress:
     """A `Progress` that calls several others."""
 
-    def __init__(self, *listeners: Progress) -> None:
-        self._listeners = listeners
-
-    def __call__(self, done: int, total: int, /, **facts: Any) -> None:
-        for listener in self._listeners:
+    def tell(done: int, total: int, /, **facts: Any) -> None:
+        for listener in listeners:
             listener(done, total, **facts)
+
+    return tell
 
 
 class Bar:
     """A `Progress` that moves a bar of rich."""
 
-    def __init__(self, shown: RichProgress, what: str, unit: str = "it") -> None:
+    def __init__(self, shown: RichProgress, what: str, unit: str) -> None:
         self._shown, self._unit, self._pace = shown, unit, Pace()
         self._task = shown.add_task(what, total=None, count="", more="")
 
@@ -193,7 +174,7 @@ class Bar:
 def line_progress(what: str, say: Callable[[str], None], unit: str = "it") -> Iterator[Lines]:
     """A `Lines` that also speaks while nothing is done."""
     lines = Lines(what, say, unit)
-    with Heartbeat(lines.beat, interval=FIRST_S):
+    with heartbeat(lines.beat, interval=FIRST_S):
         yield lines
 
 
@@ -221,13 +202,8 @@ def following(console: Console, what: str, unit: str = "it") -> Iterator[Progres
         yield Bar(shown, what, unit)
 
 
-@dataclass(frozen=True)
-class Told:
-    """The content of a `ProgressFile`.
-
-    Attributes:
-        at: when it was written [s since 1970].
-    """
+class Told(NamedTuple):
+    """The content of a `ProgressFile`, and when it was written [s since 1970]."""
 
     done: int
     total: int
@@ -241,9 +217,8 @@ class ProgressFile:
     It is only shown to people, so an error such as a full disk is ignored.
     """
 
-    def __init__(self, folder: Path, *, interval: float = FILE_S, clock: Clock = time.monotonic) -> None:
-        self._folder, self._interval, self._clock = folder, interval, clock
-        self._due = clock()
+    def __init__(self, folder: Path, *, interval: float = 2.0, clock: Clock = time.monotonic) -> None:
+        self._folder, self._interval, self._clock, self._due = folder, interval, clock, clock()
 
     def __call__(self, done: int, total: int, /, **facts: Any) -> None:
         if self._clock() < self._due and done < total:
@@ -263,35 +238,26 @@ def read_progress(folder: Path) -> Told | None:
         return None
 
 
-class Heartbeat:
-    """A context in which a thread calls `beat` regularly, and never after its end.
+@contextmanager
+def heartbeat(beat: Callable[[float], None], *, interval: float = INTERVAL_S) -> Iterator[None]:
+    """A thread calls `beat` every `interval` seconds with the seconds since the start, and never after the end."""
+    start, stop = time.monotonic(), threading.Event()
 
-    Args:
-        beat: called with the seconds since the start.
-        interval: seconds between two calls.
-    """
+    def run() -> None:
+        while not stop.wait(interval):
+            beat(time.monotonic() - start)
 
-    def __init__(self, beat: Callable[[float], None], *, interval: float = INTERVAL_S) -> None:
-        self._beat, self._interval = beat, interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="progress")
-
-    def __enter__(self) -> Heartbeat:
-        self._start = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._interval):
-            self._beat(time.monotonic() - self._start)
+    thread = threading.Thread(target=run, daemon=True, name="progress")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager
 def still(log: logging.Logger, what: str, *, interval: float = INTERVAL_S) -> Iterator[None]:
     """Log regularly that `what` is still going on, for work whose progress is unknown."""
-    with Heartbeat(lambda seconds: log.info("still %s, for %s", what, duration(seconds)), interval=interval):
+    with heartbeat(lambda seconds: log.info("still %s, for %s", what, duration(seconds)), interval=interval):
         yield

@@ -28,7 +28,7 @@ from raytune_m2f.errors import (
     SearchSpaceError,
     StudyError,
 )
-from raytune_m2f.evaluation.results import encode_masks
+from raytune_m2f.evaluation import encode_masks
 from raytune_m2f.model import PackedInstances
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy

@@ -13,7 +13,6 @@ from rich.console import Console
 from raytune_m2f.progress import (
     FILE,
     Bar,
-    Heartbeat,
     Lines,
     Pace,
     ProgressFile,
@@ -21,6 +20,7 @@ from raytune_m2f.progress import (
     described,
     duration,
     following,
+    heartbeat,
     nobody,
     read_progress,
     still,
@@ -92,7 +92,7 @@ def test_the_end_is_said_once(clock: Clock) -> None:
 
 def test_while_nothing_is_done_a_beat_says_that_it_goes_on(clock: Clock) -> None:
     said: list[str] = []
-    lines = Lines("predicting", said.append, "image", interval=30, first=5, clock=clock)
+    lines = Lines("predicting", said.append, "image", clock=clock)
     for now, beat in ((110, 10), (130, 30), (135, 35)):
         clock.now = now
         lines.beat(beat)
@@ -176,7 +176,7 @@ def test_a_heartbeat_beats_while_the_work_is_under_way_and_not_after_it() -> Non
         beats.append(seconds)
         beaten.set()
 
-    with Heartbeat(beat, interval=0.001):
+    with heartbeat(beat, interval=0.001):
         assert beaten.wait(60)
     count = len(beats)
     assert all(thread.name != "progress" for thread in threading.enumerate())

@@ -1,8 +1,7 @@
 """Engines: where batches come from and predictions are scored. `ENGINE` in the configuration says which.
 
 base.py       Engine: the contract
-datasets.py   the datasets of an experiment, and an engine over them
-native.py     the default engine
+datasets.py   the datasets of an experiment, an engine over them, and the default one
 detectron2/   the engine of detectron2's catalogs, for our network or any of detectron2's
 """
 
@@ -11,8 +10,8 @@ from __future__ import annotations
 from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.engines.base import Engine
+from raytune_m2f.engines.datasets import NativeEngine
 from raytune_m2f.engines.detectron2.engine import AnyModelEngine, CatalogEngine
-from raytune_m2f.engines.native import NativeEngine
 
 __all__ = ["Engine", "build_engine"]
 

@@ -1,24 +1,38 @@
-"""The datasets of an experiment, read and checked against one another, and an engine over them."""
+"""The datasets of an experiment, read and checked against one another, and the engines over them."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
-from raytune_m2f.data import BatchStream, CocoDataset, DataSummary, check_same_labels, load_coco, shard, summarize_all
+from raytune_m2f.data import (
+    BatchStream,
+    CocoDataset,
+    DataSummary,
+    TestDataset,
+    TestSample,
+    TrainDataset,
+    TrainSample,
+    check_same_labels,
+    load_coco,
+    shard,
+    summarize_all,
+)
 from raytune_m2f.data.dataset import Ticket, generator
 from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
 from raytune_m2f.evaluation.coco import Task
 from raytune_m2f.evaluation.evaluator import ToResults, instance_results
+from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
+from raytune_m2f.model import Instances
 from raytune_m2f.storage.temporary import keep_multiprocessing_short
 
 Sample = TypeVar("Sample", covariant=True)
@@ -34,27 +48,13 @@ class Datasets:
     Attributes:
         train: all training sets as one.
         test, test_subset: the test set, and the images of TEST.SUBSET.
-        train_files: the training sets one by one.
-        filter_empty: whether images without instances are left out of training.
-        look: whether the summary looks at image files.
+        summary: what was read, in numbers.
     """
 
     train: CocoDataset
     test: CocoDataset
     test_subset: CocoDataset
-    train_files: tuple[CocoDataset, ...]
-    filter_empty: bool
-    look: bool = False
-
-    @cached_property
-    def summary(self) -> DataSummary:
-        """What was read, in numbers."""
-        return summarize_all(self.train_files, self.test, filter_empty=self.filter_empty, inspect_images=self.look)
-
-    @property
-    def most_instances(self) -> int:
-        """Of the fullest training image, crowds not counted."""
-        return max((len(record.instances) for record in self.train.records), default=0)
+    summary: DataSummary
 
     def scored(self, subset: bool) -> CocoDataset:
         """All test images, or those of TEST.SUBSET."""
@@ -70,14 +70,22 @@ class Samples(Protocol[Sample]):
 
 
 class DatasetEngine(Engine[Train, Test, Prediction]):
-    """An engine over checked COCO datasets; a subclass says how their images become samples."""
+    """An engine over checked COCO datasets; a subclass says how their images become samples.
+
+    Attributes:
+        tasks: what of a prediction is scored.
+        to_results: how the evaluator reads test samples and predictions.
+    """
+
+    tasks: tuple[Task, ...] = ("segm",)
+    to_results: ToResults = staticmethod(instance_results)
 
     def __init__(self, config: Config, datasets: Datasets):
         self.config = config
         self.datasets = datasets
         self.categories = datasets.train.categories
-        self.most_instances = datasets.most_instances
         self.summary = datasets.summary
+        self.most_instances = self.summary.most_instances
 
     @abstractmethod
     def train_samples(self) -> Samples[Train]:
@@ -86,16 +94,6 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
     @abstractmethod
     def test_samples(self, dataset: CocoDataset) -> Samples[Test]:
         """Test images, by their index."""
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """What of a prediction is scored."""
-        return ("segm",)
-
-    @property
-    def to_results(self) -> ToResults:
-        """How the evaluator reads test samples and predictions."""
-        return instance_results
 
     def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
         """This worker's batches as tickets."""
@@ -131,19 +129,56 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
         )
 
 
-def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, look: bool = False) -> Datasets:
-    """Read the datasets of the configuration, each by `load`; `look` at their image files for the summary.
+class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
+    """COCO files in, batches out.
+
+    Raises:
+        ConfigError: a dataset is not registered, NUM_CLASSES is not what the annotations have, or there is nothing
+            to find in the images of TEST.SUBSET.
+        DatasetError: an annotation file is wrong.
+    """
+
+    def __init__(self, config: Config):
+        super().__init__(config, load_datasets(config, partial(load_registered, config), inspect_images=True))
+        check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
+
+    def train_samples(self) -> TrainDataset:
+        config = self.config
+        return TrainDataset(
+            self.datasets.train,
+            image_size=config.INPUT.IMAGE_SIZE,
+            min_scale=config.INPUT.MIN_SCALE,
+            max_scale=config.INPUT.MAX_SCALE,
+            flip=config.INPUT.RANDOM_FLIP,
+            seed=config.SEED,
+            filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+        )
+
+    def test_samples(self, dataset: CocoDataset) -> TestDataset:
+        settings = self.config.INPUT
+        return TestDataset(dataset, min_size=settings.MIN_SIZE_TEST, max_size=settings.MAX_SIZE_TEST)
+
+    def learner(self) -> MaskFormerLearner:
+        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+
+
+def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, inspect_images: bool = False) -> Datasets:
+    """Read the datasets of the configuration, each by `load`; the summary is of the image files too on demand.
 
     Raises:
         ConfigError: none is named, or there is nothing to find in the images of TEST.SUBSET.
         DatasetError: their labels differ.
     """
     files = tuple(load(name) for name in config.DATASETS.TRAIN)
-    train = merged(files)
-    test = load(test_dataset_name(config))
+    train = _merged(files)
+    if not config.DATASETS.TEST:
+        raise ConfigError("DATASETS.TEST is empty: name the dataset of DATASETS.REGISTER that scores the training.")
+    test = load(config.DATASETS.TEST[0])
     check_same_labels(train, test)
-    subset = subset_of(test, config.TEST.SUBSET, config.SEED)
-    return Datasets(train, test, subset, files, config.DATALOADER.FILTER_EMPTY_ANNOTATIONS, look)
+    subset = _subset_of(test, config.TEST.SUBSET, config.SEED)
+    filter_empty = config.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    summary = summarize_all(files, test, filter_empty=filter_empty, inspect_images=inspect_images)
+    return Datasets(train, test, subset, summary)
 
 
 def load_registered(config: Config, name: str) -> CocoDataset:
@@ -152,20 +187,8 @@ def load_registered(config: Config, name: str) -> CocoDataset:
     return load_coco(name, Path(entry.annotations), Path(entry.images), config.DATASETS.SUBCATEGORIES)
 
 
-def test_dataset_name(config: Config) -> str:
-    """The one dataset that scores a trial. Raises ConfigError if there is none."""
-    if not config.DATASETS.TEST:
-        raise ConfigError("DATASETS.TEST is empty: name the dataset of DATASETS.REGISTER that scores the training.")
-    return config.DATASETS.TEST[0]
-
-
-def merged(datasets: Sequence[CocoDataset]) -> CocoDataset:
-    """Several training sets as one.
-
-    Raises:
-        ConfigError: there is none.
-        DatasetError: their labels do not mean the same.
-    """
+def _merged(datasets: Sequence[CocoDataset]) -> CocoDataset:
+    """Several training sets as one. Raises ConfigError if there is none, and DatasetError if their labels differ."""
     if not datasets:
         raise ConfigError("DATASETS.TRAIN is empty: name at least one dataset of DATASETS.REGISTER to train on.")
     first, *others = datasets
@@ -178,12 +201,8 @@ def merged(datasets: Sequence[CocoDataset]) -> CocoDataset:
     )
 
 
-def subset_of(dataset: CocoDataset, size: int, seed: int) -> CocoDataset:
-    """`size` images of a test set (0: all), in its order; a larger choice of the same seed holds a smaller one.
-
-    Raises:
-        ConfigError: none of them has an instance, though others have.
-    """
+def _subset_of(dataset: CocoDataset, size: int, seed: int) -> CocoDataset:
+    """`size` images of a test set (0: all), in its order; a larger choice of the same seed holds a smaller one."""
     if size == 0 or size >= len(dataset.records):
         return dataset
     chosen = sorted(generator(seed, SUBSET, 0).permutation(len(dataset.records))[:size].tolist())
@@ -197,11 +216,7 @@ def subset_of(dataset: CocoDataset, size: int, seed: int) -> CocoDataset:
 
 
 def check_num_classes(config: Config, key: str, dataset: CocoDataset, *, may_be_0: bool) -> None:
-    """The number of classes must be what the annotations have; with `may_be_0` it may be left out (0).
-
-    Raises:
-        ConfigError: it is another.
-    """
+    """Raise ConfigError where a number of classes is not that of the annotations; with `may_be_0` it may be 0."""
     given, found = config.value(key), len(dataset.categories.names)
     if given == found or (may_be_0 and given == 0):
         return
@@ -212,11 +227,7 @@ def check_num_classes(config: Config, key: str, dataset: CocoDataset, *, may_be_
 
 
 def batch_loader(config: Config, samples: Samples[Sample], batches: Iterable[list[Any]]) -> Iterable[list[Sample]]:
-    """Batches as lists of samples, made in DATALOADER.NUM_WORKERS processes, or in this one.
-
-    Args:
-        batches: the indices of each.
-    """
+    """Batches of indices as lists of samples, made in DATALOADER.NUM_WORKERS processes, or in this one."""
     workers = config.DATALOADER.NUM_WORKERS
     if workers:
         keep_multiprocessing_short()

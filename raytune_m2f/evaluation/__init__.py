@@ -1,27 +1,32 @@
 """From predicted instances to numbers: COCO's AP, and what each subcategory head gets right.
 
-evaluator.py      Evaluator: batches of a training in, metrics over all workers out
-results.py        instances as COCO results, and all metrics of a list of them
+evaluator.py      instances as COCO results, all their metrics, and Evaluator: the same over all workers
 coco.py           pycocotools: ground truth, COCOeval, and AP and AR in detectron2's names
 subcategories.py  accuracy and confusion table of each head, on the instances that were found
 bootstrap.py      the standard error of AP
 """
 
-from raytune_m2f.evaluation.bootstrap import ap_standard_error
 from raytune_m2f.evaluation.coco import coco_ground_truth
-from raytune_m2f.evaluation.evaluator import CocoEvaluator, Evaluator, Gather
-from raytune_m2f.evaluation.results import Evaluation, Result, evaluate_results, instances_to_results, results_to_json
-from raytune_m2f.evaluation.subcategories import HeadEvaluation
+from raytune_m2f.evaluation.evaluator import (
+    CocoEvaluator,
+    Evaluation,
+    Evaluator,
+    Gather,
+    Result,
+    encode_masks,
+    evaluate_results,
+    instances_to_results,
+    results_to_json,
+)
 
 __all__ = [
     "CocoEvaluator",
     "Evaluation",
     "Evaluator",
     "Gather",
-    "HeadEvaluation",
     "Result",
-    "ap_standard_error",
     "coco_ground_truth",
+    "encode_masks",
     "evaluate_results",
     "instances_to_results",
     "results_to_json",

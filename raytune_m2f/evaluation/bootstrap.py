@@ -20,31 +20,20 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Category:
-    """COCOeval's matches of one category, detections by falling score, as COCOeval sorts them.
+    """COCOeval's matches of one category, detections by falling score, as COCOeval sorts them."""
 
-    Attributes:
-        image: (D,) number of the image.
-        copy: (D,) -1, or c: the entry counts for images that were drawn more than c times.
-        right, wrong: (T, D) true and false positives; a detection that is neither is ignored.
-        truths: (I,) annotations to be found in each image.
-    """
-
-    image: Ints
-    copy: Ints
-    right: Bools
-    wrong: Bools
-    truths: Ints
+    image: Ints  # (D,) number of the image
+    copy: Ints  # (D,) -1, or c: the entry counts for images that were drawn more than c times
+    right: Bools  # (T, D) true positives; a detection that is neither right nor wrong is ignored
+    wrong: Bools  # (T, D) false positives
+    truths: Ints  # (I,) annotations to be found in each image
 
 
 def ap_standard_error(evaluation: COCOeval, draws: int) -> float:
-    """The standard error of AP in percent points; the same for the same evaluation.
+    """The standard error of AP in percent points over so many draws of the images; NaN if fewer than two count.
 
     Args:
-        evaluation: after evaluate(), as `run_cocoeval` gives it.
-        draws: how often the images are drawn anew.
-
-    Returns:
-        NaN if fewer than two draws have something to find.
+        evaluation: after evaluate(), as `run_cocoeval` gives it; the same gives the same error.
     """
     images = len(evaluation.params.imgIds)
     if images == 0:
@@ -101,10 +90,7 @@ def _category_ap(category: _Category, counts: Ints, recall_points: Floats) -> Fl
 
 
 def _category(evaluation: COCOeval, k: int, most: int) -> _Category | None:
-    """Category number k, in all areas, at the largest maxDets; None if no image has it.
-
-    `most` is how often an image is drawn at most.
-    """
+    """Category number k, in all areas, at the largest maxDets, each image drawn `most` times at most; None without."""
     params = evaluation.params
     images = len(params.imgIds)
     start = (k * len(params.areaRng) + params.areaRngLbl.index("all")) * images

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -21,9 +21,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from raytune_m2f.data import CocoDataset
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.errors import DatasetError, first_of
 
 Task = Literal["segm", "bbox"]
+_Entries = Sequence[Mapping[str, Any]]
 _AREA_SUFFIXES = {"small": "s", "medium": "m", "large": "l"}
 
 
@@ -35,11 +36,10 @@ def coco_ground_truth(dataset: CocoDataset) -> COCO:
     `evaluate_heads`. `image_numbers` and `category_numbers` map the file's ids to numbers.
     """
     categories = dataset.categories
-    images = {record.id: number for number, record in enumerate(dataset.records, start=1)}
     annotations = [
         {
-            "image_id": images[record.id],
-            "category_id": annotation.label + 1,
+            "image_id": record.id,
+            "category_id": categories.ids[annotation.label],
             "segmentation": annotation.rle(record.height, record.width),
             "bbox": list(annotation.bbox),
             "area": annotation.area,
@@ -49,14 +49,13 @@ def coco_ground_truth(dataset: CocoDataset) -> COCO:
         for record in dataset.records
         for annotation in record.annotations
     ]
-    return _indexed(
-        images=[{"id": images[r.id], "height": r.height, "width": r.width} for r in dataset.records],
-        categories=[{"id": label, "name": name} for label, name in enumerate(categories.names, start=1)],
+    truth = _indexed(
+        images=[{"id": r.id, "height": r.height, "width": r.width} for r in dataset.records],
+        categories=[{"id": i, "name": name} for i, name in zip(categories.ids, categories.names, strict=True)],
         annotations=[{"id": number, **annotation} for number, annotation in enumerate(annotations, start=1)],
         subcategories=categories.subcategories,
-        image_numbers=images,
-        category_numbers={i: label for label, i in enumerate(categories.ids, start=1)},
     )
+    return with_numbers(truth)
 
 
 def with_numbers(opened: COCO) -> COCO:
@@ -64,32 +63,35 @@ def with_numbers(opened: COCO) -> COCO:
     if "image_numbers" in opened.dataset:
         return opened
     images, categories = ({i: n for n, i in enumerate(sorted(known), 1)} for known in (opened.imgs, opened.cats))
-    return _indexed(
-        images=[{**image, "id": images[image["id"]]} for image in opened.imgs.values()],
-        categories=[{**category, "id": categories[category["id"]]} for category in opened.cats.values()],
-        annotations=[
-            {**a, "image_id": images[a["image_id"]], "category_id": categories[a["category_id"]]}
-            for a in opened.anns.values()
-        ],
-        image_numbers=images,
-        category_numbers=categories,
-    )
+    numbered = {
+        "images": [{**image, "id": images[image["id"]]} for image in opened.imgs.values()],
+        "categories": [{**category, "id": categories[category["id"]]} for category in opened.cats.values()],
+        "annotations": _renumber(opened.anns.values(), images, categories),
+    }
+    return _indexed(**opened.dataset | numbered, image_numbers=images, category_numbers=categories)
 
 
-def numbered(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _renumber(entries: Iterable[Any], images: Mapping[int, int], categories: Mapping[int, int]) -> list[dict[str, Any]]:
+    return [{**e, "image_id": images[e["image_id"]], "category_id": categories[e["category_id"]]} for e in entries]
+
+
+def numbered(ground_truth: COCO, results: _Entries) -> list[dict[str, Any]]:
     """Results under the numbers that `coco_ground_truth` gives images and categories.
 
     Raises:
         DatasetError: a result names an image or a category that the ground truth does not have.
     """
     images, categories = (ground_truth.dataset[key] for key in ("image_numbers", "category_numbers"))
-    _require_known(results, image_id=images, category_id=categories)
-    return [{**r, "image_id": images[r["image_id"]], "category_id": categories[r["category_id"]]} for r in results]
+    for key, ids in (("image_id", images), ("category_id", categories)):  # COCOeval would silently ignore others
+        if unknown := sorted({result[key] for result in results} - ids.keys()):
+            raise DatasetError(
+                f"the results have {len(unknown)} {key} that the ground truth does not have: "
+                f"{', '.join(first_of(unknown, 5))}. Evaluate against the annotation file whose images were predicted."
+            )
+    return _renumber(results, images, categories)
 
 
-def run_cocoeval(
-    ground_truth: COCO, results: Sequence[Mapping[str, Any]], task: Task = "segm", *, max_detections: int
-) -> COCOeval:
+def run_cocoeval(ground_truth: COCO, results: _Entries, task: Task = "segm", *, max_detections: int) -> COCOeval:
     """COCOeval after evaluate() and accumulate(), without what it prints.
 
     Args:
@@ -123,18 +125,15 @@ def coco_metrics(evaluation: COCOeval) -> dict[str, float]:
     precision: NDArray[np.float64] = evaluation.eval["precision"][..., -1]  # (T, R, K, A)
     recall: NDArray[np.float64] = evaluation.eval["recall"]  # (T, K, A, M)
     every, areas = params.areaRngLbl.index("all"), params.areaRngLbl
-    metrics = {"AP": _percent(precision[..., every])}
-    for threshold in (0.50, 0.75):
-        at = np.isclose(params.iouThrs, threshold)
-        metrics[f"AP{threshold * 100:.0f}"] = _percent(precision[at][..., every])
-    for area, suffix in _AREA_SUFFIXES.items():
-        metrics[f"AP{suffix}"] = _percent(precision[..., areas.index(area)])
-    for m, bound in enumerate(params.maxDets):
-        metrics[f"AR{bound}"] = _percent(recall[:, :, every, m])
-    for area, suffix in _AREA_SUFFIXES.items():
-        metrics[f"AR{suffix}"] = _percent(recall[:, :, areas.index(area), -1])
-    for k, category_id in enumerate(params.catIds):
-        metrics[f"AP-{categories[category_id]['name']}"] = _percent(precision[:, :, k, every])
+    at = {f"AP{threshold * 100:.0f}": np.isclose(params.iouThrs, threshold) for threshold in (0.50, 0.75)}
+    metrics = {
+        "AP": _percent(precision[..., every]),
+        **{name: _percent(precision[chosen][..., every]) for name, chosen in at.items()},
+        **{f"AP{suffix}": _percent(precision[..., areas.index(area)]) for area, suffix in _AREA_SUFFIXES.items()},
+        **{f"AR{bound}": _percent(recall[:, :, every, m]) for m, bound in enumerate(params.maxDets)},
+        **{f"AR{suffix}": _percent(recall[:, :, areas.index(area), -1]) for area, suffix in _AREA_SUFFIXES.items()},
+        **{f"AP-{categories[i]['name']}": _percent(precision[:, :, k, every]) for k, i in enumerate(params.catIds)},
+    }
     return {f"{params.iouType}/{name}": value for name, value in metrics.items()}
 
 
@@ -144,7 +143,7 @@ def _percent(values: NDArray[np.float64]) -> float:
     return 100.0 * float(measured.mean()) if measured.size else float("nan")
 
 
-def _detections(ground_truth: COCO, results: Sequence[Mapping[str, Any]], task: Task) -> COCO:
+def _detections(ground_truth: COCO, results: _Entries, task: Task) -> COCO:
     """What COCO.loadRes does, but also for no results at all, and with the area of the task's own shape.
 
     loadRes takes the area of a "bbox" for "segm" too where the results have one, which moves APs, APm and APl.
@@ -172,15 +171,3 @@ def _indexed(**dataset: Any) -> COCO:
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
-
-
-def _require_known(results: Sequence[Mapping[str, Any]], **known: Mapping[int, int]) -> None:
-    """Refuse ids that COCOeval would silently ignore."""
-    for key, ids in known.items():
-        unknown = sorted({result[key] for result in results} - ids.keys())
-        if unknown:
-            shown = ", ".join(map(str, unknown[:5])) + (" ..." if len(unknown) > 5 else "")
-            raise DatasetError(
-                f"the results have {len(unknown)} {key} that the ground truth does not have: {shown}. "
-                "Evaluate against the annotation file whose images were predicted."
-            )

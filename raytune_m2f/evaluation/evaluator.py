@@ -1,18 +1,34 @@
-"""Evaluation during training: batches in, metrics out, over any number of workers."""
+"""Predicted instances as COCO results (the JSON that COCO's own tools read), their whole evaluation, and the evaluator
+of a training: batches in, metrics out, over any number of workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+from pycocotools import mask as mask_utils
+from pycocotools.coco import COCO
+from torch import Tensor
 from typing_extensions import TypeVar
 
-from raytune_m2f.data import CocoDataset, TestSample
+from raytune_m2f.data import Categories, CocoDataset, TestSample
 from raytune_m2f.data.masks import Rle
-from raytune_m2f.evaluation.coco import Task, coco_ground_truth
-from raytune_m2f.evaluation.results import Result, evaluate_results, instances_to_results
-from raytune_m2f.evaluation.subcategories import HeadEvaluation
+from raytune_m2f.errors import DatasetError
+from raytune_m2f.evaluation.bootstrap import ap_standard_error
+from raytune_m2f.evaluation.coco import Task, coco_ground_truth, coco_metrics, run_cocoeval
+from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
 from raytune_m2f.model import Instances, PackedInstances
+from raytune_m2f.storage.files import write_atomically
+
+Result = dict[str, Any]
+"""One detection: "image_id", "category_id" (COCO's id), "segmentation" (RLE, counts as text), "bbox" (x, y, width,
+height in pixels), "score", and for each subcategory head "<name>" (index of its class) and "<name>_score" (its
+probability)."""
 
 Found = Instances | PackedInstances[Rle]
 Sample = TypeVar("Sample", contravariant=True, default=Any)
@@ -20,7 +36,6 @@ Prediction = TypeVar("Prediction", contravariant=True, default=Any)
 
 Gather = Callable[[list[Any]], list[list[Any]]]
 """Hands every worker the lists of all workers, in the order of their ranks."""
-
 
 ToResults = Callable[[CocoDataset, Any, Any], tuple[int, list[Result]]]
 """(dataset, sample, prediction) to the image's id and COCO results."""
@@ -39,16 +54,98 @@ class Evaluator(Protocol[Sample, Prediction]):
         """Metrics over the predictions of all workers; every worker calls it and gets the same numbers."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """All that is measured.
+
+    Attributes:
+        metrics: "segm/..." of `coco_metrics`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
+        heads: each subcategory head with its confusion table.
+    """
+
+    metrics: dict[str, float]
+    heads: dict[str, HeadEvaluation]
+
+
+def evaluate_results(
+    ground_truth: CocoDataset | COCO,
+    results: Sequence[Mapping[str, Any]],
+    *,
+    tasks: Sequence[Task] = ("segm",),
+    max_detections: int = 100,
+    bootstrap: int = 0,
+) -> Evaluation:
+    """All metrics of a list of results.
+
+    Args:
+        ground_truth: a data set, or what `coco_ground_truth` made of it (faster when evaluating repeatedly).
+        results: see `Result`; every head of the data set must be there.
+        tasks: what is compared, masks or boxes; heads and the standard error are the first one's.
+        max_detections: detections counted per image and category.
+        bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
+
+    Raises:
+        DatasetError: a result names an unknown image or category, or lacks a head.
+    """
+    truth = coco_ground_truth(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
+    _check_heads(truth.dataset.get("subcategories", {}), results)
+    evaluations = [run_cocoeval(truth, results, task, max_detections=max_detections) for task in tasks]
+    metrics = {name: value for evaluation in evaluations for name, value in coco_metrics(evaluation).items()}
+    if bootstrap:
+        metrics[f"{tasks[0]}/AP_se"] = ap_standard_error(evaluations[0], bootstrap)
+    heads = evaluate_heads(evaluations[0], results)
+    return Evaluation(metrics | head_metrics(heads), heads)
+
+
+def encode_masks(masks: Tensor) -> list[Rle]:
+    """Masks (K, H, W) bool as run lengths, counts as text."""
+    if len(masks) == 0:
+        return []
+    # pycocotools reads columns: transposed in torch, the (H, W, K) view of (K, W, H) is in Fortran's order at no cost.
+    columns = masks.to(torch.uint8).transpose(1, 2).contiguous().cpu().numpy()
+    rles = mask_utils.encode(columns.transpose(2, 1, 0))
+    return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+def instances_to_results(instances: Found, *, image_id: int, categories: Categories) -> list[Result]:
+    """The instances of one image as results, in the same order; masks become run lengths, if they are none yet."""
+    if len(instances) == 0:
+        return []
+    rles = instances.masks if isinstance(instances, PackedInstances) else encode_masks(instances.masks)
+    boxes = mask_utils.toBbox(rles).tolist()
+    results: list[Result] = [
+        {"image_id": image_id, "category_id": categories.ids[label], "segmentation": rle, "bbox": box, "score": score}
+        for label, score, rle, box in zip(
+            instances.labels.tolist(), instances.scores.tolist(), rles, boxes, strict=True
+        )
+    ]
+    for name, probabilities in instances.subprobs.items():
+        best = probabilities.max(dim=-1)
+        for result, index, score in zip(results, best.indices.tolist(), best.values.tolist(), strict=True):
+            result[name], result[f"{name}_score"] = index, score
+    return results
+
+
+def results_to_json(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write results as COCO's results file: one JSON list, a result on each line."""
+    lines = ",\n".join(json.dumps(result, allow_nan=False) for result in results)
+    write_atomically(path, f"[\n{lines}\n]\n")
+
+
 def instance_results(dataset: CocoDataset, sample: TestSample, instances: Found) -> tuple[int, list[Result]]:
     """`ToResults` of our own network. Raises ValueError where masks are not of the original image's size."""
-    size = _mask_size(instances)
-    if size is not None and size != (sample.height, sample.width):
+    expected: tuple[int, ...] = (sample.height, sample.width)
+    size = expected
+    if isinstance(instances, Instances):
+        size = tuple(instances.masks.shape[-2:])
+    elif instances.masks:
+        size = tuple(instances.masks[0]["size"])
+    if size != expected:
         raise ValueError(
             f"predictions for {sample.file} must have masks of the original size (height, width) = "
-            f"{(sample.height, sample.width)}, but got {size}"
+            f"{expected}, but got {size}"
         )
-    number = sample.image_id
-    return number, instances_to_results(instances, image_id=number, categories=dataset.categories)
+    return sample.image_id, instances_to_results(instances, image_id=sample.image_id, categories=dataset.categories)
 
 
 class CocoEvaluator:
@@ -62,9 +159,7 @@ class CocoEvaluator:
 
     Args:
         dataset: the ground truth, prepared here once for all evaluations of a run.
-        tasks: masks, boxes or both; see `evaluate_results`.
-        max_detections: detections counted per image and category (`TEST.DETECTIONS_PER_IMAGE`).
-        bootstrap: draws for "segm/AP_se" (`TEST.BOOTSTRAP`), 0 for none.
+        tasks, max_detections, bootstrap: of `evaluate_results`.
         gather: `torch.distributed.all_gather_object` over the workers as a function; None for one worker.
         to_results: how samples and predictions are read; by default TestSample and Instances.
     """
@@ -99,7 +194,8 @@ class CocoEvaluator:
 
     def evaluate(self) -> dict[str, float]:
         if self._gather is not None:
-            self._images = _merged(self._gather(list(self._images.items())))
+            pairs = chain.from_iterable(self._gather(list(self._images.items())))
+            self._images = dict(reversed(list(pairs)))  # of repeated images the lowest rank's, so that all agree
         evaluation = evaluate_results(self._ground_truth, self.results, **self._settings)
         self.heads = evaluation.heads
         return evaluation.metrics
@@ -110,17 +206,11 @@ class CocoEvaluator:
         return [result for image_id in sorted(self._images) for result in self._images[image_id]]
 
 
-def _mask_size(instances: Found) -> tuple[int, ...] | None:
-    """(height, width); None without any mask."""
-    if isinstance(instances, Instances):
-        return tuple(instances.masks.shape[-2:])
-    return tuple(instances.masks[0]["size"]) if instances.masks else None
-
-
-def _merged(workers: Sequence[Sequence[tuple[int, list[Result]]]]) -> dict[int, list[Result]]:
-    """Each image once; of repeated ones the lowest rank's, so that all workers agree."""
-    images: dict[int, list[Result]] = {}
-    for worker in workers:
-        for image_id, results in worker:
-            images.setdefault(image_id, results)
-    return images
+def _check_heads(heads: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    missing = [name for name in heads if any(name not in result for result in results)]
+    if missing:
+        raise DatasetError(
+            f"the data set has the subcategories {', '.join(map(repr, heads))}, but the results do not state "
+            f"{', '.join(map(repr, missing))}. Leave them out of DATASETS.SUBCATEGORIES, or predict with a model "
+            "that was trained on them."
+        )

@@ -22,10 +22,9 @@ class HeadEvaluation:
     """One subcategory head on the matched instances.
 
     Attributes:
-        classes: the head's C class names.
+        classes: names of its C classes.
         labelled: how many annotations, matched or not, give this subcategory (crowds left out).
-        confusion: (C, C) int64, rows ground truth, columns predicted; a matched instance whose annotation does not
-            give this subcategory is not in it.
+        confusion: (C, C) int64, rows ground truth, columns predicted, of the matched instances that are labelled.
     """
 
     classes: tuple[str, ...]
@@ -93,7 +92,6 @@ def _matches(evaluation: COCOeval) -> list[tuple[int, int]]:
 
 def _confusion(pairs: Sequence[tuple[int, int]], classes: int) -> NDArray[np.int64]:
     table = np.zeros((classes, classes), dtype=np.int64)
-    for truth, predicted in pairs:
-        if truth != UNKNOWN:
-            table[truth, predicted] += 1
+    for pair in pairs:
+        table[pair] += pair[0] != UNKNOWN
     return table

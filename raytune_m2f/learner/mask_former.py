@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +26,6 @@ from raytune_m2f.model import (
     ResNet,
     SetCriterion,
     SwinTransformer,
-    Target,
     build_model,
     count_targets,
     pad_masks,
@@ -112,9 +112,7 @@ class MaskFormerLearner:
             log.warning(
                 "an image has %d instances but there are only %d queries: at most %d of them can be found. Raise "
                 "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES. (This is said once.)",
-                most,
-                queries,
-                queries,
+                *(most, queries, queries),
             )
         return count_targets([sample.target for sample in samples], queries, self.model.heads).float()
 
@@ -129,7 +127,7 @@ class MaskFormerLearner:
         device = self.model.pixel_mean.device
         images = [sample.image for sample in samples]
         size = padded_size(images, self.model.size_divisibility)
-        targets = [_padded(sample.target, size).to(device) for sample in samples]
+        targets = [replace(s.target, masks=pad_masks(s.target.masks, size)).to(device) for s in samples]
         with autocast:
             outputs = forward(images)
         losses = self.criterion(outputs, targets, RandomPoints([sample.seed for sample in samples], device), counts)
@@ -152,7 +150,3 @@ class MaskFormerLearner:
 
     def load_weights(self, source: str) -> object:
         return load_weights(self.model, source)
-
-
-def _padded(target: Target, size: tuple[int, int]) -> Target:
-    return Target(target.labels, pad_masks(target.masks, size), target.sublabels)

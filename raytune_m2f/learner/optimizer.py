@@ -60,14 +60,7 @@ def schedule_factor(config: Config, iteration: int) -> float:
         factor = 0.5 * (1 + math.cos(math.pi * progress))
     else:
         factor = max((1 - progress) ** solver.POLY_LR_POWER, solver.POLY_LR_CONSTANT_ENDING)
-    return factor * _warmup_factor(config, iteration)
-
-
-def _warmup_factor(config: Config, iteration: int) -> float:
-    solver = config.SOLVER
     if iteration >= solver.WARMUP_ITERS:
-        return 1.0
-    if solver.WARMUP_METHOD == "constant":
-        return solver.WARMUP_FACTOR
-    done = iteration / solver.WARMUP_ITERS
-    return solver.WARMUP_FACTOR * (1 - done) + done
+        return factor
+    done = 0.0 if solver.WARMUP_METHOD == "constant" else iteration / solver.WARMUP_ITERS
+    return factor * (solver.WARMUP_FACTOR * (1 - done) + done)

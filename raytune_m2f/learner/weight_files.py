@@ -37,8 +37,8 @@ MODEL_ZOO = "https://dl.fbaipublicfiles.com/detectron2/"
 SILENCE_S = 60.0
 """A server that says nothing for so long is given up; else a blocked network would stop a trial for ever."""
 
-
 HEAD = 1024
+"""Bytes that show what a file is."""
 _BEGINNINGS: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "a gzip archive: unpack it (gunzip, tar xf)"),
     (b"BZh", "a bzip2 archive: unpack it"),
@@ -84,7 +84,7 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
     path = _download(source) if "://" in source else _local_file(source)
     _require_weights(source, path)
     try:
-        content = _load_torch(path) if zipfile.is_zipfile(path) else _load_pickle_or_old(path)
+        content = _load(path)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, allowed: a dictionary of tensors. {STATE_DICT}")
         state = content["model"] if isinstance(content.get("model"), dict) else content
@@ -94,9 +94,7 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
             if isinstance(name, str) and isinstance(value, np.ndarray | Tensor)
         }
     except Exception as error:  # pickle and torch raise many kinds
-        raise ModelError(
-            f"MODEL.WEIGHTS = {source!r} cannot be read: {in_short(error)}{_delete_advice(source, path)}"
-        ) from error
+        raise _unreadable(source, path, in_short(error)) from error
     if not tensors:
         raise ModelError(f"MODEL.WEIGHTS = {source!r} holds no weights under 'model'.")
     return tensors
@@ -106,13 +104,14 @@ def _require_weights(source: str, path: Path) -> None:
     try:
         other = not_weights(path)
     except OSError as error:
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {error.strerror}") from None
+        raise _unreadable(source, path, str(error.strerror)) from None
     if other:
-        raise ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: it is {other}{_delete_advice(source, path)}")
+        raise _unreadable(source, path, f"it is {other}")
 
 
-def _delete_advice(source: str, path: Path) -> str:
-    return f"; delete {path} to download it again" if "://" in source else ""
+def _unreadable(source: str, path: Path, why: str) -> ModelError:
+    advice = f"; delete {path} to download it again" if "://" in source else ""
+    return ModelError(f"MODEL.WEIGHTS = {source!r} cannot be read: {why}{advice}")
 
 
 def _local_file(source: str) -> Path:
@@ -187,16 +186,12 @@ def _timeout() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _load_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _load_pickle_or_old(path: Path) -> Any:
-    """detectron2's pickles, whatever they are called, and torch's files of before 1.6."""
-    if path.name.partition("?")[0].endswith(".pkl"):
-        with path.open("rb") as file:
-            return _SafeUnpickler(file).load()
-    return _load_torch(path)
+def _load(path: Path) -> Any:
+    """torch's archives, its files of before 1.6, and detectron2's pickles."""
+    if zipfile.is_zipfile(path) or not path.name.partition("?")[0].endswith(".pkl"):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    with path.open("rb") as file:
+        return _SafeUnpickler(file).load()
 
 
 def _load_storage(content: bytes) -> Any:
@@ -207,17 +202,11 @@ def _load_storage(content: bytes) -> Any:
 class _SafeUnpickler(pickle.Unpickler):
     """A pickled dict of numpy arrays (detectron2) or tensors (Mask2Former's Swin): only what these need is loaded."""
 
-    ALLOWED = frozenset(
-        (module, name)
-        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-        for name in ("_reconstruct", "scalar")
-    ) | {
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-        ("collections", "OrderedDict"),
-        ("torch._utils", "_rebuild_tensor_v2"),
-    }
+    ALLOWED = (
+        *("numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar"),
+        *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar", "numpy.ndarray", "numpy.dtype"),
+        *("_codecs.encode", "collections.OrderedDict", "torch._utils._rebuild_tensor_v2"),
+    )
 
     def __init__(self, file: Any):
         super().__init__(file, encoding="latin1")
@@ -225,7 +214,7 @@ class _SafeUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
             return _load_storage
-        if (module, name) not in self.ALLOWED:
+        if f"{module}.{name}" not in self.ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a weights file")
         return super().find_class(module, name)
 

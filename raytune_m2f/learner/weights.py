@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from raytune_m2f.errors import ModelError
+from raytune_m2f.errors import ModelError, first_of
 from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.model import Backbone, MultiTaskMaskFormer
 
@@ -47,11 +47,8 @@ class Loaded:
 def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
     """Load what fits from `MODEL.WEIGHTS` into the network.
 
-    Args:
-        source: as for `read_state_dict`.
-
     Raises:
-        ModelError: no such file, not readable, or it is not for this backbone.
+        ModelError: as `read_state_dict`, or it is not for this backbone.
     """
     state = _learned(network_names(read_state_dict(source), model.backbone))
     own = _learned(model.state_dict())
@@ -60,10 +57,13 @@ def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
     _require_backbone(source, own, state, usable)
     model.load_state_dict(usable, strict=False)
     loaded = Loaded(*(tuple(name for name in names if name not in usable) for names in (own, state)))
-    only_backbone = not any(name.startswith("sem_seg_head.") for name in state)
-    heads = () if only_backbone else tuple(_log_heads(source, model.heads, own, state))
-    _log_fresh(source, own, state, [n for n in loaded.fresh if n not in heads], only_backbone)
-    _log_unused(source, [n for n in loaded.unused if n not in own and n not in heads])
+    if any(name.startswith("sem_seg_head.") for name in state):
+        told = tuple(_log_heads(source, model.heads, own, state))
+    else:
+        log.info("%s holds a backbone: pixel decoder and transformer decoder start fresh", source)
+        told = tuple(name for name in loaded.fresh if not name.startswith("backbone."))
+    unused = [name for name in loaded.unused if name not in own and name not in told]
+    _log_others(source, own, state, [name for name in loaded.fresh if name not in told], unused)
     return loaded
 
 
@@ -113,20 +113,14 @@ def _require_backbone(source: str, own: State, state: State, usable: State) -> N
 
 
 def _log_heads(source: str, heads: Iterable[str], own: State, state: State) -> Iterator[str]:
-    """Log each classifier whose classes differ from the file's, or that is in one of both only.
-
-    Yields:
-        the names of their tensors.
-    """
+    """Log each classifier whose classes differ from the file's, or that is in one of both only, and yield its names."""
     found = [re.fullmatch(re.escape(PREDICTOR) + r"(\w+)_embed\.weight", name) for name in state]
     theirs = [match[1] for match in found if match and match[1] not in NOT_HEADS]
     for head in dict.fromkeys(("class", *heads, *theirs)):
         name = f"{PREDICTOR}{head}_embed"
         there, here = (values.get(f"{name}.weight") for values in (state, own))
-        if there is not None and here is not None and there.shape == here.shape:
-            continue
         if there is not None and here is not None and len(there) == len(here):
-            continue  # of another width: named with all other tensors of another shape
+            continue  # if it is of another width, it is named with all other tensors of another shape
         log.warning("%s: %s: %s in the file, %s here%s", source, name, _classes(there), _classes(here),
                     "" if here is None else ": it starts fresh")  # fmt: skip
         yield from (f"{name}.weight", f"{name}.bias")
@@ -139,25 +133,17 @@ def _classes(weight: Tensor | None) -> str:
     return f"{count} class{'es' * (count != 1)}"
 
 
-def _log_fresh(source: str, own: State, state: State, fresh: list[str], only_backbone: bool) -> None:
-    if only_backbone:
-        log.info("%s holds a backbone: pixel decoder and transformer decoder start fresh", source)
-        fresh = [name for name in fresh if name.startswith("backbone.")]
-    absent, other = ([n for n in fresh if (n in state) is there] for there in (False, True))
-    if absent:
-        log.warning("%s has no values for %d tensors, they start fresh: %s", source, len(absent), _first_of(absent))
-    if other:
-        shapes = [f"{n} {list(state[n].shape)}, here {list(own[n].shape)}" for n in other]
-        log.warning("%s has %d tensors of another shape, they start fresh: %s", source, len(other), _first_of(shapes))
-
-
-def _log_unused(source: str, unused: list[str]) -> None:
+def _log_others(source: str, own: State, state: State, fresh: list[str], unused: list[str]) -> None:
+    shapes = [f"{n} {list(state[n].shape)}, here {list(own[n].shape)}" for n in fresh if n in state]
     classifier = [name for name in unused if _CLASSIFIER.search(name)]
-    rest = [name for name in unused if name not in classifier]
-    if classifier:
-        log.info("%s: of its training only, not needed here: %s", source, _first_of(classifier))
-    if rest:
-        log.warning("%s holds %d tensors that have no use here: %s", source, len(rest), _first_of(rest))
+    for level, what, names in (
+        (logging.WARNING, "has no values for %d tensors, they start fresh", [n for n in fresh if n not in state]),
+        (logging.WARNING, "has %d tensors of another shape, they start fresh", shapes),
+        (logging.INFO, "holds %d tensors of its training only, not needed here", classifier),
+        (logging.WARNING, "holds %d tensors that have no use here", [n for n in unused if n not in classifier]),
+    ):
+        if names:
+            log.log(level, f"%s {what}: %s", source, len(names), _first_of(names))
 
 
 def _with_shape(state: State) -> list[str]:
@@ -167,4 +153,4 @@ def _with_shape(state: State) -> list[str]:
 
 
 def _first_of(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (" …" if len(names) > most else "")
+    return ", ".join(first_of(names, most))

@@ -9,7 +9,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from raytune_m2f.progress import INTERVAL_S, Heartbeat, duration, print_to_stderr, read_progress
+from raytune_m2f.progress import INTERVAL_S, duration, heartbeat, print_to_stderr, read_progress
 from raytune_m2f.study.status import StudyStatus, TrialStatus, relative
 from raytune_m2f.training.objective import Objective
 
@@ -42,14 +42,14 @@ class StudyLines:
         self._status: StudyStatus | None = None
         self._updated = 0.0
         self._lock = threading.Lock()
-        self._heart = Heartbeat(self.beat, interval=interval)
+        self._heart = heartbeat(self.beat, interval=interval)
 
     def __enter__(self) -> StudyLines:
         self._heart.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._heart.__exit__()
+        self._heart.__exit__(None, None, None)
 
     def note(self, text: str) -> None:
         self._say(text)

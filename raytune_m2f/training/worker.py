@@ -17,7 +17,7 @@ from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.learner.optimizer import effective_lr
-from raytune_m2f.progress import Several, logged, still
+from raytune_m2f.progress import logged, several, still
 from raytune_m2f.storage.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.check import check_training, require_same_training
@@ -108,7 +108,7 @@ class Run:
     def __post_init__(self) -> None:
         self._clock = time.monotonic()
         self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
-        self._progress = Several(logged("iteration", log), self.context.progress)
+        self._progress = several(logged("iteration", log), self.context.progress)
 
     @property
     def finished(self) -> bool:

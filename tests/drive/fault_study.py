@@ -18,7 +18,7 @@ from fake_study import LR, MAX_ITER, PERIOD, FakeTraining, journal_operations, o
 from patience import PATIENCE_S, wait_until
 
 from raytune_m2f.config import Config
-from raytune_m2f.engines.native import NativeEngine
+from raytune_m2f.engines.datasets import NativeEngine
 from raytune_m2f.errors import CheckpointError, RaytuneM2FError
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.status import StudyStatus, study_status

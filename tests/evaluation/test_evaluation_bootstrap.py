@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 from pathlib import Path
@@ -11,23 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import annotation, dataset, predictions
+from evaluation_cases import annotation, dataset, indexed, predictions
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
-from raytune_m2f.evaluation import ap_standard_error, coco_ground_truth, evaluate_results, instances_to_results
-from raytune_m2f.evaluation.bootstrap import ap_of_draws
+from raytune_m2f.evaluation import coco_ground_truth, evaluate_results, instances_to_results
+from raytune_m2f.evaluation.bootstrap import ap_of_draws, ap_standard_error
 from raytune_m2f.evaluation.coco import coco_metrics, numbered, run_cocoeval, with_numbers
 
 Results = list[dict[str, Any]]
-
-
-def indexed(content: dict[str, Any]) -> COCO:
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
 
 
 def repeated(truth: COCO, results: Results, counts: NDArray[np.int64]) -> tuple[COCO, Results]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from evaluation_cases import CATEGORIES, annotation, dataset, predictions
+from evaluation_cases import CATEGORIES, annotation, dataset, indexed, predictions
 from pycocotools.coco import COCO
 
 from raytune_m2f.data import CocoDataset
@@ -35,13 +35,6 @@ def evaluate_segm(truth: COCO, results: list[dict[str, Any]], *, max_detections:
     return coco_metrics(run_cocoeval(truth, results, max_detections=max_detections))
 
 
-def opened(path: Path) -> COCO:
-    coco = COCO()
-    coco.dataset = json.loads(path.read_text())
-    coco.createIndex()
-    return coco
-
-
 def percent(value: float) -> float:
     return 100 * value if value > -1 else math.nan
 
@@ -51,7 +44,7 @@ def test_official_results_give_the_official_numbers(data_root: Path, task: Task)
     folder = data_root / "eval_fixtures" / "coco_val2014_fake100"
     expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{task}100_results.json").read_text())
-    ground_truth = opened(folder / "instances_val2014_100.json")
+    ground_truth = indexed(json.loads((folder / "instances_val2014_100.json").read_text()))
 
     metrics = coco_metrics(run_cocoeval(ground_truth, results, task, max_detections=100))
 
@@ -66,7 +59,7 @@ def test_official_results_give_the_official_numbers(data_root: Path, task: Task)
 def test_area_of_a_detection_is_its_mask_s_even_where_a_box_is_given(data_root: Path) -> None:
     folder = data_root / "eval_fixtures" / "faster_coco_eval_small"
     expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
-    ground_truth = opened(folder / "gt_dataset.json")
+    ground_truth = indexed(json.loads((folder / "gt_dataset.json").read_text()))
     detections = json.loads((folder / "dt_dataset.json").read_text())
     results = [{**d, "segmentation": ground_truth.annToRLE(d), "bbox": [0, 0, 999, 999]} for d in detections]
 

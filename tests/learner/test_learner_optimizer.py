@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from weight_cases import network_of
 
 from raytune_m2f.config import Config
-from raytune_m2f.data import Categories
-from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.learner.optimizer import build_optimizer, effective_lr, schedule_factor
-
-CATEGORIES = Categories(ids=(1, 2, 3), names=("a", "b", "c"), subcategories={"color": ("x", "y")})
 
 
 def solver(config: Config, **values: Any) -> Config:
@@ -26,7 +23,7 @@ def test_the_effective_lr_follows_the_batch(tiny_config: Config, rule: str, lr: 
 
 def test_optimizer_groups_are_mask2formers(tiny_config: Config) -> None:
     config = solver(tiny_config, BASE_LR=1e-3, BACKBONE_MULTIPLIER=0.1, WEIGHT_DECAY=0.05)
-    network = build_network(config, CATEGORIES)
+    network = network_of(config)
     groups = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in build_optimizer(config, network).param_groups
@@ -52,7 +49,7 @@ def test_the_positions_of_a_swin_do_not_decay(tiny_config: Config) -> None:
         {"MODEL.BACKBONE.NAME": "D2SwinTransformer", **{f"MODEL.SWIN.{key}": value for key, value in swin.items()}}
     )
     config = solver(config, BASE_LR=1e-3, BACKBONE_MULTIPLIER=0.1, WEIGHT_DECAY=0.05)
-    network = build_network(config, CATEGORIES)
+    network = network_of(config)
     groups = build_optimizer(config, network).param_groups
     assert len(groups) == 4
     found = {id(parameter): group for group in groups for parameter in group["params"]}

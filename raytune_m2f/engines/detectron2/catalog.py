@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord
+from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord, TestSample
 from raytune_m2f.data.dataset import AUGMENTATION, Ticket, generator
 from raytune_m2f.data.labels import find_labels
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
@@ -72,11 +72,7 @@ def metadata_of(dataset: CocoDataset) -> dict[str, Any]:
 
 
 def categories_of(name: str, metadata: Mapping[str, Any], heads: Sequence[str]) -> Categories:
-    """The names of a dataset's classes, from its entry in MetadataCatalog.
-
-    Raises:
-        ConfigError: there are none, or none of a head.
-    """
+    """The class names of a dataset's entry in MetadataCatalog. Raises ConfigError if there are none, or of no head."""
     names = metadata.get("thing_classes")
     if not names:
         raise ConfigError(f"data set {name!r}: MetadataCatalog has no thing_classes of it: set them where it is made.")
@@ -95,9 +91,7 @@ def categories_of(name: str, metadata: Mapping[str, Any], heads: Sequence[str]) 
 
 
 def dataset_of(name: str, entries: Sequence[Entry], categories: Categories) -> CocoDataset:
-    """The entries of a dataset, with boxes in XYWH, checked; images are not opened.
-
-    An annotation without a mask gets its box as mask.
+    """The entries of a dataset, checked; boxes are XYWH, and the mask where there is none. Images are not opened.
 
     Raises:
         DatasetError: of the first entry that is wrong.
@@ -127,10 +121,10 @@ def _annotation(entry: Entry, number: int, height: int, width: int, categories: 
     label = entry["category_id"]
     if not 0 <= label < len(categories):
         raise ValueError(f"category_id {label} of annotation {number}, allowed: 0 to {len(categories) - 1}")
-    sublabels = {head: entry.get(head, UNKNOWN) for head in categories.subcategories}
-    for head, value in sublabels.items():
-        if not UNKNOWN <= value < categories.sizes[head]:
-            raise ValueError(f"{head} {value} of annotation {number}, allowed: -1 to {categories.sizes[head] - 1}")
+    sublabels = {head: entry.get(head, UNKNOWN) for head in categories.sizes}
+    for head, size in categories.sizes.items():
+        if not UNKNOWN <= sublabels[head] < size:
+            raise ValueError(f"{head} {sublabels[head]} of annotation {number}, allowed: -1 to {size - 1}")
     shape = _segmentation(entry, height, width)
     left, top, box_width, box_height = entry["bbox"]
     return Annotation(
@@ -160,32 +154,26 @@ def _segmentation(entry: Entry, height: int, width: int) -> Segmentation:
 
 @contextmanager
 def seeded(seed: int, position: int) -> Iterator[int]:
-    """The generators of Python, numpy and torch, seeded by (seed, position) alone, and restored afterwards.
-
-    Yields:
-        a seed of the same kind, for what is drawn later.
-    """
+    """Seed the generators of Python, numpy and torch by (seed, position) alone, for a while; yields another seed."""
     number = int(generator(seed, AUGMENTATION, position).integers(2**63))
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    torch.default_generator.manual_seed(number)
-    try:
-        yield number
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(number)
+        np.random.seed(number % 2**32)
+        torch.default_generator.manual_seed(number)
+        try:
+            yield number
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 @dataclass
 class MappedTraining:
     """Mapped training images. `dataset[index, position]` depends on its arguments, not on what was drawn before.
 
-    Attributes:
-        entries: detectron2's dictionaries.
-        mapper: makes a sample of a copy of one; None stands for an image of no use, and the next one is taken.
-        finish: makes of what the mapper gives, and a seed, what the network learns from.
+    Where the mapper gives None (an image of no use) the next image is taken. `finish` makes of what it gives, and a
+    seed, what the network learns from.
     """
 
     entries: Sequence[Entry]
@@ -221,6 +209,13 @@ class MappedTest:
         return len(self.entries)
 
 
+def test_sample(mapped: Entry, entry: Entry) -> TestSample:
+    """A mapped test image; its original size is its own where the entry does not say it."""
+    image = mapped["image"]
+    height, width = entry.get("height", image.shape[1]), entry.get("width", image.shape[2])
+    return TestSample(image, entry.get("image_id", 0), height, width, Path(entry.get("file_name", "")))
+
+
 def map_entry(mapper: Mapper, entry: Entry) -> Any:
     """What the mapper makes of an entry. Raises DatasetError with the image's name, whatever went wrong."""
     try:
@@ -230,12 +225,7 @@ def map_entry(mapper: Mapper, entry: Entry) -> Any:
 
 
 def sampled_batches(batches: Iterable[list[Ticket]], indices: Iterator[int]) -> Iterator[list[Ticket]]:
-    """A worker's batches with the indices of a sampler of detectron2's, by their position in its stream.
-
-    Args:
-        batches: which positions are this worker's, ascending.
-        indices: the sampler's stream for all workers, from its start.
-    """
+    """A worker's batches with the indices of a sampler of detectron2's: ascending positions of its whole stream."""
     stream = enumerate(indices)
     for batch in batches:
         yield [(next(index for at, index in stream if at == position), position) for _, position in batch]

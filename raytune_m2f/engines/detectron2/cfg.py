@@ -24,27 +24,14 @@ INSTALL = (
 )
 """As docs/detectron2.md has it."""
 
-OUR_DEFAULTS = {
-    "SEED": 0,
-    "DATALOADER": {"ASPECT_RATIO_GROUPING": False},
-    "SOLVER": {"AMP": {"PRECISION": "float16"}},
-}
+OUR_DEFAULTS = {"SEED": 0, "DATALOADER": {"ASPECT_RATIO_GROUPING": False}, "SOLVER": {"AMP": {"PRECISION": "float16"}}}
 """Defaults that are not detectron2's."""
 
 DEFAULT_ONLY = (
-    "OUTPUT_DIR",
-    "CUDNN_BENCHMARK",
-    "FLOAT32_PRECISION",
-    "VIS_PERIOD",
-    "MODEL.DEVICE",
-    "MODEL.KEYPOINT_ON",
-    "MODEL.LOAD_PROPOSALS",
-    "SOLVER.REFERENCE_WORLD_SIZE",
-    "DATALOADER.ASPECT_RATIO_GROUPING",
-    "TEST.AUG.ENABLED",
-    "TEST.EXPECTED_RESULTS",
-    "TEST.PRECISE_BN.ENABLED",
-)
+    "OUTPUT_DIR", "CUDNN_BENCHMARK", "FLOAT32_PRECISION", "VIS_PERIOD", "MODEL.DEVICE", "MODEL.KEYPOINT_ON",
+    "MODEL.LOAD_PROPOSALS", "SOLVER.REFERENCE_WORLD_SIZE", "DATALOADER.ASPECT_RATIO_GROUPING", "TEST.AUG.ENABLED",
+    "TEST.EXPECTED_RESULTS", "TEST.PRECISE_BN.ENABLED",
+)  # fmt: skip
 """Keys that no network honours here: they may have their default; `FOREIGN_KEYS` says what to do instead."""
 
 
@@ -117,11 +104,10 @@ def complete(values: Mapping[str, Any], own: Iterable[str]) -> Completed:
     ours: dict[str, Any] = {}
     problems = []
     for key, value in flatten(values).items():
-        problem = ""
         if key in defaults:
             problem = _set_checked(cfg, key, value, defaults[key])
         elif key in own or key.startswith("DATASETS.REGISTER."):
-            ours = merge(ours, nest(key, value))
+            ours, problem = merge(ours, nest(key, value)), ""
         else:
             problem = unknown_engine_key(key, [*defaults, *own])
         if problem:

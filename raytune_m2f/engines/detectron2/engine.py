@@ -6,20 +6,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.paths import import_modules
 from raytune_m2f.data import BatchStream, CocoDataset, TestSample, TrainSample, load_coco
 from raytune_m2f.data.dataset import Ticket
 from raytune_m2f.engines.base import Prediction, Test, Train
-from raytune_m2f.engines.datasets import (
-    DatasetEngine,
-    check_num_classes,
-    load_datasets,
-    load_registered,
-    test_dataset_name,
-)
+from raytune_m2f.engines.datasets import DatasetEngine, check_num_classes, load_datasets, load_registered
 from raytune_m2f.engines.detectron2.catalog import (
     Entry,
     MappedTest,
@@ -29,22 +23,21 @@ from raytune_m2f.engines.detectron2.catalog import (
     dataset_of,
     entries_of,
     sampled_batches,
+    test_sample,
 )
 from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
 from raytune_m2f.engines.detectron2.learner import AnyModelLearner
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.evaluation import Result
-from raytune_m2f.evaluation.coco import Task
-from raytune_m2f.evaluation.evaluator import ToResults
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.model import Instances
 
-NUM_CLASSES = {
-    "GeneralizedRCNN": "MODEL.ROI_HEADS.NUM_CLASSES",
-    "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
-    "FCOS": "MODEL.RETINANET.NUM_CLASSES",
-}
-"""Where networks of detectron2's are told the number of classes, which it never checks."""
+NUM_CLASSES = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", "FCOS": "RETINANET"}
+"""Sections whose NUM_CLASSES tells a network of detectron2's the number of classes, which it never checks."""
+
+
+def _as_mapped(mapped: Entry, _: object) -> Entry:
+    return mapped
 
 
 class MappedEngine(DatasetEngine[Train, Test, Prediction]):
@@ -55,19 +48,25 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         ConfigError: a dataset is not registered, the number of classes is not what it has, there is nothing to find in
             the images of TEST.SUBSET, or a mapper cannot be built.
         DatasetError: an annotation is wrong, or there is nothing to learn from.
+
+    Attributes:
+        default_mapper: the class in `library` that maps where no module of the user's has a `build_mapper`.
+        finish_train: makes a sample of what the mapper gives, and a seed for what is drawn later.
+        finish_test: makes a sample of what the mapper gives, and the entry that it was given.
     """
 
     default_mapper: str
-    """The class in `library` that maps where no module of the user's has a `build_mapper`."""
+    finish_train: Callable[[Any, int], Train]
+    finish_test: Callable[[Any, Entry], Test]
 
     def __init__(self, config: Config):
         self.library = load_library()
-        self._modules = import_modules(config.DATASETS.IMPORT)
         self._cfg = cfg_of(config)
         entries: dict[str, list[Entry]] = {}
         super().__init__(config, load_datasets(config, partial(self._load, config, entries)))
-        self._train_entries = self.library.shared_entries(self._trained(entries))
-        self._test_entries = _by_id(self.datasets.test, entries[test_dataset_name(config)])
+        # in one buffer, which the processes that load images share
+        self._train_entries: Sequence[Entry] = self.library.DatasetFromList(self._trained(entries))
+        self._test_entries = _by_id(self.datasets.test, entries[self.datasets.test.name])
         self.check_config()
         self._mappers = {is_train: self._mapper(is_train=is_train) for is_train in (True, False)}
 
@@ -94,26 +93,23 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
 
     def _mapper(self, *, is_train: bool) -> Mapper:
         """That of the user's modules (`build_mapper(cfg, is_train)`), or the engine's own."""
-        for module in self._modules:
+        build, of = getattr(self.library, self.default_mapper), "(INPUT)"
+        for module in reversed(import_modules(self.config.DATASETS.IMPORT)):  # the first one counts
             if hasattr(module, "build_mapper"):
-                with one_config_error(f"the mapper of {module.__file__} (build_mapper)"):
-                    own: Mapper = module.build_mapper(self._cfg, is_train)
-                return own
-        with one_config_error("the mapper (INPUT)"):
-            mapper: Mapper = getattr(self.library, self.default_mapper)(self._cfg, is_train)
-        return mapper
+                build, of = module.build_mapper, f"of {module.__file__} (build_mapper)"
+        with one_config_error(f"the mapper {of}"):
+            return cast(Mapper, build(self._cfg, is_train))
 
     @abstractmethod
     def check_config(self) -> None:
         """Compare the configuration with the datasets. Raises ConfigError."""
 
-    def mapped_training(self, finish: Callable[[Any, int], Train]) -> MappedTraining:
-        """The training images; `finish` makes samples of what the mapper gives."""
-        return MappedTraining(self._train_entries, self._mappers[True], finish, self.config.SEED)
+    def train_samples(self) -> MappedTraining:
+        return MappedTraining(self._train_entries, self._mappers[True], self.finish_train, self.config.SEED)
 
-    def mapped_test(self, dataset: CocoDataset, finish: Callable[[Any, Entry], Test]) -> MappedTest:
-        """The images of a test set; see `mapped_training`."""
-        return MappedTest([self._test_entries[record.id] for record in dataset.records], self._mappers[False], finish)
+    def test_samples(self, dataset: CocoDataset) -> MappedTest:
+        entries = [self._test_entries[record.id] for record in dataset.records]
+        return MappedTest(entries, self._mappers[False], self.finish_test)
 
     def tickets(self, stream: BatchStream) -> Iterable[list[Ticket]]:
         """The batches of the stream with the indices of detectron2's sampler."""
@@ -124,15 +120,14 @@ class CatalogEngine(MappedEngine[TrainSample, TestSample, Instances]):
     """For our network; samples and predictions are the native engine's."""
 
     default_mapper = "MultiTaskMapper"
+    finish_test = staticmethod(test_sample)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.finish_train = partial(self.library.train_sample, heads=tuple(self.categories.sizes))
 
     def check_config(self) -> None:
         check_num_classes(self.config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
-
-    def train_samples(self) -> MappedTraining:
-        return self.mapped_training(partial(self.library.train_sample, heads=tuple(self.categories.sizes)))
-
-    def test_samples(self, dataset: CocoDataset) -> MappedTest:
-        return self.mapped_test(dataset, _test_sample)
 
     def learner(self) -> MaskFormerLearner:
         return MaskFormerLearner(self.config, build_network(self.config, self.categories))
@@ -142,31 +137,23 @@ class AnyModelEngine(MappedEngine[Entry, Entry, Any]):
     """For any network of detectron2's; samples are what its mapper gives, predictions its Instances."""
 
     default_mapper = "DatasetMapper"
+    finish_train = finish_test = staticmethod(_as_mapped)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        self.tasks = ("segm", "bbox") if config.value("MODEL.MASK_ON") else ("bbox",)
+        self.to_results = partial(_any_results, self.library.instances_to_coco_json)
 
     def check_config(self) -> None:
         config, train = self.config, self.datasets.train
-        if key := NUM_CLASSES.get(config.MODEL.META_ARCHITECTURE):
-            check_num_classes(config, key, train, may_be_0=False)
+        if section := NUM_CLASSES.get(config.MODEL.META_ARCHITECTURE):
+            check_num_classes(config, f"MODEL.{section}.NUM_CLASSES", train, may_be_0=False)
         polygons = config.value("MODEL.MASK_ON") and config.value("INPUT.MASK_FORMAT") == "polygon"
         if polygons and any(isinstance(a.segmentation, dict) for r in train.records for a in r.instances):
             raise ConfigError(
                 f"INPUT.MASK_FORMAT = 'polygon', but {train.annotations_file} has masks as run lengths: set it to "
                 "bitmask."
             )
-
-    def train_samples(self) -> MappedTraining:
-        return self.mapped_training(_as_mapped)
-
-    def test_samples(self, dataset: CocoDataset) -> MappedTest:
-        return self.mapped_test(dataset, _as_mapped)
-
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return ("segm", "bbox") if self.config.value("MODEL.MASK_ON") else ("bbox",)
-
-    @property
-    def to_results(self) -> ToResults:
-        return partial(_any_results, self.library.instances_to_coco_json)
 
     def learner(self) -> AnyModelLearner:
         return AnyModelLearner(self.config)
@@ -185,20 +172,6 @@ def _by_id(dataset: CocoDataset, entries: Sequence[Entry]) -> dict[int, Entry]:
             "remove json_file from its metadata to score what the catalog has."
         )
     return by_id
-
-
-def _as_mapped(mapped: Entry, _: object) -> Entry:
-    return mapped
-
-
-def _test_sample(mapped: Entry, entry: Entry) -> TestSample:
-    return TestSample(
-        image=mapped["image"],
-        image_id=entry["image_id"],
-        height=entry["height"],
-        width=entry["width"],
-        file=Path(entry["file_name"]),
-    )
 
 
 def _any_results(

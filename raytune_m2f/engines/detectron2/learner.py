@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -70,8 +70,7 @@ class AnyModelLearner:
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
         with one_config_error("the optimizer (SOLVER)"):
-            optimizer: torch.optim.Optimizer = self._library.build_optimizer(_at_rate(config), self.model)
-        return optimizer
+            return cast(torch.optim.Optimizer, self._library.build_optimizer(_at_rate(config), self.model))
 
     def schedule(self, config: Config) -> Callable[[int], float]:
         """What detectron2's scheduler, a function of the iteration alone, makes of a rate of 1."""
@@ -98,45 +97,33 @@ class AnyModelLearner:
 
 
 def build_any_model(config: Config) -> nn.Module:
-    """The network of MODEL.META_ARCHITECTURE with fresh weights, on the CPU.
-
-    Raises:
-        ConfigError: detectron2 cannot build it.
-    """
+    """The network of MODEL.META_ARCHITECTURE with fresh weights, on the CPU. Raises ConfigError if there is none."""
     cfg = cfg_of(config)
     cfg.MODEL.DEVICE = "cpu"  # it is moved afterwards
     with one_config_error(f"MODEL.META_ARCHITECTURE {config.MODEL.META_ARCHITECTURE!r}"):
-        network: nn.Module = load_library().build_model(cfg)
-    return network
+        return cast(nn.Module, load_library().build_model(cfg))
 
 
 def predict_any(
     network: nn.Module, config: Config, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]
 ) -> list[Instances]:
     """The instances of (3, h, w) RGB images as ours. Raises ModelError if there are no masks."""
+    bgr = config.value("INPUT.FORMAT") == "BGR"
     inputs = [
-        {
-            "image": image.flip(0) if config.value("INPUT.FORMAT") == "BGR" else image,
-            "height": height,
-            "width": width,
-        }
+        {"image": image.flip(0) if bgr else image, "height": height, "width": width}
         for image, (height, width) in zip(images, original_sizes, strict=True)
     ]
-    return [our_instances(output["instances"]) for output in network(inputs)]
+    return [_our_instances(output["instances"]) for output in network(inputs)]
 
 
 def resize_any(config: Config, image: NDArray[np.uint8]) -> Tensor:
     """A (H, W, 3) RGB image, (3, h, w) as detectron2's mapper resizes it for tests."""
-    resized: NDArray[np.uint8] = load_library().resized_for_test(cfg_of(config), image)
+    resized = load_library().resized_for_test(cfg_of(config), image)
     return torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))
 
 
-def our_instances(found: Any) -> Instances:
-    """Predictions of detectron2's as ours, best first.
-
-    Raises:
-        ModelError: there are no masks.
-    """
+def _our_instances(found: Any) -> Instances:
+    """Predictions of detectron2's as ours, best first."""
     if not found.has("pred_masks"):
         raise ModelError(
             "this model predicts no masks (MODEL.MASK_ON is false), which predictions and their scores are made of: "

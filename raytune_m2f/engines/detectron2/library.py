@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,14 +30,15 @@ from torch import Tensor
 from raytune_m2f import model as ours
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import config_from_cfg
-from raytune_m2f.data import Categories, CocoDataset, TestSample, TrainSample, load_coco, resize_shortest_edge
+from raytune_m2f.data import CocoDataset, TrainSample, load_coco, resize_shortest_edge
 from raytune_m2f.data.masks import parse_segmentation, to_rle
-from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of
+from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of, test_sample
 from raytune_m2f.engines.detectron2.cfg import set_values
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 
 __all__ = [
+    "DatasetFromList",
     "DatasetMapper",
     "EventStorage",
     "build_lr_scheduler",
@@ -55,20 +56,13 @@ def add_config(cfg: Any) -> None:
 
 
 def register_datasets(cfg: Any) -> None:
-    """Put the datasets of DATASETS.REGISTER into detectron2's catalogs, with DATASETS.SUBCATEGORIES as fields.
-
-    Raises:
-        DatasetError: an annotation file is wrong.
-    """
+    """Put the datasets of DATASETS.REGISTER into detectron2's catalogs by `register_coco`."""
     for name, files in cfg.DATASETS.REGISTER.items():
         register_coco(name, files["annotations"], files["images"], cfg.DATASETS.SUBCATEGORIES)
 
 
 def register_coco(name: str, annotations: str | Path, images: str | Path, heads: tuple[str, ...] = ()) -> None:
-    """`register_coco_instances` with subcategories: COCO annotations, checked, under a name in the catalogs.
-
-    Args:
-        heads: integer fields of an annotation that are subcategories.
+    """`register_coco_instances` with subcategories (`heads`: integer fields of annotations), checked.
 
     Raises:
         DatasetError: the annotation file is wrong.
@@ -108,12 +102,6 @@ def _xywh(annotation: Entry) -> Entry:
     return {**annotation, "bbox": box, "bbox_mode": BoxMode.XYWH_ABS}
 
 
-def shared_entries(entries: list[Entry]) -> Sequence[Entry]:
-    """The entries in one buffer, which the processes that load images share."""
-    shared: Sequence[Entry] = DatasetFromList(entries)
-    return shared
-
-
 def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]:
     """The indices that detectron2's sampler gives to all workers together, without end."""
     name = cfg.DATALOADER.get("SAMPLER_TRAIN", "TrainingSampler")
@@ -124,8 +112,7 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
             entries, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         sampler = RepeatFactorTrainingSampler(factors, seed=seed)
-    stream: Iterator[int] = sampler._infinite_indices()  # its __iter__ would give this worker's only
-    return stream
+    return cast("Iterator[int]", sampler._infinite_indices())  # its __iter__ would give this worker's only
 
 
 class MultiTaskMapper:
@@ -141,7 +128,10 @@ class MultiTaskMapper:
         self.is_train = is_train
         self.heads = tuple(cfg.DATASETS.SUBCATEGORIES)
         self.test_sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
-        self.augmentations = T.AugmentationList(_jitter(cfg.INPUT))
+        side, flip = cfg.INPUT.IMAGE_SIZE, cfg.INPUT.RANDOM_FLIP
+        flips = [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")] if flip != "none" else []
+        scale = T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, target_height=side, target_width=side)
+        self.augmentations = T.AugmentationList([*flips, scale, T.FixedSizeCrop(crop_size=(side, side))])
 
     def __call__(self, entry: Entry) -> Entry:
         image = utils.read_image(entry["file_name"], format="RGB")
@@ -174,13 +164,6 @@ class MultiTaskMapper:
             instances.set(f"gt_{head}", torch.tensor(labels, dtype=torch.int64))
         instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return instances[instances.gt_masks.nonempty()]
-
-
-def _jitter(settings: Any) -> list[Any]:
-    side, flip = settings.IMAGE_SIZE, settings.RANDOM_FLIP
-    flips = [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")] if flip != "none" else []
-    scale = T.ResizeScale(settings.MIN_SCALE, settings.MAX_SCALE, target_height=side, target_width=side)
-    return [*flips, scale, T.FixedSizeCrop(crop_size=(side, side))]
 
 
 def train_sample(mapped: Entry, seed: int, heads: Sequence[str]) -> TrainSample:
@@ -216,8 +199,11 @@ class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
     """
 
     def __init__(self, cfg: Any):
-        config = config_from_cfg(cfg)
-        bare = build_network(config, _categories(cfg))
+        config, names = config_from_cfg(cfg), (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+        if not names:
+            raise ConfigError("DATASETS.TRAIN is empty: name the data set whose classes the network learns.")
+        metadata = MetadataCatalog.get(names[0]).as_dict()
+        bare = build_network(config, categories_of(names[0], metadata, cfg.DATASETS.SUBCATEGORIES))
         super().__init__(
             bare.backbone,
             bare.sem_seg_head,
@@ -245,21 +231,8 @@ class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
         return losses
 
     def _instances(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        found = self.learner.predict([_test_sample(entry) for entry in inputs])
+        found = self.learner.predict([test_sample(entry, entry) for entry in inputs])
         return [{"instances": detectron2_instances(instances)} for instances in found]
-
-
-def _test_sample(entry: Entry) -> TestSample:
-    image = entry["image"]
-    height, width = entry.get("height", image.shape[1]), entry.get("width", image.shape[2])
-    return TestSample(image, 0, height, width, Path(entry.get("file_name", "")))
-
-
-def _categories(cfg: Any) -> Categories:
-    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
-    if not names:
-        raise ConfigError("DATASETS.TRAIN is empty: name the data set whose classes the network learns.")
-    return categories_of(names[0], MetadataCatalog.get(names[0]).as_dict(), cfg.DATASETS.SUBCATEGORIES)
 
 
 def resized_for_test(cfg: Any, image: Any) -> Any:
