@@ -136,11 +136,11 @@ def tune_with(
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
         checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings)
         with still(log, "starting Ray and reading the data"):
-            from raytune_m2f.drive.runner import run_study
             from raytune_m2f.launch.session import ray_session
 
             stack.enter_context(ray_session(address))
             notes = checking.result()
+            from raytune_m2f.drive.runner import run_study  # now: two threads must not import torch at once
         for note in notes:
             log.warning("%s", note)
         told = stack.enter_context(as_context(progress or StudyLines()))
