@@ -74,18 +74,18 @@ class SmallMemory:
         self.images = images
 
     def __call__(self, config: Config, context: TrialContext) -> None:
-        backward = Stepper._backward
+        backward = Stepper.backward
 
         def limited(stepper: Stepper, samples: Sequence[Any], *others: Any) -> dict[str, torch.Tensor]:
             if len(samples) > self.images:
                 raise torch.OutOfMemoryError("CUDA out of memory. This is a rehearsal")
             return backward(stepper, samples, *others)
 
-        Stepper._backward = limited  # type: ignore[method-assign,assignment]
+        Stepper.backward = limited  # type: ignore[method-assign,assignment]
         try:
             train_trial(config, context)
         finally:
-            Stepper._backward = backward  # type: ignore[method-assign]
+            Stepper.backward = backward  # type: ignore[method-assign]
 
 
 def experiment(sizes: Sizes, work: Path, steps: int, train_images: int) -> Config:

@@ -18,9 +18,11 @@ from pathlib import Path
 
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import generate_shapes
-from raytune_m2f.launch.ray_train import train_on_ray
+from raytune_m2f.launch.job import TrialJob
+from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.session import ray_session
-from raytune_m2f.training.reports import Report
+from raytune_m2f.launch.workers import train_on_workers
+from raytune_m2f.training.reports import SEGM_AP, Report
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 
@@ -47,7 +49,7 @@ def configure(root: Path, iterations: int, period: int) -> Config:
     return load_config(root / "demo.yaml", [*overrides, f"SOLVER.MAX_ITER={iterations}", f"TEST.EVAL_PERIOD={period}"])
 
 
-def train(config: Config, output: Path, workers: int | tuple[int, int], gpus: float, address: str | None) -> Run:
+def train(config: Config, output: Path, workers: int, gpus: float) -> Run:
     told: list[tuple[float, Report]] = []
 
     def tell(report: Report) -> bool:
@@ -55,7 +57,9 @@ def train(config: Config, output: Path, workers: int | tuple[int, int], gpus: fl
         return False
 
     start = time.monotonic()
-    train_on_ray(config, output, workers=workers, gpus_per_worker=gpus, on_report=tell, address=address)
+    train_on_workers(
+        TrialJob(config, (SEGM_AP,), workers=(workers, workers), gpus_per_worker=gpus), Place.at(output), tell
+    )
     (first, _), (last, _) = told[0], told[-1]
     iterations = told[-1][1]["iteration"] - told[0][1]["iteration"]
     images = iterations * config.SOLVER.IMS_PER_BATCH
@@ -78,7 +82,7 @@ def main() -> None:
         for pair in range(arguments.pairs):
             for workers in (1, several) if pair % 2 == 0 else (several, 1):
                 output = root / f"{pair}_{workers}"
-                run = train(config, output, workers, arguments.gpus_per_worker, arguments.address)
+                run = train(config, output, workers, arguments.gpus_per_worker)
                 runs[workers].append(run)
                 figures = f"{run.throughput:6.2f} images/s, first report after {run.start_up:5.1f} s"
                 print(f"{workers} worker(s): {figures}, losses {[round(loss, 3) for loss in run.losses]}", flush=True)

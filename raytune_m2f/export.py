@@ -39,9 +39,8 @@ from raytune_m2f.export_files import (
 )
 from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.model import Instances, MultiTaskMaskFormer, PackedInstances
-from raytune_m2f.storage.address import is_address
 from raytune_m2f.storage.files import newest, replacing_together
-from raytune_m2f.storage.mirror import Mirror
+from raytune_m2f.storage.folder import Folder
 from raytune_m2f.storage.text import read_object
 from raytune_m2f.training import checkpoint
 
@@ -119,10 +118,9 @@ def export_run(
         ModelError: there is no such checkpoint, or `output` holds other files, or an export that was changed since.
     """
     name = checkpoint.BEST if iteration is None else checkpoint.iteration_file(Path(), iteration).name
-    mirror = Mirror.at(str(run)) if is_address(run) else None
-    if mirror is not None:
-        mirror.pull(f"checkpoints/{name}")
-    folder = (Path(run) if mirror is None else mirror.folder) / "checkpoints"
+    source = Folder.at(run)
+    source.pull(f"checkpoints/{name}")
+    folder = source.path / "checkpoints"
     try:
         state = read_portable(folder / name)
     except (CheckpointError, ModelError) as error:

@@ -63,7 +63,8 @@ def ray_cluster() -> Iterator[None]:
     """One small Ray session for all tests that need one; whatever they leave running ends with it."""
     import ray
 
-    from raytune_m2f.launch.session import ENVIRONMENT, this_machine_alone
+    from raytune_m2f.launch.local_session import this_machine_alone
+    from raytune_m2f.launch.session import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     with this_machine_alone() as own:

@@ -14,14 +14,35 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem, SubTreeFileSystem
 
 from raytune_m2f.drive.driver import Driver
-from raytune_m2f.storage import address as store
-from raytune_m2f.storage import lease as remote
-from raytune_m2f.storage import mirror
-from raytune_m2f.storage.mirror import Mirror
+from raytune_m2f.launch.place import Place
+from raytune_m2f.storage import lease, object_store
+from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.training.trial_dir import STOP, pull_trial, push_trial
 
 ADDRESS = "s3://bucket/study"
+
+
+class FaultyFiles(LocalFileSystem):  # type: ignore[misc]  # fsspec is not typed
+    """A directory whose files cannot always be written.
+
+    Attributes:
+        faults: raised by the next writes, one each.
+        writes: how many were tried.
+    """
+
+    cachable = False
+
+    def __init__(self) -> None:
+        super().__init__(auto_mkdir=True)
+        self.faults: Iterator[Exception] = iter(())
+        self.writes = 0
+
+    def open(self, path: str, mode: str = "rb", **others: Any) -> Any:
+        if "w" in mode:
+            self.writes += 1
+            for fault in self.faults:
+                raise fault
+        return super().open(path, mode, **others)
 
 
 class FakeStore:
@@ -34,10 +55,11 @@ class FakeStore:
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.root = root
         (root / "bucket").mkdir(parents=True)
-        self.filesystem = SubTreeFileSystem(str(root), PyFileSystem(FSSpecHandler(LocalFileSystem(auto_mkdir=True))))
-        patch.setattr(store, "_open", self._open)
-        patch.setattr(mirror, "PAUSE_S", 0.01)
-        patch.setattr(remote, "SETTLE_S", 0.0)
+        self.files_there = FaultyFiles()
+        self.filesystem = SubTreeFileSystem(str(root), PyFileSystem(FSSpecHandler(self.files_there)))
+        patch.setattr(object_store, "open_filesystem", self._open)
+        patch.setattr(object_store, "PAUSE_S", 0.01)
+        patch.setattr(lease, "SETTLE_S", 0.0)
 
     def _open(self, address: str) -> tuple[Any, str]:
         return self.filesystem, address.partition("://")[2].partition("?")[0]
@@ -53,37 +75,37 @@ class RemoteProcesses(FakeProcesses):
     def __init__(self, driver: Driver, rng: random.Random, at_once: int = 3, address: str = ADDRESS) -> None:
         super().__init__(driver, rng, at_once)
         self._address = address
-        self._mirrors: dict[int, Mirror] = {}
+        self._places: dict[int, Place] = {}
 
     def folder(self, number: int) -> Path:
-        return self._mirrors[number].folder
+        return self._places[number].path
 
     def begin(self, number: int) -> Path:
-        self._mirrors[number] = Mirror.at(self._address, "trials", f"{number:04d}")
-        pull_trial(self._mirrors[number])
+        self._places[number] = Place.at(self._address, "trials", f"{number:04d}")
+        self._places[number].pull()
         return self.folder(number)
 
     def push(self, number: int) -> None:
-        push_trial(self._mirrors[number])
+        self._places[number].push()
 
     def is_told_to_stop(self, number: int) -> bool:
-        return self._mirrors[number].exists(STOP)
+        return self._places[number].stop_requested()
 
 
 @contextmanager
 def killed_after_requests(count: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
     """Kill driver and processes before the request to the store that comes after so many."""
-    left, tried = count, Mirror._tried
+    left, request = count, ObjectStore.request
 
-    def counted(self: Mirror, name: str, action: Callable[[], Any], **others: Any) -> Any:
+    def counted(self: ObjectStore, name: str, action: Callable[[], Any], **others: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise Killed
-        return tried(self, name, action, **others)
+        return request(self, name, action, **others)
 
     with patch.context() as inner:
-        inner.setattr(Mirror, "_tried", counted)
+        inner.setattr(ObjectStore, "request", counted)
         yield
 
 

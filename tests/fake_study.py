@@ -129,8 +129,8 @@ class FakeTraining:
             last = {**report(iteration, value), "rank": context.rank}
             if context.is_main:
                 leave_reports(context.output_dir, {iteration: value}, keep=context.keep)
-            if context.is_main and context.mirror is not None:
-                context.mirror.sync("checkpoints")
+            if context.is_main:
+                context.on_saved()
             if context.report(last):
                 break
         print("the last words of the trial")

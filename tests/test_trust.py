@@ -26,7 +26,9 @@ from raytune_m2f.drive.runner import run_study
 from raytune_m2f.engines.detectron2.cfg import LIBRARY
 from raytune_m2f.errors import ConfigError, RaytuneM2FError
 from raytune_m2f.export import export_run, load_export
-from raytune_m2f.launch.trial import TrialJob, run_trial
+from raytune_m2f.launch.job import TrialJob
+from raytune_m2f.launch.place import Place
+from raytune_m2f.launch.trial import run_trial
 from raytune_m2f.study.directory import PLAN, StudyDirectory, StudyPlan, plan_of
 from raytune_m2f.study.layout import create_study
 from raytune_m2f.study.points import knowledge_of
@@ -35,6 +37,7 @@ from raytune_m2f.study.settings import Budget, StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.study.status import study_status
 from raytune_m2f.training import checkpoint
+from raytune_m2f.training.reports import SEGM_AP
 
 SPACE = {"SOLVER.BASE_LR": {"type": "loguniform", "low": 1e-5, "high": 1e-2}}
 
@@ -226,7 +229,7 @@ def test_a_search_space_is_no_way_around(foreign: Path, tmp_path: Path, ray_clus
     """Of a stored study, or values in its record: the trial refuses them."""
     for key, value in (("DATASETS.IMPORT", f"('{foreign}',)"), ("ENGINE", "detectron2")):
         (tmp_path / key).mkdir()
-        run_trial(TrialJob(Config().to_dict(), ("segm/AP",)), tmp_path / key, 0, {key: value})
+        run_trial(TrialJob(Config(), (SEGM_AP,)), Place.at(tmp_path / key), 0, {key: value})
         failure = json.loads((tmp_path / key / "failure.json").read_text())
         assert f"{key}: cannot be tuned" in failure["cause"]
     assert not ran(foreign)

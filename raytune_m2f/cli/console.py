@@ -26,31 +26,31 @@ out = Console(markup=False, emoji=False)
 err = Console(markup=False, emoji=False, stderr=True)
 """Logs, progress and errors."""
 
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FAILED = {*NO_ROOM, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
-"""What the machine could not do; every other error of a path is of the path."""
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FAILED = {*DISK_FULL, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT}
+"""Errors of the machine: exit code 1. Every other error that names a path is an error of the user's path: 2."""
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn our errors, and paths that cannot be used, into a message and an exit code; Ctrl-C into 130."""
     for stream in (sys.stdout, sys.stderr):
-        _print_anything(stream)
+        _escape_unencodable(stream)
     try:
         yield
         sys.stdout.flush()  # here, where somebody can still say that it cannot be written
     except RaytuneM2FError as error:
-        _show(str(error))
+        _print_error(str(error))
         raise SystemExit(error.exit_code) from None
     except OSError as error:
         if not (isinstance(error, BrokenPipeError) and _reader_has_gone()):
-            _show(_of_the_system(error))
+            _print_error(_os_error_text(error))
             raise SystemExit(_exit_code(error)) from None
         raise SystemExit(RaytuneM2FError.exit_code) from None
     except ValueError as error:
         if "embedded null" not in str(error):  # Python's words for a path with a NUL
             raise
-        _show(f"a path holds a NUL character ({error}). Give a path that can be used.")
+        _print_error(f"a path holds a NUL character ({error}). Give a path that can be used.")
         raise SystemExit(InputError.exit_code) from None
     except KeyboardInterrupt:
         err.print(Text.assemble(("interrupted", "bold"), "; what was finished is kept"), soft_wrap=True)
@@ -58,23 +58,23 @@ def clear_errors() -> Iterator[None]:
 
 
 def _exit_code(error: OSError) -> int:
-    """Of a path that cannot be used, or of a machine that could not do it."""
+    """2 for a path that cannot be used, 1 for a failure of the machine."""
     machine = error.errno in FAILED or error.filename is None
     return RaytuneM2FError.exit_code if machine else InputError.exit_code
 
 
-def _of_the_system(error: OSError) -> str:
+def _os_error_text(error: OSError) -> str:
     path = error.filename2 or error.filename  # the second is what a file was to be called
-    where = f"{_in_short(os.fsdecode(path))}: " if isinstance(path, str | bytes) else ""
+    where = f"{_shorten(os.fsdecode(path))}: " if isinstance(path, str | bytes) else ""
     if _exit_code(error) == InputError.exit_code:
         cure = "Give a path that can be used."
     else:
-        cure = f"{'Free space there' if error.errno in NO_ROOM else 'Mend that'}; what was finished is kept."
+        cure = f"{'Free space there' if error.errno in DISK_FULL else 'Mend that'}; what was finished is kept."
     return f"{where}{error.strerror or error}. {cure}"
 
 
 def _reader_has_gone() -> bool:
-    """Whether stdout is a pipe whose end has read enough, as `| head` has; nothing more is written to it then."""
+    """Whether stdout is a pipe whose reader has closed it, as `| head` does; what is still written is dropped then."""
     try:
         stdout = sys.stdout.fileno()
     except io.UnsupportedOperation:
@@ -87,20 +87,20 @@ def _reader_has_gone() -> bool:
     return gone
 
 
-def _in_short(path: str) -> str:
-    """A path that may be too long for a line."""
+def _shorten(path: str) -> str:
+    """A path without its middle, where it is too long for a line."""
     return path if len(path) <= 200 else f"{path[:120]}...{path[-60:]} ({len(path)} characters)"
 
 
-def _print_anything(stream: TextIO) -> None:
-    """What the terminal's encoding lacks is escaped: a name of a file is no reason to fail."""
+def _escape_unencodable(stream: TextIO) -> None:
+    """Escape characters that the terminal's encoding lacks: the name of a file is no reason to fail."""
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
 
 
-def _show(message: str) -> None:
+def _print_error(message: str) -> None:
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
-    logging.getLogger("raytune_m2f").debug("where it arose:", exc_info=True)
+    logging.getLogger("raytune_m2f").debug("traceback:", exc_info=True)
 
 
 LOG = "raytune_m2f"

@@ -21,7 +21,7 @@ from raytune_m2f.cli.options import (
     Overrides,
     Trust,
     application,
-    finite,
+    require_finite,
 )
 
 # the API is imported where it is used, so that --help answers at once
@@ -179,7 +179,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
     score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="Leave out instances below this score.")
+        float, typer.Option(min=0, max=1, callback=require_finite, help="Leave out instances below this score.")
     ] = 0.5,
     max_megapixels: MaxMegapixels = None,
     trust: Trust = False,

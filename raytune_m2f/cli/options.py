@@ -18,12 +18,12 @@ from raytune_m2f.errors import InputError
 from raytune_m2f.progress import parse_duration
 
 MOST = 10**9
-"""Of whatever is counted; a larger number is a typing error."""
+"""The upper bound of every count: a larger number is a typing error."""
 LARGEST_SEED = 2**31 - 1
 
 
-def finite(number: float | None) -> float | None:
-    """Raises BadParameter at nan and infinity, which every bound lets through."""
+def require_finite(number: float | None) -> float | None:
+    """The number; raises BadParameter at nan and infinity, which click's bounds let through."""
     if number is not None and not math.isfinite(number):
         raise typer.BadParameter(f"got {number}, allowed: a number")
     return number
@@ -78,12 +78,14 @@ Trust = Annotated[
 ]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option(min=0, callback=finite, help="GPUs of a worker, a fraction shares one; by default 1 if there is any."),
+    typer.Option(
+        min=0, callback=require_finite, help="GPUs of a worker, a fraction shares one; by default 1 if there is any."
+    ),
 ]
 
 
 class Group(TyperGroup):
-    """The commands, each of which takes the application's -q and -v as well: before its name, and behind it."""
+    """The commands; -q and -v of the application are accepted behind a command's name too."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -93,12 +95,12 @@ class Group(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         set_verbosity()  # a second command line in one process starts anew
-        _refuse_nothing(args)
+        _refuse_empty_words(args)
         return super().parse_args(ctx, args)
 
 
-def _refuse_nothing(words: Sequence[str]) -> None:
-    """An empty word is an unset variable of a shell's: `--output "$RUN"` would mean the working directory."""
+def _refuse_empty_words(words: Sequence[str]) -> None:
+    """Raises BadParameter at an empty word, mostly an unset variable: `--output "$RUN"` would mean `.`."""
     for before, word in zip(["", *words], words, strict=False):
         if not word or re.fullmatch(r"--[\w-]+=", word):
             name = word.rstrip("=") or before or "the first argument"
@@ -116,7 +118,7 @@ def _verbose(wanted: bool) -> None:
 
 
 def _version(wanted: bool) -> None:
-    """Print the versions, of which a report of an error needs all; nothing of them is imported."""
+    """Print the versions that a bug report needs."""
     if wanted:
         for name, found in versions().items():
             typer.echo(f"{name} {found}")
@@ -140,16 +142,16 @@ def application(
         ),
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """The options before a command's name."""
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python, and what matters most; without importing them."""
-    found = {"raytune_m2f": _installed("raytune-m2f"), "python": platform.python_version()}
-    return found | {name: _installed(name) for name in ("torch", "torchvision", "ray", "optuna")}
+    """The versions of this package, Python and the main libraries, none of which is imported."""
+    found = {"raytune_m2f": _version_of("raytune-m2f"), "python": platform.python_version()}
+    return found | {name: _version_of(name) for name in ("torch", "torchvision", "ray", "optuna")}
 
 
-def _installed(package: str) -> str:
+def _version_of(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

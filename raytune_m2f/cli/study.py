@@ -18,8 +18,8 @@ from raytune_m2f.cli.options import (
     GpusPerWorker,
     Overrides,
     Trust,
-    finite,
     require_duration,
+    require_finite,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def tune(
     time: Annotated[str | None, typer.Option(help="Wall time, e.g. 90m or 2h.", callback=require_duration)] = None,
     iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="Optimizer steps over all trials.")] = None,
     gpu_hours: Annotated[
-        float | None, typer.Option(min=0.01, callback=finite, help="GPU-hours over all trials.")
+        float | None, typer.Option(min=0.01, callback=require_finite, help="GPU-hours over all trials.")
     ] = None,
     concurrent: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Trials at once at most; by default as many as fit.")
@@ -171,7 +171,9 @@ def extend(
         str | None, typer.Option(help="So much wall time more, e.g. 90m or 2h.", callback=require_duration)
     ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, max=MOST, help="So many optimizer steps more.")] = None,
-    gpu_hours: Annotated[float | None, typer.Option(min=0.01, callback=finite, help="So many GPU-hours more.")] = None,
+    gpu_hours: Annotated[
+        float | None, typer.Option(min=0.01, callback=require_finite, help="So many GPU-hours more.")
+    ] = None,
     space: Annotated[str | None, typer.Option(help="Search space for the trials to come: a name or a file.")] = None,
     concurrent: Concurrent = None,
     address: Address = None,

@@ -1,4 +1,4 @@
-"""The command of a job: checked here as far as it can be without the cluster, and rewritten for it."""
+"""The command line of a job: checked here as far as possible without the cluster, then rewritten for it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raytune_m2f.storage.address import holds_credentials, without_credentials
 from raytune_m2f.study.record.storage import check_address
 
 HOMES = {"tune": "study", "resume": "study", "extend": "study", "confirm": "study", "train": "output"}
-"""The commands that can be a job, and the parameter that says where each writes."""
+"""The commands that can be a job, and the parameter that names each one's output."""
 
 
 def read_command(
@@ -50,10 +50,10 @@ def read_command(
     if name == "train":
         again = [*words, *([] if given.get("resume") else ["--resume"])]
     packages = list(
-        dict.fromkeys(_named(path) for path in [*modules, *(Path(n) for n in imported if n.endswith(".py"))])
+        dict.fromkeys(_absolute(path) for path in [*modules, *(Path(n) for n in imported if n.endswith(".py"))])
     )
     left_out = sum(pack_module(path, folder) for path in packages)
-    data = [_named(path) for path in files]
+    data = [_absolute(path) for path in files]
     for path in data:
         pack_file(path, packages, folder)
         left_out -= any(path.is_relative_to(package) for package in packages)
@@ -62,15 +62,15 @@ def read_command(
     return JobCommand(name, home, arguments, again, [str(word) for pair in along for word in pair], left_out)
 
 
-def _named(path: Path) -> Path:
-    """A path that can be looked for from elsewhere. Raises InputError if it has no name, as `.` has none."""
+def _absolute(path: Path) -> Path:
+    """The absolute path of a module or file; raises InputError for `.` and the like, which have no name."""
     if path.name in ("", ".."):
         raise InputError(f"--module {path}: got no name; give the .py file or the package's folder by its name")
     return path.absolute()
 
 
 def _refuse_credentials(words: Sequence[str], given: dict[str, Any]) -> None:
-    """Raises InputError: the command line of a job is shown by its cluster's dashboard."""
+    """Raises InputError at a word with a password or a token: the cluster's dashboard shows the command line."""
     if given.get("optuna_storage") is not None:
         check_address(str(given["optuna_storage"]))
     for word in words:
@@ -93,7 +93,7 @@ def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) ->
 
 
 def _pack(given: dict[str, Any], folder: Path) -> tuple[str, ...]:
-    """Put what the command reads here into the folder, and name it as it lies there.
+    """Copy the configuration and the space into the job's folder, and let `given` name the copies.
 
     Returns:
         the modules and files that its configuration imports.
@@ -108,7 +108,7 @@ def _pack(given: dict[str, Any], folder: Path) -> tuple[str, ...]:
 
 
 def _arguments(command: TyperCommand, given: dict[str, Any]) -> list[str]:
-    """The words that the command reads as `given`."""
+    """The command line whose parsed values are `given`."""
     options: list[str] = []
     arguments: list[str] = []
     for parameter in command.params:

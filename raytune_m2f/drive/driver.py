@@ -1,4 +1,4 @@
-"""What the driver of a study does at each event; knows nothing of Ray, which only calls it (see `searcher.py`)."""
+"""What the driver of a study does at each event; knows nothing of Ray, which only calls it (see `ray_tune.py`)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SESSION_NOTE_S = 30.0  # the wall time used is noted at least so often, so that 
 
 
 class Room(Protocol):
-    """What the cluster has room for; see `room.py`."""
+    """What the cluster has room for; see `resources.py`."""
 
-    def has(self, running: int) -> bool:
+    def has_room(self, running: int) -> bool:
         """Whether one trial more than those that run has room."""
 
-    def enough(self, running: int) -> None:
+    def shrink_to(self, running: int) -> None:
         """No further trial is to come."""
 
 
@@ -53,6 +53,7 @@ class Driver:
         gpus_per_trial: float = 0.0,
         room: Room | None = None,
         on_change: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.record = record
         self.halted: str | None = None
@@ -65,15 +66,15 @@ class Driver:
         self._losses: dict[int, tuple[int | None, int]] = {}
         self.running: set[int] = set()
         self._gpus = gpus_per_trial
-        self._on_change = on_change
+        self._on_change, self._clock = on_change, clock
         self._tidy = Tidy(record)
         self._ended: list[FrozenTrial] = []
         self._session = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
-        self._started = self._noted = time.monotonic()
+        self._started = self._noted = clock()
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        """Ray Tune pickles whoever calls the driver into files of its own, which are never read back."""
-        return str, ("a study goes on from its record",)
+        """Ray Tune pickles what calls the driver into files of its own, which are never read back."""
+        return str, ("a study is resumed from its record",)
 
     def next_trial(self) -> tuple[int, dict[str, Any]] | None:
         """The next trial to run, and its values for the configuration.
@@ -84,7 +85,7 @@ class Driver:
         Returns:
             None if there is none now, or no room. If there will be none any more, `finished` is set.
         """
-        if self._room is not None and self.halted is None and not self._room.has(len(self.running)):
+        if self._room is not None and self.halted is None and not self._room.has_room(len(self.running)):
             return None
         number = self._next_number()
         while number is not None and not take_over(self.record, number):
@@ -93,12 +94,12 @@ class Driver:
         if number is None:
             self.finished = self.halted is not None or not self.running  # what runs may have to be handed out again
             if self._room is not None:
-                self._room.enough(len(self.running))
+                self._room.shrink_to(len(self.running))
             return None
         self.running.add(number)
         self.record.note(self.record.trial(number), "gpus", self._gpus)
         self._on_change()
-        self.record.directory.commit()  # who runs is known, also after a kill
+        self.record.directory.commit()  # a driver after a kill knows which trials ran
         return number, self.record.values(self.record.trial(number))
 
     def _next_number(self) -> int | None:
@@ -107,7 +108,7 @@ class Driver:
             return None
         if self._unfinished:
             return self._unfinished.popleft()
-        # a trial that was just told to pause still has its process, which must not see the word disappear
+        # not one that was just told to pause: its process still runs, and has not yet read the stop request
         waiting = {trial: rung for trial, rung in record.index.paused.items() if trial not in self.running}
         promoted = record.index.rungs.to_promote(waiting, rounded_up=record.is_full())
         if promoted is not None:
@@ -122,7 +123,7 @@ class Driver:
         return number
 
     def on_report(self, number: int, report: Report) -> None:
-        """Note a report; if the trial has to stop, leave it a word in its directory, which it reads at once."""
+        """Note a report; if the trial has to stop, leave the request in its directory, where it looks next."""
         stop = self.record.absorb(number, report)
         self.record.directory.pull_trial(number, contents=False)
         if stop:
@@ -175,7 +176,7 @@ class Driver:
 
     def tick(self, *, note: bool = False) -> None:
         """Count the time and check the budget; called several times a second."""
-        now = time.monotonic()
+        now = self._clock()
         if note or now - self._noted > SESSION_NOTE_S:
             self.record.note_session(self._session, round(now - self._started, 3))
             self._noted = now

@@ -1,4 +1,4 @@
-"""Population based training: who takes the place of a trial that ended, and with which values.
+"""Population based training: which trial takes the place of one that ended, and with which values.
 
 A trial that ends at a rung leaves a place. The next trial takes it: it starts from the checkpoint that one of the best
 trials had at that rung (kept as rung_<iteration>.pth, for a trial itself keeps its newest two only), and its learning
@@ -72,10 +72,10 @@ def perturb(
 
 
 def take_over(record: Record, number: int) -> bool:
-    """Give a successor its parent's checkpoint, if it has none of its own yet; it then goes on as after a break.
+    """Give a successor its parent's checkpoint, if it has none of its own yet; it is then resumed as after a break.
 
     Returns:
-        False if somebody deleted that checkpoint: the trial has failed, which its directory says.
+        False if that checkpoint was deleted: the trial has failed, which its directory says.
     """
     attributes, directory = record.trial(number).user_attrs, record.directory
     if "parent" not in attributes:

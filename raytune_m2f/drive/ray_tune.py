@@ -9,21 +9,103 @@ trial again whose process died: the driver hands it out once more, as after a ki
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray.tune import Stopper
+from ray import tune
+from ray.tune import PlacementGroupFactory, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from raytune_m2f.drive.driver import Driver
-from raytune_m2f.launch.groups import WorkerGroups
+from raytune_m2f.errors import RaytuneM2FError
+from raytune_m2f.launch.groups import GROUP, WorkerGroups, noted_group, release_workers
+from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.nodes import is_lost, noted_node
+from raytune_m2f.launch.place import Place
+from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.training.trial_dir import add_to_log
 
 Result = TypeVar("Result")
+WAITING_BYTES = 2**30  # of a trial whose workers train: its own process and Ray Train's controller
+
+
+def run_tune(driver: Driver, job: TrialJob) -> None:
+    """Let Tune run the trials that the driver hands out, until it hands out no more or has halted.
+
+    Raises:
+        RaytuneM2FError: Tune itself has failed.
+    """
+    study = driver.record.directory
+    for number in driver.record.unfinished():  # a driver that was killed could not
+        _noted_group(study, number)
+        release_workers(study.trial(number))
+    groups = WorkerGroups(lambda number: _noted_group(study, number), job.bundle) if job.workers[1] > 1 else None
+    searcher = OptunaRecordSearcher(driver, groups)
+    shutil.rmtree(study.ray, ignore_errors=True)
+    try:
+        _tuner(driver, searcher, job).fit()
+    except Exception as error:
+        if driver.halted is None:  # else the driver knows why; Tune stumbles over its own files that a full disk left
+            raise RaytuneM2FError(
+                f"Ray Tune has failed: {error!r}. What the trials reported is kept: `raytune-m2f resume {study}`."
+            ) from error
+    finally:
+        driver.running.clear()
+        searcher.sweep()
+        shutil.rmtree(study.ray, ignore_errors=True)
+
+
+def _noted_group(study: StudyDirectory, number: int) -> str | None:
+    study.fetch(study.trial(number) / GROUP)
+    return noted_group(study.trial(number))
+
+
+def _tuner(driver: Driver, searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
+    study = driver.record.directory
+    return tune.Tuner(
+        tune.with_resources(partial(_run_suggested, job, study.address_of(study.trials)), _resources(job)),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=RecordScheduler(driver, searcher),
+            num_samples=-1,  # the searcher says when there are no more, and how many run at once
+            reuse_actors=True,  # a trial starts at once where the one before it has imported torch
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(study.ray),
+            stop=DriverStopper(driver, searcher),
+            failure_config=tune.FailureConfig(max_failures=0),  # the driver tries again
+            verbose=0,
+        ),
+    )
+
+
+def _run_suggested(job: TrialJob, trials: str, suggested: dict[str, Any]) -> None:
+    """Tune's trainable, in the process of a trial: run what the searcher suggested.
+
+    Args:
+        trials: path or address of the folder of all trials' directories.
+    """
+    from raytune_m2f.launch.trial import run_trial  # with torch, which the driver need not wait for
+
+    number = suggested["number"]
+    run_trial(job, Place.at(trials, f"{number:04d}"), number, suggested["values"])
+
+
+def _resources(job: TrialJob) -> PlacementGroupFactory:
+    """Of the trial's own process; with several workers it only waits, and Ray Train asks for theirs.
+
+    A process that asks for a part of a CPU would keep the last worker from getting a whole one, and Tune refuses one
+    that asks for nothing: it asks for the memory that it and Ray Train's controller take, so that such processes are
+    spread over the nodes and not packed onto the head.
+    """
+    return PlacementGroupFactory([{"memory": WAITING_BYTES} if job.workers[1] > 1 else job.bundle])
 
 
 class Guard:
@@ -91,11 +173,11 @@ class OptunaRecordSearcher(Searcher):  # type: ignore[misc]  # Ray is not typed
         """Nothing to save: the record is the truth."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: a new searcher on the same record goes on."""
+        """Nothing to restore: a new searcher on the same record continues."""
 
 
 class RecordScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Sees each report before Tune goes on with the trial, and the reason of each crash."""
+    """Sees each report before Tune lets the trial continue, and the reason of each crash."""
 
     def __init__(self, driver: Driver, searcher: OptunaRecordSearcher) -> None:
         super().__init__()

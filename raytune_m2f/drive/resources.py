@@ -1,7 +1,4 @@
-"""How many trials run at once and what each worker gets, from what the cluster has and can have.
-
-How many trials the cluster has room for now: it may grow and shrink while a study runs.
-"""
+"""What a trial and each of its workers get, and how many trials have room now: the cluster may grow and shrink."""
 
 from __future__ import annotations
 
@@ -16,16 +13,21 @@ import yaml
 from ray.autoscaler.sdk import request_resources
 
 from raytune_m2f.errors import StudyError
+from raytune_m2f.launch.job import bundle
 from raytune_m2f.launch.nodes import draining_nodes
 from raytune_m2f.study.settings import Resources
 
 MOST_CPUS_BESIDE_A_GPU = 16  # more threads than that do not make a GPU faster
 MOST_NODES = 1000  # of a kind without a limit
+LOOK_S = 3.0
+MOST_REQUESTED = 1000  # bundles
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves the autoscaler's configuration, on the head
 
 
 @dataclass(frozen=True)
 class Node:
+    """A node's resources."""
+
     cpus: float
     gpus: float = 0.0
 
@@ -59,12 +61,12 @@ class Allotment:
     @property
     def bundle(self) -> dict[str, float]:
         """What Ray is asked for each worker."""
-        return {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})}
+        return bundle(self.cpus_per_worker, self.gpus_per_worker)
 
     def room(self, nodes: Sequence[Node]) -> int:
         """Trials at once on these nodes, each with all its workers; with fewer of them only if not even one fits else.
 
-        One at least: it waits in Ray's queue, which is what wakes an autoscaler up, and alone it is in nobody's way.
+        One at least: it waits in Ray's queue, which is what wakes an autoscaler up, and alone it blocks no other.
         """
         slots = _slots(nodes, self.cpus_per_worker, self.gpus_per_worker)
         return max(1, min(slots // self.workers[1], self.most or slots))
@@ -171,10 +173,6 @@ def _figures(node: Node) -> str:
     return f"{node.cpus:g} CPU(s) and {node.gpus:g} GPU(s)"
 
 
-LOOK_S = 3.0
-MOST_REQUESTED = 1000  # bundles
-
-
 class Room:
     """Asked before each trial that is handed out; looks at the cluster every LOOK_S seconds at most.
 
@@ -183,40 +181,49 @@ class Room:
     the cluster knows only the latest.
 
     Args:
-        largest: all nodes that the cluster can have, None if nobody knows: then one trial more than fits is asked for.
+        largest: all nodes that the cluster can have, None if unknown: then one trial more than fits is asked for.
         note: tells the user.
+        nodes, request: of the cluster: what is there, and how its autoscaler is asked.
     """
 
-    def __init__(self, allotment: Allotment, largest: Sequence[Node] | None, note: Callable[[str], None]) -> None:
-        self._allotment = allotment
-        self._largest = largest
-        self._note = note
+    def __init__(
+        self,
+        allotment: Allotment,
+        largest: Sequence[Node] | None,
+        note: Callable[[str], None],
+        *,
+        nodes: Callable[[], Sequence[Node]] = cluster_nodes,
+        request: Callable[..., None] = request_resources,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._allotment, self._largest, self._note = allotment, largest, note
+        self._nodes, self._ask, self._clock = nodes, request, clock
         self._looked = -math.inf
         self._trials = 1
         self._waits = False
 
-    def has(self, running: int) -> bool:
+    def has_room(self, running: int) -> bool:
         """Whether one trial more than those that run has room."""
         if self._look():
             at_most = self._allotment.room(self._largest) if self._largest is not None else self._trials + 1
             self._request(min(at_most, self._allotment.most or at_most))
         return running < self._trials
 
-    def enough(self, running: int) -> None:
+    def shrink_to(self, running: int) -> None:
         """No further trial is to come: the nodes of those that have ended may go."""
         if self._look():
             self._request(running)
 
     def withdraw(self) -> None:
-        """At the end of the study."""
+        """Ask for nothing any more, at the end of the study."""
         self._request(0)
 
     def _look(self) -> bool:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._looked < LOOK_S:
             return False
         self._looked = now
-        nodes = cluster_nodes()
+        nodes = self._nodes()
         self._trials = self._allotment.room(nodes)
         waits = not self._allotment.fits(nodes)
         if waits and not self._waits:
@@ -226,4 +233,4 @@ class Room:
 
     def _request(self, trials: int) -> None:
         bundles = min(trials * self._allotment.workers[1], MOST_REQUESTED)
-        request_resources(bundles=[self._allotment.bundle] * bundles)
+        self._ask(bundles=[self._allotment.bundle] * bundles)

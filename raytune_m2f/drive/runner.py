@@ -7,33 +7,29 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from os import PathLike
-from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
-from ray import tune
-from ray.tune import PlacementGroupFactory
 from sqlalchemy.exc import SQLAlchemyError
 
 from raytune_m2f.drive.driver import Driver
-from raytune_m2f.drive.ray_tune import DriverStopper, OptunaRecordSearcher, RecordScheduler
-from raytune_m2f.drive.resources import Allotment, Node, Room, allot, cluster_nodes, largest_cluster
+from raytune_m2f.drive.ray_tune import run_tune
+from raytune_m2f.drive.resources import Allotment, Room, allot, cluster_nodes, largest_cluster
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
-from raytune_m2f.launch.groups import GROUP, WorkerGroups, noted_group, release_workers
+from raytune_m2f.launch.job import TrialFunction, TrialJob
 from raytune_m2f.launch.session import ray_session
-from raytune_m2f.launch.trial import TRAIN_TRIAL, TrialFunction, TrialJob, run_trial
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
 from raytune_m2f.study.extend import Extension
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.layout import create_study as create_study
 from raytune_m2f.study.outlook import has_work
 from raytune_m2f.study.points import known_good_points
-from raytune_m2f.study.record.failures import in_words
+from raytune_m2f.study.record.attributes import failure_in_words
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.record.record import Record
 from raytune_m2f.study.same_data import compare_data
@@ -43,22 +39,6 @@ from raytune_m2f.study.status import Progress, Silent, StatusReader, StudyStatus
 log = logging.getLogger(__name__)
 
 PROGRESS_S = 0.3  # a terminal need not be redrawn more often
-WAITING_BYTES = 2**30  # of a trial whose workers train: two processes that have imported torch
-
-
-class Throttle:
-    """Lets something happen at most once in `seconds`."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last = -math.inf
-
-    def allows(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True
 
 
 def run_study(
@@ -67,7 +47,7 @@ def run_study(
     address: str | None = None,
     concurrent: int | None = None,
     progress: Progress | None = None,
-    trial_function: str | TrialFunction = TRAIN_TRIAL,
+    trial_function: TrialFunction | None = None,
     extension: Extension | None = None,
     trust: bool = False,
 ) -> StudyStatus:
@@ -78,10 +58,11 @@ def run_study(
         address: of a Ray cluster, None for this machine; see `ray_session`.
         concurrent: trials at once at most in this run; None: what the study says.
         progress: told at each change.
-        trial_function: instead of `train_trial`; tests use this seam.
+        trial_function: instead of `train_trial`, for tests.
         extension: added to the plan first, for good.
         trust: whether Python files that the study's configuration names (DATASETS.IMPORT) may run, here and in its
-            trials; who has just given that configuration may say so.
+            trials; True where the user has just given that configuration.
+
     Raises:
         ConfigError: the configuration names Python files and is not trusted.
         StudyError: no study, another driver runs it, its record is damaged, its data have other labels than when it
@@ -90,11 +71,11 @@ def run_study(
         RaytuneM2FError: the record could not be written.
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
-    progress = progress or Silent()
+    run = _Run(address, concurrent, progress or Silent(), trial_function)
     with ExitStack() as stack:
         if isinstance(directory, NewStudy):
             stack.enter_context(ray_session(address))
-            _allotment(directory.plan.settings, concurrent, _largest(address))
+            run.allot(directory.plan.settings)
             study = stack.enter_context(directory.laid_out())
         else:
             study = StudyDirectory.at(directory)
@@ -103,48 +84,16 @@ def run_study(
         record = Record(study, StudyPlan.load(study.plan_file, trust=trust))
         if extension is not None:
             record = Record(study, extension.of(record.plan, record.usage(), record.trials()))
-        for note in enqueue_points(record):
-            progress.note(note)
+        run.note(enqueue_points(record))
         unfinished = record.reconcile()
-        if not has_work(record):
-            study.save(record.plan)
-        else:
-            for note in compare_data(record.plan.config, record.plan.data, str(study)):
-                progress.note(note)
+        if has_work(record):
+            run.note(compare_data(record.plan.config, record.plan.data, str(study)))
             stack.enter_context(ray_session(address))
-            _run(record, unfinished, address, concurrent, progress, trial_function)
+            run.drive(record, unfinished)
+        else:
+            study.save(record.plan)
         _require_a_score(record)
         return StatusReader(record).read(driver=None)
-
-
-def _run(
-    record: Record,
-    unfinished: list[int],
-    address: str | None,
-    concurrent: int | None,
-    progress: Progress,
-    trial_function: str | TrialFunction,
-) -> None:
-    largest = _largest(address)
-    allotment = _allotment(record.plan.settings, concurrent, largest)
-    log.info(
-        "trials on %s, %d at once, each %s of %d CPUs; their logs: %s/*/log.txt",
-        "a GPU" if allotment.gpus_per_trial else "the CPU",
-        allotment.room(cluster_nodes()),
-        "1 worker" if allotment.workers[1] == 1 else f"{allotment.workers[1]} workers",
-        allotment.cpus_per_worker,
-        record.directory.address_of(record.directory.trials),
-    )
-    record.directory.save(record.plan)  # an extension counts only now that it can be run
-    room = Room(allotment, largest, progress.note)
-    try:
-        _drive(record, unfinished, allotment, room, progress, trial_function)
-    finally:
-        room.withdraw()
-
-
-def _largest(address: str | None) -> list[Node] | None:
-    return largest_cluster() if address is not None else None
 
 
 def enqueue_points(record: Record) -> list[str]:
@@ -158,110 +107,84 @@ def enqueue_points(record: Record) -> list[str]:
     return notes
 
 
-def _allotment(settings: StudySettings, concurrent: int | None, largest: Sequence[Node] | None) -> Allotment:
-    wanted = settings.resources
-    if concurrent is not None:
-        wanted = wanted.model_copy(update={"concurrent": concurrent})
-    allotment = allot(cluster_nodes(), wanted, settings.budget.trials, largest)
-    if settings.budget.gpu_hours is not None and not allotment.gpus_per_trial:
-        raise StudyError("the budget is in GPU-hours, but the trials get no GPU. Give a budget in trials or time.")
-    return allotment
+@dataclass(frozen=True)
+class _Run:
+    """The options of `run_study`, and what it does on the cluster."""
+
+    address: str | None
+    concurrent: int | None
+    progress: Progress
+    function: TrialFunction | None
+
+    def note(self, notes: list[str]) -> None:
+        for note in notes:
+            self.progress.note(note)
+
+    def allot(self, settings: StudySettings) -> tuple[Allotment, Room]:
+        """What a trial gets on the connected cluster. Raises StudyError if none can ever fit."""
+        wanted = settings.resources
+        if self.concurrent is not None:
+            wanted = wanted.model_copy(update={"concurrent": self.concurrent})
+        largest = largest_cluster() if self.address is not None else None
+        allotment = allot(cluster_nodes(), wanted, settings.budget.trials, largest)
+        if settings.budget.gpu_hours is not None and not allotment.gpus_per_trial:
+            raise StudyError("the budget is in GPU-hours, but the trials get no GPU. Give a budget in trials or time.")
+        return allotment, Room(allotment, largest, self.progress.note)
+
+    def drive(self, record: Record, unfinished: list[int]) -> None:
+        """Run trials until there is nothing to do, or the study was halted."""
+        allotment, room = self.allot(record.plan.settings)
+        study = record.directory
+        log.info(
+            "trials on %s, %d at once, each %s of %d CPUs; their logs: %s/*/log.txt",
+            "a GPU" if allotment.gpus_per_trial else "the CPU",
+            allotment.room(cluster_nodes()),
+            "1 worker" if allotment.workers[1] == 1 else f"{allotment.workers[1]} workers",
+            allotment.cpus_per_worker,
+            study.address_of(study.trials),
+        )
+        study.save(record.plan)  # an extension counts only now that it can be run
+        reader = StatusReader(record)
+
+        def show() -> None:
+            self.progress.update(reader.read(driver="this process"))
+
+        gpus, shown = allotment.gpus_per_trial, at_most_every(PROGRESS_S, show)
+        driver = Driver(record, unfinished, gpus_per_trial=gpus, room=room, on_change=shown)
+        try:
+            run_tune(driver, self._job(record, allotment))
+        finally:
+            room.withdraw()
+            show()
+        _raise_if_broken(driver)
+
+    def _job(self, record: Record, allotment: Allotment) -> TrialJob:
+        settings = record.plan.settings
+        return TrialJob(
+            config=record.plan.config,
+            metrics=settings.objectives,
+            constraints=settings.bounds,
+            workers=allotment.workers,
+            cpus_per_worker=allotment.cpus_per_worker,
+            gpus_per_worker=allotment.gpus_per_worker,
+            crash_retries=settings.crash_retries,
+            keep=record.index.to_keep,
+            function=self.function,
+        )
 
 
-def _drive(
-    record: Record,
-    unfinished: list[int],
-    allotment: Allotment,
-    room: Room,
-    progress: Progress,
-    trial_function: str | TrialFunction,
-) -> None:
-    settings = record.plan.settings
-    reader, shown = StatusReader(record), Throttle(PROGRESS_S)
+def at_most_every(seconds: float, action: Callable[[], None]) -> Callable[[], None]:
+    """The action, which is left out where it was done less than so many seconds ago."""
+    last = -math.inf
 
-    def show() -> None:
-        if shown.allows():
-            progress.update(reader.read(driver="this process"))
+    def throttled() -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= seconds:
+            last = now
+            action()
 
-    driver = Driver(record, unfinished, gpus_per_trial=allotment.gpus_per_trial, room=room, on_change=show)
-    job = TrialJob(
-        config=record.plan.config.to_dict(),
-        metrics=settings.metrics,
-        constraints=settings.constraints,
-        workers=allotment.workers,
-        cpus_per_worker=allotment.cpus_per_worker,
-        gpus_per_worker=allotment.gpus_per_worker,
-        crash_retries=settings.crash_retries,
-        keep=record.index.to_keep,
-        store=record.directory.store,
-        function=trial_function,
-    )
-    try:
-        _run_tune(driver, job, allotment)
-    finally:
-        progress.update(reader.read(driver="this process"))
-    _raise_if_broken(driver)
-
-
-def _run_tune(driver: Driver, job: TrialJob, allotment: Allotment) -> None:
-    study = driver.record.directory
-    trials = study.trials  # all that the function below takes along
-
-    def trial(handed: dict[str, Any]) -> None:
-        number = handed["number"]
-        run_trial(job, trials / f"{number:04d}", number, handed["values"])
-
-    def group_of(number: int) -> str | None:
-        study.fetch(study.trial(number) / GROUP)
-        return noted_group(study.trial(number))
-
-    for number in driver.record.unfinished():  # a driver that was killed could not
-        study.fetch(study.trial(number) / GROUP)
-        release_workers(study.trial(number))
-    groups = WorkerGroups(group_of, allotment.bundle) if allotment.workers[1] > 1 else None
-    searcher = OptunaRecordSearcher(driver, groups)
-    shutil.rmtree(study.ray, ignore_errors=True)
-    tuner = tune.Tuner(
-        tune.with_resources(trial, _resources(allotment)),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=RecordScheduler(driver, searcher),
-            num_samples=-1,  # the searcher says when it is enough, and how many run at once
-            reuse_actors=True,  # a trial starts at once where the one before it has imported torch
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}_{trial.trial_id}",
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(study.ray),
-            stop=DriverStopper(driver, searcher),
-            failure_config=tune.FailureConfig(max_failures=0),  # the driver tries again
-            verbose=0,
-        ),
-    )
-    try:
-        tuner.fit()
-    except Exception as error:
-        if driver.halted is None:  # else the driver knows why; Tune stumbles over its own files that a full disk left
-            raise RaytuneM2FError(
-                f"Ray Tune has failed: {error!r}. What the trials reported is kept: `raytune-m2f resume {study}`."
-            ) from error
-    finally:
-        driver.running.clear()
-        searcher.sweep()
-        shutil.rmtree(study.ray, ignore_errors=True)
-
-
-def _resources(allotment: Allotment) -> PlacementGroupFactory:
-    """Of the trial's own process; with several workers it only waits, and Ray Train asks for theirs.
-
-    A process that asks for a part of a CPU would keep the last worker from getting a whole one, and Tune refuses one
-    that asks for nothing: it asks for the memory that it and Ray Train's controller take, so that such processes are
-    spread over the nodes and not packed onto the head.
-    """
-    if allotment.workers[1] > 1:
-        return PlacementGroupFactory([{"memory": WAITING_BYTES}])
-    gpu = {"GPU": allotment.gpus_per_worker} if allotment.gpus_per_worker else {}
-    return PlacementGroupFactory([{"CPU": allotment.cpus_per_worker, **gpu}])
+    return throttled
 
 
 def _raise_if_broken(driver: Driver) -> None:
@@ -287,6 +210,6 @@ def _require_a_score(record: Record) -> None:
 
 def _failed(record: Record, trial: FrozenTrial) -> str:
     return (
-        f"{in_words(trial, record.directory.address_of(record.directory.trial(trial.number) / 'log.txt'))}\n"
+        f"{failure_in_words(trial, record.directory.address_of(record.directory.trial(trial.number) / 'log.txt'))}\n"
         f"When the cause is mended, go on with `raytune-m2f resume {record.directory}`."
     )

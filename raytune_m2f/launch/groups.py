@@ -1,14 +1,11 @@
-"""The placement group of a trial's workers: noted in the trial's directory, so that whoever comes next can free it.
+"""The placement groups of trials' workers: noted by the workers, freed when their caller has gone.
 
-Killing the caller of `train_on_ray` leaves the group behind (ray#58515, #62753), and with it the workers' processes.
-
-What ended trials leave behind: placement groups of their workers, which hold CPUs, GPUs, processes and memory.
-
-Ray Train frees the group of a trial whose process was killed only with the help of the dashboard, and not always
-(ray#58515, #62753, #65447). So it is looked for after each end of a trial, and every few seconds. A group belongs to
-the trial that has noted it (see `worker_group.GROUP`), and goes with it: the trial may be handed out again at once, and
-would wait for ever for what it holds itself. One that nobody has noted may be of a trial that is just starting: it is
-freed once every trial that ran when it was first seen has ended or has noted another.
+A group holds CPUs, GPUs, processes and memory. Killing the caller of `train_on_workers` leaves it behind: Ray Train
+frees it only with the help of the dashboard, and not always (ray#58515, #62753, #65447). So what an ended trial left is
+looked for after each end, and every few seconds. A group belongs to the trial that has noted it, and is freed with it:
+the trial may be handed out again at once, and would wait for ever for what it holds itself. One without a note may be
+of a trial that is just starting: it is freed once every trial that ran when it was first seen has ended or has noted
+another.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.util.placement_group import (
@@ -29,14 +27,16 @@ from ray.util.placement_group import (
 )
 
 GROUP = ".placement_group"
+"""The note of a trial's workers in the trial's directory: the id of their group."""
+SWEEP_S = 3.0
+
+log = logging.getLogger(__name__)
 
 
-def note_group(output_dir: Path) -> bool:
-    """Note the group that this process, a worker, runs in; whether it runs in one."""
+def own_group() -> str | None:
+    """The id of the group that this process, a worker, runs in; None if it runs in none."""
     group = get_current_placement_group()
-    if group is not None:
-        (output_dir / GROUP).write_text(group.id.hex())
-    return group is not None
+    return None if group is None else str(group.id.hex())
 
 
 def release_workers(output_dir: Path) -> bool:
@@ -72,9 +72,9 @@ def free_group(group: str) -> bool:
     return held
 
 
-log = logging.getLogger(__name__)
-
-SWEEP_S = 3.0
+def own_job() -> str:
+    """The id of this process's Ray job."""
+    return str(ray.get_runtime_context().get_job_id())
 
 
 class WorkerGroups:
@@ -83,11 +83,21 @@ class WorkerGroups:
     Args:
         read: the group that a trial has noted, None if it has not yet.
         bundle: what one worker holds; groups of anything else are not of this study, nor those that are there already.
+        table, free, job: of the cluster: all groups, how one is freed, and the id of this process's job.
     """
 
-    def __init__(self, read: Callable[[int], str | None], bundle: Mapping[str, float]) -> None:
-        self._read = read
-        self._bundle = dict(bundle)
+    def __init__(
+        self,
+        read: Callable[[int], str | None],
+        bundle: Mapping[str, float],
+        *,
+        table: Callable[[], Mapping[str, Any]] = placement_group_table,
+        free: Callable[[str], bool] = free_group,
+        job: Callable[[], str] = own_job,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read, self._bundle = read, dict(bundle)
+        self._table, self._free_one, self._job, self._clock = table, free, job, clock
         self._others = self._held()
         self._noted: dict[int, str] = {}
         self._owners: dict[str, set[int]] = {}
@@ -108,7 +118,7 @@ class WorkerGroups:
         Args:
             often: called very often: at most every SWEEP_S seconds something is done.
         """
-        now = time.monotonic()
+        now = self._clock()
         if often and now - self._swept < SWEEP_S:
             return 0
         self._swept = now
@@ -117,13 +127,13 @@ class WorkerGroups:
         return self._free(self._leaked(held, {number: self._noted.get(number) for number in running}))
 
     def _free(self, groups: Collection[str]) -> int:
-        freed = [group for group in groups if free_group(group)]
+        freed = [group for group in groups if self._free_one(group)]
         for group in freed:
             log.warning("freed the placement group %s, which a trial that has ended had left", group)
         return len(freed)
 
     def _note(self, held: set[str], running: Collection[int]) -> None:
-        """Whose the held groups are; the notes are read (they may be far away) only where there is one of nobody's."""
+        """Find the owners of the held groups; notes, which may be far away, are read only for an unknown one."""
         self._noted = {number: group for number, group in self._noted.items() if number in running and group in held}
         if held - set(self._noted.values()):
             found = {number: self._read(number) for number in running if number not in self._noted}
@@ -141,10 +151,10 @@ class WorkerGroups:
         return [group for group, owners in self._owners.items() if not owners]
 
     def _held(self) -> set[str]:
-        job = ray.get_runtime_context().get_job_id()  # the last part of the id of what a job has made
+        job = self._job()  # the last part of the id of what a job has made
         return {
             group
-            for group, found in placement_group_table().items()
+            for group, found in self._table().items()
             if group.endswith(job) and found["state"] != "REMOVED"
             if all(bundle == self._bundle for bundle in found["bundles"].values())
         }

@@ -1,8 +1,8 @@
-"""Nodes that go: announced, so that a checkpoint can still be written, or lost without a word.
+"""Nodes that go: announced, so that a checkpoint can still be written, or lost without notice.
 
-Ray is told that a node goes by `ray drain-node`, by SIGTERM to `ray start --block`, or by its autoscaler. Whoever runs
-there then trains on, for the node may live for minutes, and saves now and then. A process that has died with its node
-is no failure of its trial.
+Ray is told that a node goes by `ray drain-node`, by SIGTERM to `ray start --block`, or by its autoscaler. The workers
+there then train on, for the node may live for minutes, and save from time to time. A process that has died with its
+node is no failure of its trial.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 NODE = ".node"
+"""The note of a trial's process in the trial's directory: the node that it runs on."""
 POLL_S = 2.0
 SAVE_AGAIN_S = 30.0  # a node that was announced to go may live for minutes
 ANSWER_S = 30.0  # Ray itself takes about half a minute to see that a node is lost
@@ -31,15 +33,35 @@ def own_node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def noted_node(output_dir: Path) -> str | None:
+    """The id of the node where the trial ran; None if it never got there."""
+    try:
+        text = (output_dir / NODE).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    return text or None  # empty: killed while it was written
+
+
 def draining_nodes() -> frozenset[str]:
     """The ids of the nodes that were announced to go."""
     return frozenset(ray._private.state.state.get_draining_nodes())  # what Ray Train's own watcher asks; none is public
 
 
-def is_lost(node: str, timeout: float = ANSWER_S) -> bool:
+def _known_nodes() -> Sequence[dict[str, Any]]:
+    found: Sequence[dict[str, Any]] = ray.nodes()
+    return found
+
+
+def is_lost(
+    node: str,
+    timeout: float = ANSWER_S,
+    *,
+    known: Callable[[], Sequence[dict[str, Any]]] = _known_nodes,
+    draining: Callable[[], frozenset[str]] = draining_nodes,
+) -> bool:
     """Whether a node is gone or about to go: Ray says so, or it does not answer within `timeout` seconds."""
-    alive = {found["NodeID"] for found in ray.nodes() if found["Alive"]}
-    if node not in alive or node in draining_nodes():
+    alive = {found["NodeID"] for found in known() if found["Alive"]}
+    if node not in alive or node in draining():
         return True
     where = NodeAffinitySchedulingStrategy(node, soft=False)
     try:
@@ -53,29 +75,21 @@ def _answer() -> None:
     pass
 
 
-def note_node(output_dir: Path) -> None:
-    """Leave word where this trial runs, for its death to be judged."""
-    (output_dir / NODE).write_text(own_node(), encoding="utf-8")
-
-
-def noted_node(output_dir: Path) -> str | None:
-    """Where the trial ran; None if it never got there."""
-    try:
-        return (output_dir / NODE).read_text(
-            encoding="utf-8", errors="replace"
-        ) or None  # empty: killed while it was written
-    except FileNotFoundError:
-        return None
-
-
 class Announcement:
     """Whether one of these nodes is announced to go: `with Announcement(nodes) as announced: ... announced.due()`.
 
-    A thread of its own asks every POLL_S seconds, so that training does not wait for the answer.
+    A thread of its own asks every `poll` seconds, so that training does not wait for the answer.
     """
 
-    def __init__(self, nodes: Collection[str]) -> None:
-        self._nodes = frozenset(nodes)
+    def __init__(
+        self,
+        nodes: Collection[str],
+        *,
+        draining: Callable[[], frozenset[str]] = draining_nodes,
+        poll: float = POLL_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._nodes, self._draining, self._poll, self._clock = frozenset(nodes), draining, poll, clock
         self._over = threading.Event()
         self._announced = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="announcement", daemon=True)
@@ -85,7 +99,7 @@ class Announcement:
         """Whether a checkpoint should be written now: at once when it is announced, and then every SAVE_AGAIN_S."""
         if not self._announced.is_set():
             return False
-        now = time.monotonic()
+        now = self._clock()
         if self._saved_at is not None and now - self._saved_at < SAVE_AGAIN_S:
             return False
         if self._saved_at is None:
@@ -97,13 +111,17 @@ class Announcement:
         """Take it as announced."""
         self._announced.set()
 
+    def wait(self, seconds: float) -> bool:
+        """Whether it is announced within so many seconds."""
+        return self._announced.wait(seconds)
+
     def _watch(self) -> None:
-        while not self._over.wait(POLL_S):
+        while not self._over.wait(self._poll):
             try:
-                gone = self._nodes & draining_nodes()
-            except Exception:  # of a cluster that is just then going down; the next time tells
+                going = self._nodes & self._draining()
+            except Exception:  # of a cluster that is just then going down; it is asked again
                 continue
-            if gone:
+            if going:
                 self.announce()
                 return
 

@@ -1,158 +1,25 @@
-"""A Ray session of our own on this machine: it listens on the loopback interface alone, and its sockets have room.
+"""A quiet connection to Ray: to a session of our own on this machine, or to an existing cluster.
 
-How the workers of a trial find each other on one machine: by a file. Torch's own server listens to the network.
-
-A quiet connection to Ray: a session of our own on this machine, or an existing cluster.
+Ray is imported only where it connects.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
-import ray
-from ray._private import ray_constants
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
-
 from raytune_m2f.errors import InputError, RaytuneM2FError
-from raytune_m2f.storage.temporary import SHORT, short_folder
-
-LOOPBACK = "127.0.0.1"
-OBJECT_STORE_BYTES = 256 * 2**20  # only reports and configurations travel through it
-BELOW = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-TOKEN = Path(".ray/auth_token")
-
-
-@contextmanager
-def this_machine_alone() -> Iterator[dict[str, Any]]:
-    """What `ray.init(address="local", ...)` is to be told; around the whole session.
-
-    Raises:
-        InputError: TMPDIR is too long, and /tmp cannot be written.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(_on_loopback())
-        stack.enter_context(_private_token())
-        own: dict[str, Any] = {
-            "object_store_memory": OBJECT_STORE_BYTES,
-            "include_dashboard": False,
-            "_node_ip_address": LOOPBACK,
-        }
-        given = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT)
-        short = short_folder(given, BELOW)
-        if short != given:
-            own["_temp_dir"] = tempfile.mkdtemp(prefix="ray_", dir=short)
-            stack.callback(shutil.rmtree, own["_temp_dir"], ignore_errors=True)
-        yield own
-
-
-def is_alone() -> bool:
-    """Whether this process is one of such a session."""
-    return os.environ.get(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR) == "0"
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray takes the machine's outer address even if it is told 127.0.0.1, unless it cannot be part of a cluster.
-
-    It has a switch for that, which it reads when it is imported, and which its processes read from the environment.
-    """
-    name = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    variables = {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0", "GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
-    before = {key: os.environ.get(key) for key in variables}
-    enabled = ray_constants.ENABLE_RAY_CLUSTER
-    os.environ.update({key: value for key, value in variables.items() if before[key] is None or key.startswith("RAY")})
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = enabled
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
-
-
-@contextmanager
-def _private_token() -> Iterator[None]:
-    """Ray makes a token for its sessions in ~/.ray, for everybody to read: nobody else gets into the folder.
-
-    Where there is no place for it, the token is in the environment of this process.
-    """
-    token = Path.home() / TOKEN
-    wanted = os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
-    given = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if not wanted or given or token.exists():
-        yield
-        return
-    with suppress(OSError):
-        token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not os.access(token.parent, os.W_OK | os.X_OK):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        yield
-        return
-    try:
-        yield
-    finally:
-        with suppress(FileNotFoundError):
-            token.chmod(0o600)
-
-
-@dataclass
-class FileTorchConfig(TorchConfig):  # type: ignore[misc]
-    """Torch's process group, by a file.
-
-    Attributes:
-        folder: of the file; on a file system that all workers see.
-    """
-
-    folder: str = ""
-
-    @property
-    def backend_cls(self) -> type[_FileBackend]:
-        return _FileBackend
-
-
-class _FileBackend(_TorchBackend):  # type: ignore[misc]
-    def on_start(self, worker_group: Any, backend_config: FileTorchConfig) -> None:
-        """As the parent's, with another address."""
-        folder = Path(backend_config.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        address = f"file://{folder / f'rendezvous_{uuid.uuid4().hex}'}"  # one for each start of the workers
-        worker_group.execute(_set_torch_distributed_env_vars)
-        workers = [
-            worker_group.execute_single_async(
-                rank,
-                _setup_torch_process_group,
-                backend=backend_config.backend,
-                world_rank=rank,
-                world_size=len(worker_group),
-                init_method=address,
-                timeout_s=backend_config.timeout_s,
-            )
-            for rank in range(len(worker_group))
-        ]
-        ray.get(workers)
-
 
 LISTENER_S = 8.0  # a head that cannot be reached within it is not there
-WEB_S = 2.0  # a web server answers sooner; Ray's own server hangs up, or waits for more
+WEB_S = 2.0
 
 # Defaults that a user's own environment overrides.
 ENVIRONMENT = {
@@ -178,6 +45,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         address: of a running cluster (`auto`, `HOST:PORT`, `ray://...`), or None for a session of our own on this
             machine, which dies with this process and listens to it alone. Authentication is Ray's own business, by its
             environment variables (RAY_AUTH_MODE, RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH); its defaults are left alone.
+
     SIGTERM ends what runs within as Ctrl-C does; Ray would end the process on the spot.
 
     Raises:
@@ -186,29 +54,40 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     """
     for key, value in ENVIRONMENT.items():
         os.environ.setdefault(key, value)
+    import ray  # reads the environment when it is imported
+
     if ray.is_initialized():
         yield
         return
     if address is not None:
-        _require_listener(address)
-    session: AbstractContextManager[dict[str, Any]] = this_machine_alone() if address is None else nullcontext({})
-    with session as own:
+        require_listener(address)
+    with ExitStack() as stack:
+        own: dict[str, Any] = {}
+        if address is None:
+            from raytune_m2f.launch.local_session import this_machine_alone
+
+            own = stack.enter_context(this_machine_alone())
         _connect(address, own)
-        try:
-            with _sigterm_as_ctrl_c():
-                yield
-        finally:
-            ray.shutdown()
+        stack.callback(ray.shutdown)
+        with sigterm_as_ctrl_c():
+            yield
 
 
-def _require_listener(address: str) -> None:
-    """Refuse an address at which nobody listens, or a web server; Ray itself would try for minutes."""
+def require_listener(address: str, web_s: float = WEB_S) -> None:
+    """Refuse an address without a listener, or of a web server; Ray itself would try for minutes.
+
+    Args:
+        web_s: a web server answers sooner [s]; Ray's own server hangs up, or waits for more.
+
+    Raises:
+        InputError: naming the address, and what to give.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return  # `auto`; and Ray itself refuses at once what is no address
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=LISTENER_S) as connection:
-            problem = "a web server does, perhaps Ray's dashboard" if _is_web_server(connection) else None
+            problem = "a web server does, perhaps Ray's dashboard" if _is_web_server(connection, web_s) else None
     except (OSError, OverflowError) as error:
         problem = str(error)
     if problem is not None:
@@ -218,8 +97,8 @@ def _require_listener(address: str) -> None:
         )
 
 
-def _is_web_server(connection: socket.socket) -> bool:
-    connection.settimeout(WEB_S)
+def _is_web_server(connection: socket.socket, timeout: float) -> bool:
+    connection.settimeout(timeout)
     try:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         return connection.recv(5) == b"HTTP/"
@@ -228,7 +107,7 @@ def _is_web_server(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
+def sigterm_as_ctrl_c() -> Iterator[None]:
     """A job that is stopped, or a machine that is shut down, sends SIGTERM: trials are ended in order then too."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only there are signals heard
@@ -247,6 +126,8 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _connect(address: str | None, own: dict[str, Any]) -> None:
+    import ray
+
     logging.getLogger("ray").setLevel(logging.ERROR)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # its own files are of no use to us, nor their errors
     with warnings.catch_warnings():

@@ -92,6 +92,21 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a file that is never changed, only replaced, a second name, unless something has that name.
+
+    Where the file system has no links it becomes a copy.
+    """
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        with source.open("rb") as old, replacing(target) as new:
+            shutil.copyfileobj(old, new)
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file or a folder is what a killed writer left."""
     return path.name == COMPLETE or _TEMPORARY.fullmatch(path.name) is not None

@@ -1,14 +1,20 @@
-"""Sockets where TMPDIR is long: their paths have 107 characters at most, and a batch system's TMPDIR may have more.
+"""Under TMPDIR: working copies that go with their owner, and sockets where TMPDIR is too long for them.
 
-All that is no socket stays in TMPDIR.
+A socket's path has 107 characters at most, and a batch system's TMPDIR may have more.
 """
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing.util
 import os
+import shutil
 import tempfile
+import uuid
+import weakref
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from raytune_m2f.errors import InputError
 
@@ -48,3 +54,37 @@ def keep_multiprocessing_short() -> None:
         multiprocessing.util.get_temp_dir()
     finally:
         tempfile.tempdir = before
+
+
+def working_copy(owner: object, name: str) -> Path:
+    """A new folder of this name that lives as long as its owner; those of processes that were killed are deleted."""
+    root = Path(tempfile.gettempdir()) / f"raytune_m2f_{os.getuid()}"
+    root.mkdir(exist_ok=True, mode=0o700)
+    for other in root.glob("*.lock"):
+        _sweep(other)
+    folder = root / uuid.uuid4().hex[:12]
+    folder.mkdir()
+    lock = folder.with_suffix(".new")
+    file = lock.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    lock = lock.rename(folder.with_suffix(".lock"))  # only now: who sweeps would take one that is not locked yet
+    weakref.finalize(owner, _discard, file, lock, os.getpid())
+    (folder / name).mkdir()
+    return folder / name
+
+
+def _sweep(lock: Path) -> None:
+    with suppress(OSError), lock.open() as file:  # its owner lives, or somebody else swept it
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _delete(lock)
+
+
+def _discard(file: IO[str], lock: Path, process: int) -> None:
+    if os.getpid() == process:  # not in a process that was forked from the owner's
+        _delete(lock)
+    file.close()
+
+
+def _delete(lock: Path) -> None:
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+    lock.unlink(missing_ok=True)

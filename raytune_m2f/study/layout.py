@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial
 from raytune_m2f.config import Config
 from raytune_m2f.errors import StudyError
 from raytune_m2f.storage.lease import refusal
-from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.record.storage import check_address, forget, open_database, open_study, recorded_trials
 from raytune_m2f.study.settings import StudySettings
@@ -29,7 +30,7 @@ class NewStudy:
     """A study that may be laid out; nothing of it is written yet.
 
     Attributes:
-        prior: trials of an earlier study that the sampler learns from; see `earlier.py`.
+        prior: trials of an earlier study that the sampler learns from; see `points.py`.
     """
 
     directory: StudyDirectory
@@ -43,7 +44,7 @@ class NewStudy:
         study.root.mkdir(parents=True, exist_ok=True)
         with study.locked():
             _require_room(study)
-            before = _plan_there(study)
+            before = _present_plan(study)
             study.clear()
             study.trials.mkdir(exist_ok=True)
             if self.prior or settings.optuna_storage is not None:
@@ -53,6 +54,11 @@ class NewStudy:
             if before is not None:
                 forget(before.settings)
             yield study
+
+    def create(self) -> StudyDirectory:
+        """Lay the study out; nothing runs yet. Raises StudyError if another was quicker."""
+        with self.laid_out() as study:
+            return study
 
 
 def new_study(
@@ -68,7 +74,8 @@ def new_study(
 
     Args:
         points: tried first, after the known-good ones.
-        prior: trials of an earlier study that the sampler learns from; see `earlier.py`.
+        prior: trials of an earlier study that the sampler learns from; see `points.py`.
+
     Raises:
         StudyError: there is a study already, the directory holds something else, the database does not answer, or
             the settings do not fit the configuration.
@@ -84,8 +91,7 @@ def new_study(
         name = f"{study.root.name} {uuid.uuid4().hex[:8]}"  # another directory may have the same name
         settings = settings.model_copy(update={"optuna_study": name})
     if settings.sampler == "grid" and not points:
-        own = space.own_values(config)
-        points = [("config" if values == own else "grid", values) for values in grid(space)]
+        points = _grid_points(space, config)
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
     from raytune_m2f.study.same_data import data_of  # imports what reads data, of which a refusal has no need
@@ -107,16 +113,21 @@ def create_study(
         return study
 
 
+def _grid_points(space: SearchSpace, config: Config) -> list[Point]:
+    own = space.own_values(config)
+    return [("config" if values == own else "grid", values) for values in grid(space)]
+
+
 def has_begun(study: StudyDirectory) -> bool:
     """Whether a trial was started here; raises StudyError if the plan or the record cannot be read."""
     if study.has_trials:
         return True
-    plan = _plan_there(study)
+    plan = _present_plan(study)
     settings = None if plan is None else plan.settings
     return any(is_here(trial) for trial in recorded_trials(study, settings))
 
 
-def _plan_there(study: StudyDirectory) -> StudyPlan | None:
+def _present_plan(study: StudyDirectory) -> StudyPlan | None:
     return StudyPlan.load(study.plan_file) if study.is_laid_out else None
 
 

@@ -1,0 +1,12 @@
+"""Training: the story of a trial, the same in every process that trains.
+
+worker.py            `train_trial`: from the newest checkpoint to the last report
+step.py              one optimizer step, over micro-batches and workers
+check.py             what can go wrong before the first step
+checkpoint.py        writing and reading checkpoints
+checkpoint_files.py  their names, and which of them stay
+reports.py           `TrialContext`, and metrics.jsonl
+objective.py         metrics and constraints as text
+memory.py            out of memory; what a trial takes of memory and time
+trial_dir.py         what else is in a trial's directory
+"""

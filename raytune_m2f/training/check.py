@@ -1,7 +1,4 @@
-"""Whether a checkpoint is of this training: the same labels, the same network, and of the same data.
-
-Everything that can be known to go wrong before the first step: one function for trainings, workers and studies.
-"""
+"""What can go wrong, known before the first step: of data and configuration, and of a checkpoint to resume from."""
 
 from __future__ import annotations
 
@@ -20,87 +17,19 @@ from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 
-log = logging.getLogger(__name__)
-
-MOST_KEYS = 8
-
-
-def require_same_training(state: Checkpoint, config: Config, engine: Engine, network: nn.Module, folder: Path) -> None:
-    """Refuse to go on from a checkpoint of other labels or of another network; other data are worth a warning.
-
-    Args:
-        state: the checkpoint, of `folder`.
-        config, engine, network: of this training.
-
-    Raises:
-        DatasetError: the labels differ.
-        ConfigError: the network differs.
-    """
-    weights = next(iter(newest_first(folder)), folder)
-    anew = f"start anew in another directory, with MODEL.WEIGHTS={weights} to take over what fits"
-    known = Categories.from_dict(state["categories"], source=str(weights))
-    if problems := other_labels(known, engine.categories):
-        listed = "\n  ".join(problems)
-        raise DatasetError(
-            f"cannot go on from {weights}: the data have other labels than it was trained on.\n  {listed}\n"
-            f"Give the data that it was trained on, or {anew}."
-        )
-    if other := _other_tensors(state["model"], network.state_dict()):
-        raise ConfigError(
-            f"cannot go on from {weights}: it is of another network, {len(other)} tensors differ, e.g. {other[0]}. "
-            f"{_changed_keys(state['config'], config)}\nGive the values that it was trained with, or {anew}."
-        )
-    then, now = state.get("data"), engine.summary.identity  # not in checkpoints of before 2026-11-26
-    if then is not None and then != now:
-        log.warning(
-            "the data have changed since the checkpoint: %s then; %s now. Scores of before and after are not of the "
-            "same data.",
-            _counts(then),
-            _counts(now),
-        )
-
-
-def _other_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Names that only one has, or that are of another shape."""
-    names = dict.fromkeys((*own, *theirs))
-    return [n for n in names if n not in own or n not in theirs or own[n].shape != theirs[n].shape]
-
-
-def other_labels(before: Categories, now: Categories) -> list[str]:
-    """What differs in names and their order, in words; ids may change, for no label depends on them."""
-    pairs: list[tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]] = [("categories", before.names, now.names)]
-    for head in dict.fromkeys((*before.subcategories, *now.subcategories)):
-        pairs.append((f"subcategory {head!r}", before.subcategories.get(head), now.subcategories.get(head)))
-    return [
-        f"{what}: the checkpoint knows {_names(theirs)}; the data have {_names(ours)}"
-        + (" (another order)" if sorted(theirs or ()) == sorted(ours or ()) else "")
-        for what, theirs, ours in pairs
-        if theirs != ours
-    ]
-
-
-def _names(names: tuple[str, ...] | None) -> str:
-    return "none" if names is None else ", ".join(names)
-
-
-def _changed_keys(before: Mapping[str, Any], config: Config) -> str:
-    now = {key: value for key, value in config.flatten().items() if key.startswith("MODEL.") or key == "ENGINE"}
-    then = Config.from_dict(before, source="checkpoint").flatten()
-    changed = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if key in then and then[key] != now[key]]
-    return f"Of the configuration, {'; '.join(changed[:MOST_KEYS])}." if changed else ""
-
-
-def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
-    return ", ".join(f"{name} {part['images']} images, {part['instances']} instances" for name, part in data.items())
-
-
 BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 PERIOD = "TEST.EVAL_PERIOD"
 NORMS = {"build_resnet_backbone": "MODEL.RESNETS.NORM", "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM"}
 COARSEST = 32  # pixels a cell of the coarsest map
+MOST_KEYS = 8  # that a message names
 USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")
 """Entries of a report beside the evaluator's that a study may maximise or bound."""
+
+log = logging.getLogger(__name__)
+
+
+# Data and configuration
 
 
 def check_experiment(
@@ -111,17 +40,17 @@ def check_experiment(
     largest_batch: float | None = None,
     fewest_queries: float | None = None,
 ) -> list[str]:
-    """Compare what was read with what is asked for.
+    """Compare the data that were read with the configuration, the metrics and the constraints.
 
     Args:
         asked: metrics and constraints, whose keys the reports must have.
         largest_batch, fewest_queries: of a search space; otherwise the configuration's.
 
     Returns:
-        what the user should know but may want.
+        notes for the user: allowed, but seldom intended.
 
     Raises:
-        DatasetError: the data cannot be meant, or there is nothing to learn or to find.
+        DatasetError: the data make no sense, or there is nothing to learn or to find.
         ConfigError: a global batch is larger than the training set, or batch norm would see a single number.
         StudyError: a metric or a constraint names what no report has.
     """
@@ -135,16 +64,16 @@ def check_experiment(
     return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries)]
 
 
-def tell_experiment(config: Config, engine: Engine, *, aloud: bool) -> None:
-    """`check_experiment` before a training; `aloud`, the log says what was read and what is worth a look.
+def check_training(config: Config, engine: Engine, *, logs: bool) -> None:
+    """`check_experiment` before a training; if it `logs`, what was read and what is worth a look is logged.
 
     Raises:
         InputError: as `check_experiment`.
     """
-    if aloud:
+    if logs:
         log.info("%s", engine.summary.text())
     notes = check_experiment(config, engine)
-    if not aloud:
+    if not logs:
         return
     if config.TEST.EVAL_PERIOD == 0:
         log.info("%s = 0: the training is evaluated only at its end, at iteration %d", PERIOD, config.SOLVER.MAX_ITER)
@@ -217,3 +146,75 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
             close = closest(key, known)
             hint = f" Did you mean {quoted(close)}?" if close else ""
             raise StudyError(f"no report will have {key!r}{part}.{hint} Allowed: {', '.join(map(quoted, known))}")
+
+
+# A checkpoint
+
+
+def require_same_training(state: Checkpoint, config: Config, engine: Engine, network: nn.Module, folder: Path) -> None:
+    """Refuse to resume from a checkpoint of other labels or of another network; other data are worth a warning.
+
+    Args:
+        state: the checkpoint, of `folder`.
+        config, engine, network: of this training.
+
+    Raises:
+        DatasetError: the labels differ.
+        ConfigError: the network differs.
+    """
+    weights = next(iter(newest_first(folder)), folder)
+    anew = f"start anew in another directory, with MODEL.WEIGHTS={weights} to take over what fits"
+    known = Categories.from_dict(state["categories"], source=str(weights))
+    if problems := label_differences(known, engine.categories):
+        listed = "\n  ".join(problems)
+        raise DatasetError(
+            f"cannot go on from {weights}: the data have other labels than it was trained on.\n  {listed}\n"
+            f"Give the data that it was trained on, or {anew}."
+        )
+    if other := _other_tensors(state["model"], network.state_dict()):
+        raise ConfigError(
+            f"cannot go on from {weights}: it is of another network, {len(other)} tensors differ, e.g. {other[0]}. "
+            f"{_changed_keys(state['config'], config)}\nGive the values that it was trained with, or {anew}."
+        )
+    then, now = state.get("data"), engine.summary.identity  # not in checkpoints of before 2026-11-26
+    if then is not None and then != now:
+        log.warning(
+            "the data have changed since the checkpoint: %s then; %s now. Scores of before and after are not of the "
+            "same data.",
+            _counts(then),
+            _counts(now),
+        )
+
+
+def _other_tensors(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names that only one has, or that are of another shape."""
+    names = dict.fromkeys((*own, *theirs))
+    return [n for n in names if n not in own or n not in theirs or own[n].shape != theirs[n].shape]
+
+
+def label_differences(before: Categories, now: Categories) -> list[str]:
+    """What differs in names and their order, in words; ids may change, for no label depends on them."""
+    pairs: list[tuple[str, tuple[str, ...] | None, tuple[str, ...] | None]] = [("categories", before.names, now.names)]
+    for head in dict.fromkeys((*before.subcategories, *now.subcategories)):
+        pairs.append((f"subcategory {head!r}", before.subcategories.get(head), now.subcategories.get(head)))
+    return [
+        f"{what}: the checkpoint knows {_names(theirs)}; the data have {_names(ours)}"
+        + (" (another order)" if sorted(theirs or ()) == sorted(ours or ()) else "")
+        for what, theirs, ours in pairs
+        if theirs != ours
+    ]
+
+
+def _names(names: tuple[str, ...] | None) -> str:
+    return "none" if names is None else ", ".join(names)
+
+
+def _changed_keys(before: Mapping[str, Any], config: Config) -> str:
+    now = {key: value for key, value in config.flatten().items() if key.startswith("MODEL.") or key == "ENGINE"}
+    then = Config.from_dict(before, source="checkpoint").flatten()
+    changed = [f"{key} was {then[key]!r}, is {now[key]!r}" for key in now if key in then and then[key] != now[key]]
+    return f"Of the configuration, {'; '.join(changed[:MOST_KEYS])}." if changed else ""
+
+
+def _counts(data: Mapping[str, Mapping[str, int]]) -> str:
+    return ", ".join(f"{name} {part['images']} images, {part['instances']} instances" for name, part in data.items())

@@ -1,7 +1,7 @@
 """Checkpoints: written to a temporary name, then renamed; restored from the newest that can be read.
 
-They are written while training goes on. A kill in that time costs the iterations since the checkpoint before: they are
-done again and give the same, though their report may be known by then.
+They are written while training continues. A kill in that time costs the iterations since the checkpoint before, which
+are done again and give the same, though their report may be known by then.
 
 There is no sampler and no random state in a checkpoint: everything random is a function of SEED and the iteration
 (see `raytune_m2f.data.dataset` and `model.points`).
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -22,28 +23,13 @@ from torch import Tensor
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.learner.weight_files import in_short, not_weights
 from raytune_m2f.storage.files import replacing
-from raytune_m2f.storage.mirror import Mirror
-from raytune_m2f.training.checkpoint_files import BEST, iteration_file, keep_newest, link, newest_first, rung_file
+from raytune_m2f.training.checkpoint_files import BEST as BEST
+from raytune_m2f.training.checkpoint_files import iteration_file as iteration_file
+from raytune_m2f.training.checkpoint_files import keep_newest as keep_newest
+from raytune_m2f.training.checkpoint_files import newest_first as newest_first
+from raytune_m2f.training.checkpoint_files import rung_file as rung_file
 
 log = logging.getLogger(__name__)
-
-__all__ = [
-    "BEST",
-    "PORTABLE",
-    "Checkpoint",
-    "CheckpointWriter",
-    "best_report",
-    "iteration_file",
-    "keep_newest",
-    "link",
-    "load",
-    "load_newest",
-    "newest_first",
-    "rung_file",
-    "save",
-    "save_iteration",
-    "snapshot",
-]
 
 Checkpoint = dict[str, Any]
 PORTABLE = ("model", "config", "categories", "report")
@@ -58,13 +44,13 @@ class CheckpointWriter:
     Args:
         folder: of the checkpoints.
         keep: iterations whose checkpoints stay; see `keep_newest`.
-        mirror: of the folder above, if its files are on a store: what is written goes there, then what is old.
+        on_saved: called on that thread when a checkpoint is on disk, and an old one is not any more.
     """
 
-    def __init__(self, folder: Path, keep: frozenset[int] = frozenset(), mirror: Mirror | None = None) -> None:
-        self._folder = folder
-        self._keep = keep
-        self._mirror = mirror
+    def __init__(
+        self, folder: Path, keep: frozenset[int] = frozenset(), on_saved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._folder, self._keep, self._on_saved = folder, keep, on_saved
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -91,8 +77,7 @@ class CheckpointWriter:
         if best:
             save({key: checkpoint[key] for key in PORTABLE}, self._folder / BEST)
         save_iteration(checkpoint, self._folder, self._keep)
-        if self._mirror is not None:
-            self._mirror.sync(self._folder.name)
+        self._on_saved()
 
     def __enter__(self) -> CheckpointWriter:
         return self

@@ -1,24 +1,22 @@
 """The files of a run's checkpoints: their names, and which of them stay.
 
 best.pth            the weights of the best report
-iter_0000040.pth    all that it takes to go on from iteration 40
-rung_0000040.pth    the same, kept for another trial to go on from
+iter_0000040.pth    all that it takes to resume from iteration 40
+rung_0000040.pth    the same, kept for another trial to resume from
 
-What is in them is the business of `checkpoint.py`; who only looks after the files, as `status` does, needs no torch.
+What is in them is said in `checkpoint.py`; the names need no torch, so that `status` does not import it.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from pathlib import Path
 
-from raytune_m2f.storage.files import replacing
+from raytune_m2f.storage.files import link
 
 KEPT = 2
 BEST = "best.pth"
-_OURS = re.compile(r"iter_\d{7,}\.pth")
+_OURS = re.compile(r"(?:.*/)?iter_\d{7,}\.pth")
 
 
 def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
@@ -30,20 +28,8 @@ def keep_newest(folder: Path, keep: frozenset[int] = frozenset()) -> None:
         old.unlink(missing_ok=True)
 
 
-def link(source: Path, target: Path) -> None:
-    """Give a checkpoint a second name; its file is never changed, only replaced."""
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:  # not every shared storage has links
-        with source.open("rb") as old, replacing(target) as new:
-            shutil.copyfileobj(old, new)
-
-
 def rung_file(folder: Path, iteration: int) -> Path:
-    """The checkpoint of an iteration that another trial may go on from."""
+    """The checkpoint of an iteration that another trial may resume from."""
     return folder / f"rung_{iteration:07d}.pth"
 
 
@@ -52,6 +38,11 @@ def iteration_file(folder: Path, iteration: int) -> Path:
     return folder / f"iter_{iteration:07d}.pth"
 
 
+def is_iteration(name: str) -> bool:
+    """Whether a file is a checkpoint to resume from; other tools' files (iter_2000.pth) are none of ours."""
+    return _OURS.fullmatch(name) is not None
+
+
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of a run, by iteration; other tools' files (iter_2000.pth) are none of ours."""
-    return sorted((path for path in folder.glob("iter_*.pth") if _OURS.fullmatch(path.name)), reverse=True)
+    """The checkpoints of a run, by iteration."""
+    return sorted((path for path in folder.glob("iter_*.pth") if is_iteration(path.name)), reverse=True)

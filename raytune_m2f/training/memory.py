@@ -1,9 +1,8 @@
-"""Out of memory: the micro-batch is halved; global batch, learning rate and sampling stay.
+"""Memory: what is done when it does not suffice, and what a trial takes of it, and of time, where it runs.
 
-The halved micro-batch is noted in the trial's directory, for a restart and for the other workers: one that is out of
-memory cannot tell them, for they wait for its gradients. The note only ever lowers SOLVER.MICRO_BATCH.
-
-What a trial takes where it runs: memory, and the time to predict an image.
+Out of memory, the micro-batch is halved; global batch, learning rate and sampling stay. The halved micro-batch is noted
+in the trial's directory, for a restart and for the other workers: one that is out of memory cannot tell them, for they
+wait for its gradients. The note only ever lowers SOLVER.MICRO_BATCH.
 """
 
 from __future__ import annotations
@@ -32,7 +31,11 @@ ADVICE = (
     "Lower INPUT.IMAGE_SIZE, MODEL.MASK_FORMER.NUM_OBJECT_QUERIES or MODEL.MASK_FORMER.TRAIN_NUM_POINTS, take a "
     "smaller backbone, enable SOLVER.AMP on a GPU, or use a machine with more memory."
 )
+CUDA_SHARE = 0.05  # of a worker's share of a GPU: what CUDA itself takes there, which torch does not count
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
+
+
+# Out of memory
 
 
 class StartAgain(Exception):  # noqa: N818  # not an error: all workers start again, with the micro-batch that was noted
@@ -40,15 +43,15 @@ class StartAgain(Exception):  # noqa: N818  # not an error: all workers start ag
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory is what was missing, on a GPU or on the CPU, whose allocator raises a RuntimeError."""
+    """Whether an error is an allocator's, a GPU's or the CPU's, which raises a RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 
 
 @contextmanager
-def explained(what: str, advice: str = ADVICE) -> Iterator[None]:
-    """Raise what is out of memory as OutOfMemoryError: `what` was being done, and `advice` helps."""
+def oom_as_error(what: str, advice: str = ADVICE) -> Iterator[None]:
+    """Raise any allocator's error within as OutOfMemoryError, which says what was done and what helps."""
     try:
         yield
     except Exception as error:
@@ -58,7 +61,7 @@ def explained(what: str, advice: str = ADVICE) -> Iterator[None]:
 
 
 def first_line(error: BaseException) -> str:
-    """The allocator's first sentences; it goes on about its settings."""
+    """The allocator's first sentences, without its advice on settings."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].rstrip(".")
 
@@ -91,12 +94,12 @@ def note_micro_batch(output_dir: Path, micro_batch: int) -> None:
         raise TrainingError(f"out of memory, and {output_dir / NOTE} cannot be written: {error}.") from error
 
 
-CUDA_SHARE = 0.05  # of a worker's share of a GPU: what CUDA itself takes there, which torch does not count
+# Usage
 
 
 @dataclass
 class Usage:
-    """Of one worker in one evaluation.
+    """What one worker takes in one evaluation.
 
     Attributes:
         images: predicted.
@@ -112,7 +115,7 @@ class Usage:
 
     @contextmanager
     def predicting(self, images: int, device: torch.device) -> Iterator[None]:
-        """Measure what is done here as the prediction of so many images."""
+        """Measure the block as the prediction of so many images."""
         start = _now(device)
         yield
         self.seconds.append((_now(device) - start) / images)
@@ -137,7 +140,7 @@ def usage_report(workers: Sequence[Usage]) -> Report:
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most memory that this process has used [GiB]; on a GPU, of the GPU's by torch."""
+    """Peak memory of this process [GiB]; on a GPU, what torch has allocated there."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
@@ -145,12 +148,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls it: cpu, or cuda:0 (NVIDIA H100 80GB HBM3)."""
+    """A device for a log: cpu, or cuda:0 (NVIDIA H100 80GB HBM3)."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def share_gpu(device: torch.device, gpus: float) -> None:
-    """Keep a worker that has a share of a GPU from taking its neighbours' memory: more is out of memory for it."""
+    """Limit this process to its share of a GPU's memory; to ask for more is out of memory."""
     if device.type == "cuda" and gpus < 1:
         torch.cuda.set_per_process_memory_fraction(gpus * (1 - CUDA_SHARE), device)
 

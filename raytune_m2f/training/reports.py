@@ -1,7 +1,4 @@
-"""Where a trial runs: the only thing that differs between a plain process, a Ray Train worker and a Ray Tune trial.
-
-metrics.jsonl: the reports of a run, one JSON object a line.
-"""
+"""Reports: where a trial tells them (`TrialContext`), and where they are kept (metrics.jsonl, a JSON object a line)."""
 
 from __future__ import annotations
 
@@ -15,23 +12,31 @@ from typing import TYPE_CHECKING, Any
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.progress import Progress, nobody
 from raytune_m2f.storage.files import write_atomically
-from raytune_m2f.storage.mirror import Mirror
 from raytune_m2f.storage.text import parse_json
+from raytune_m2f.training.objective import Objective
 
 if TYPE_CHECKING:
     import torch
 
 Report = dict[str, Any]
+METRICS = "metrics.jsonl"
+SEGM_AP = Objective.parse("segm/AP")
+
+log = logging.getLogger(__name__)
 
 
 def never_stop(report: Report) -> bool:
-    """The `report` of a run that nobody listens to."""
+    """The `report` of a run that nobody stops."""
     return False
 
 
 def never_due() -> bool:
     """The `save_now` of a run whose node stays."""
     return False
+
+
+def ignored() -> None:
+    """The `on_saved` of a run whose files are where they belong."""
 
 
 def _cpu() -> torch.device:
@@ -42,18 +47,18 @@ def _cpu() -> torch.device:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What `train_trial` knows of its surroundings.
+    """Where a trial runs: all that differs between a plain process, a Ray Train worker and a Ray Tune trial.
 
     Attributes:
         output_dir: the trial's directory; config.yaml, metrics.jsonl and checkpoints/ live there; all workers see it.
         rank, world_size: this worker among the trial's; `torch.distributed` is initialised if there are several.
         device: where the network runs.
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
-        metric: what "best" means: an `Objective`, in the simplest case the report's entry that is to be high.
+        metric: decides which report is the best.
         keep: iterations whose checkpoints are never deleted; of the others only the newest two are left.
         save_now: asked after each iteration; True asks for a checkpoint, for the node is about to go.
         progress: told by rank 0 after each step how many iterations are done, of how many, with loss and last score.
-        mirror: of the directory, if its files are on a store; the directory is then this worker's own.
+        on_saved: called by rank 0's thread that writes checkpoints, when one is on disk; pushes it to the store.
     """
 
     output_dir: Path
@@ -61,25 +66,20 @@ class TrialContext:
     world_size: int = 1
     device: torch.device = field(default_factory=_cpu)
     report: Callable[[Report], bool] = never_stop
-    metric: str = "segm/AP"
+    metric: Objective = SEGM_AP
     keep: frozenset[int] = frozenset()
     save_now: Callable[[], bool] = never_due
     progress: Progress = nobody
-    mirror: Mirror | None = None
+    on_saved: Callable[[], None] = ignored
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
 
-log = logging.getLogger(__name__)
-
-FILE = "metrics.jsonl"
-
-
 def read_reports(folder: Path) -> list[Report]:
     """All reports of a run in order; what is no report, as a last line that a kill cut short, is left out and named."""
-    path = folder / FILE
+    path = folder / METRICS
     if not path.exists():
         return []
     reports = []
@@ -94,7 +94,7 @@ def read_reports(folder: Path) -> list[Report]:
 
 
 def _report(line: bytes) -> Report:
-    """Raises ValueError, saying what is wrong."""
+    """A line as a report. Raises ValueError, saying what is wrong."""
     report = parse_json(line.decode("utf-8"))
     if not isinstance(report, dict):
         raise ValueError(f"got {type(report).__name__}, allowed: an object")
@@ -112,23 +112,23 @@ def append_report(folder: Path, report: Report) -> None:
     """Add a report; one write of one line, so that a reader never sees half of it.
 
     Raises:
-        CheckpointError: it cannot be written; the report is made again when the run goes on.
+        CheckpointError: it cannot be written; the report is made again when the run is resumed.
     """
     try:
-        with (folder / FILE).open("a", encoding="utf-8") as file:
+        with (folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(report) + "\n")
     except OSError as error:
         raise CheckpointError(
-            f"cannot write {folder / FILE}: {error}. Free space there; the run can be resumed."
+            f"cannot write {folder / METRICS}: {error}. Free space there; the run can be resumed."
         ) from error
 
 
 def rewind(folder: Path, report: Report | None) -> None:
-    """Make the file end with `report`, the one of the checkpoint that a run goes on from.
+    """Make the file end with `report`, the one of the checkpoint from which a run is resumed.
 
     Reports after it are made again; it is added if a kill came between the checkpoint and the file.
     """
     last = -1 if report is None else int(report["iteration"])
     kept = [old for old in read_reports(folder) if int(old["iteration"]) < last]
     lines = [json.dumps(old) for old in (*kept, *([] if report is None else [report]))]
-    write_atomically(folder / FILE, "".join(line + "\n" for line in lines))
+    write_atomically(folder / METRICS, "".join(line + "\n" for line in lines))

@@ -1,8 +1,4 @@
-"""What the workers of a trial tell each other; with one worker, nothing.
-
-The mean of each loss since the last report, in the room of one step's losses.
-
-One optimizer step: micro-batches in, one update of the weights out.
+"""One optimizer step: micro-batches in, one update of the weights out.
 
 The global batch is split over workers and, within a worker, into micro-batches. All losses are divided by sums over
 the *global* batch, so the split does not change the gradient (batch norm, if there is any, does see the split).
@@ -31,75 +27,13 @@ from raytune_m2f.model import NonFiniteError
 from raytune_m2f.training.memory import (
     ADVICE,
     StartAgain,
-    explained,
     first_line,
     is_out_of_memory,
     note_micro_batch,
     noted_micro_batch,
+    oom_as_error,
 )
 from raytune_m2f.training.reports import TrialContext
-
-
-def all_reduce_sum(tensor: Tensor, device: torch.device) -> Tensor:
-    """The sum of `tensor` over all workers, on the CPU. NCCL can only add what lies on its GPU, hence `device`."""
-    if not dist.is_initialized():
-        return tensor
-    moved = tensor.to(device)
-    dist.all_reduce(moved)
-    return moved.cpu()
-
-
-def share_buffers(network: nn.Module) -> None:
-    """Give all workers rank 0's statistics of batch norm; since the last step each has those of its own images."""
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            dist.broadcast(buffer, src=0)
-
-
-def all_gather(items: list[Any]) -> list[list[Any]]:
-    """The lists of all workers, on every worker."""
-    gathered: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, items)
-    return gathered
-
-
-@dataclass
-class LossMeans:
-    """Running sums over steps.
-
-    Attributes:
-        steps: that were added.
-        sums: of each loss over them.
-    """
-
-    steps: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-
-    def add(self, losses: Mapping[str, float]) -> None:
-        self.steps += 1
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def take(self) -> dict[str, float]:
-        """The means, with which the next sums begin."""
-        means = {name: value / self.steps for name, value in self.sums.items()}
-        self.steps, self.sums = 0, {}
-        return means
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint; plain values."""
-        return {"steps": self.steps, "sums": dict(self.sums)}
-
-    @classmethod
-    def restored(cls, state: Any) -> LossMeans:
-        """What `state` gave, or the losses of every step, which earlier checkpoints hold."""
-        if isinstance(state, Mapping):
-            return cls(int(state["steps"]), dict(state["sums"]))
-        means = cls()
-        for losses in state:
-            means.add(losses)
-        return means
-
 
 log = logging.getLogger(__name__)
 
@@ -178,9 +112,9 @@ class Stepper:
             if report is None:  # only here: while it is handled, the error holds what filled the memory
                 self._halve(reason)
         if not math.isfinite(report["loss"]):
-            raise NonFiniteLossError(_explain(self.config, iteration, f"the loss is {report['loss']}"))
-        with explained("in the optimizer's step"):
-            self._update()
+            raise NonFiniteLossError(_diagnosis(self.config, iteration, f"the loss is {report['loss']}"))
+        with oom_as_error("in the optimizer's step"):
+            self.update()
         return report
 
     def _gradients(self, samples: Sequence[Any], iteration: int) -> dict[str, float]:
@@ -193,7 +127,7 @@ class Stepper:
         for number, part in enumerate(parts):
             with self._sync_gradients(last=number == len(parts) - 1):
                 place = (iteration, self.context.rank, number)
-                for name, value in self._backward(part, counts, place).items():
+                for name, value in self.backward(part, counts, place).items():
                     terms[name] = terms.get(name, 0.0) + value
         return self._reduce(terms)
 
@@ -226,11 +160,11 @@ class Stepper:
             return self.network.no_sync()
         return contextlib.nullcontext()
 
-    def _backward(self, samples: Sequence[Any], counts: Tensor, place: tuple[int, ...]) -> dict[str, Tensor]:
+    def backward(self, samples: Sequence[Any], counts: Tensor, place: tuple[int, ...]) -> dict[str, Tensor]:
         try:
             total, terms = self.learner.losses(self.forward, samples, counts, self.autocast(), place)
         except NonFiniteError as error:
-            raise NonFiniteLossError(_explain(self.config, place[0], str(error))) from error
+            raise NonFiniteLossError(_diagnosis(self.config, place[0], str(error))) from error
         # averaging over workers divides by their number; the losses are shares of a sum
         self.scaler.scale(total * self.context.world_size).backward()
         return {name: value.detach() for name, value in terms.items()}
@@ -246,7 +180,8 @@ class Stepper:
         values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
         return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
 
-    def _update(self) -> None:
+    def update(self) -> None:
+        """Clip the gradients, and step optimizer and schedule."""
         self.scaler.unscale_(self.optimizer)
         if self.learner.max_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)
@@ -256,7 +191,7 @@ class Stepper:
         self.scheduler.step()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on as if nothing had happened."""
+        """All that a checkpoint needs to continue bit by bit."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -287,8 +222,72 @@ class Stepper:
         scheduler._step_count = state["last_epoch"] + 1
 
 
-def _explain(config: Config, iteration: int, what: str) -> str:
+def _diagnosis(config: Config, iteration: int, what: str) -> str:
     return (
         f"iteration {iteration}: {what}. Often the learning rate is too high "
         f"(SOLVER.BASE_LR = {config.SOLVER.BASE_LR:g}, SOLVER.LR_SCALING = {config.SOLVER.LR_SCALING})."
     )
+
+
+@dataclass
+class LossMeans:
+    """The mean of each loss since the last report, in the room of one step's losses.
+
+    Attributes:
+        steps: that were added.
+        sums: of each loss over them.
+    """
+
+    steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, losses: Mapping[str, float]) -> None:
+        self.steps += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def take(self) -> dict[str, float]:
+        """The means, with which the next sums begin."""
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        self.steps, self.sums = 0, {}
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint; plain values."""
+        return {"steps": self.steps, "sums": dict(self.sums)}
+
+    @classmethod
+    def restored(cls, state: Any) -> LossMeans:
+        """What `state` gave, or the losses of every step, which earlier checkpoints hold."""
+        if isinstance(state, Mapping):
+            return cls(int(state["steps"]), dict(state["sums"]))
+        means = cls()
+        for losses in state:
+            means.add(losses)
+        return means
+
+
+# What the workers of a trial tell each other
+
+
+def all_reduce_sum(tensor: Tensor, device: torch.device) -> Tensor:
+    """The sum of `tensor` over all workers, on the CPU. NCCL can only add what lies on its GPU, hence `device`."""
+    if not dist.is_initialized():
+        return tensor
+    moved = tensor.to(device)
+    dist.all_reduce(moved)
+    return moved.cpu()
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give all workers rank 0's statistics of batch norm; since the last step each has those of its own images."""
+    for buffer in network.buffers():
+        if buffer.is_floating_point():
+            dist.broadcast(buffer, src=0)
+
+
+def all_gather(items: list[Any]) -> list[list[Any]]:
+    """The lists of all workers, on every worker."""
+    gathered: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, items)
+    return gathered

@@ -20,13 +20,11 @@ from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.progress import Several, logged, still
 from raytune_m2f.storage.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training import reports as metrics
-from raytune_m2f.training.check import require_same_training, tell_experiment
-from raytune_m2f.training.memory import Usage, device_name, explained, usage_report
-from raytune_m2f.training.objective import Objective
-from raytune_m2f.training.reports import Report, TrialContext
+from raytune_m2f.training.check import check_training, require_same_training
+from raytune_m2f.training.memory import Usage, device_name, oom_as_error, usage_report
+from raytune_m2f.training.reports import Report, TrialContext, append_report, rewind
 from raytune_m2f.training.step import LossMeans, Stepper, all_gather, share_buffers
-from raytune_m2f.training.trial_dir import CONFIG
+from raytune_m2f.training.trial_dir import CHECKPOINTS, CONFIG
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +34,7 @@ EVALUATION_ADVICE = (
 )
 
 
+@oom_as_error("before or between steps")
 def train_trial(config: Config, context: TrialContext) -> Report:
     """Train from the newest checkpoint in `context.output_dir`, or from the start, to MAX_ITER or until told to stop.
 
@@ -48,24 +47,19 @@ def train_trial(config: Config, context: TrialContext) -> Report:
         OutOfMemoryError: one image at a time is too much.
         CheckpointError: a checkpoint could not be written.
     """
-    with explained("before or between steps"):
-        return _train_trial(config, context)
-
-
-def _train_trial(config: Config, context: TrialContext) -> Report:
     torch.manual_seed(config.SEED)  # the fresh weights: all that is drawn from the global generator
     with still(log, "reading the data"):
         engine = build_engine(config)
-    tell_experiment(config, engine, aloud=context.is_main)
+    check_training(config, engine, logs=context.is_main)
     learner = engine.learner()
     learner.model.to(context.device)
     stepper = Stepper.build(config, learner, context)
-    with checkpoint.CheckpointWriter(context.output_dir / "checkpoints", context.keep, context.mirror) as writer:
+    with checkpoint.CheckpointWriter(context.output_dir / CHECKPOINTS, context.keep, context.on_saved) as writer:
         run = Run(config, context, engine, stepper, writer)
         if not run.restore() and config.MODEL.WEIGHTS:
             learner.load_weights(config.MODEL.WEIGHTS)
         if run.report is not None and (context.report(run.report) or run.finished):
-            return run.report  # it was told before; a restart that stays silent would wait for ever
+            return run.report  # reported before the break, and again now: Tune waits for a first report
         run.introduce()
         return _train(run)
 
@@ -76,7 +70,7 @@ def _train(run: Run) -> Report:
         run.observe(run.stepper.step(samples, iteration))
         run.iteration = iteration + 1
         if run.evaluation_is_due:
-            with explained("in evaluation", EVALUATION_ADVICE):
+            with oom_as_error("in evaluation", EVALUATION_ADVICE):
                 report = run.evaluate()
             run.keep(report)
             if run.context.report(report):
@@ -133,8 +127,8 @@ class Run:
         return enumerate(batches, start=self.iteration)
 
     def restore(self) -> bool:
-        """Go on from the newest readable checkpoint, if there is one; every worker reads the same."""
-        folder = self.context.output_dir / "checkpoints"
+        """Take the state of the newest readable checkpoint, if there is one; every worker reads the same."""
+        folder = self.context.output_dir / CHECKPOINTS
         state = checkpoint.load_newest(folder)
         if state is not None:
             best = checkpoint.best_report(folder)  # without a checkpoint, best.pth is of a run that has gone
@@ -153,18 +147,18 @@ class Run:
     def _lay_out(self) -> None:
         """Write what the run's directory begins with. Raises CheckpointError if it cannot be written."""
         output = self.context.output_dir
-        for folder in (output, output / "checkpoints"):
+        for folder in (output, output / CHECKPOINTS):
             sweep(folder)
         try:
             output.mkdir(parents=True, exist_ok=True)
             put_aside(output / CONFIG)
             write_atomically(output / CONFIG, sealed_yaml(self.config.to_yaml()))
-            metrics.rewind(output, self.report)
+            rewind(output, self.report)
         except OSError as error:
             raise CheckpointError(f"cannot write {error.filename or output}: {error.strerror}.") from error
 
     def introduce(self) -> None:
-        """Say on what is trained, before the first step, which may take long."""
+        """Log device, threads and network, before the first step, which may take long."""
         if self.context.is_main:
             heads = [f"{name} ({len(classes)})" for name, classes in self.engine.categories.subcategories.items()]
             weights = sum(weight.numel() for weight in self.stepper.learner.model.parameters())
@@ -186,11 +180,11 @@ class Run:
         self.tell(self.iteration + 1, loss=losses["loss"])
 
     def tell(self, done: int | None = None, **facts: Any) -> None:
-        """Tell whoever follows how many iterations are done, with the last score."""
+        """Tell the listeners how many iterations are done, with the last score."""
         if self.context.is_main:
             if self.report is not None:
                 with contextlib.suppress(TrainingError):  # it was trained for another metric
-                    facts[self.context.metric] = self._score(self.report)
+                    facts[self.context.metric.text] = self._score(self.report)
             self._progress(self.iteration if done is None else done, self.config.SOLVER.MAX_ITER, **facts)
 
     @torch.no_grad()
@@ -243,14 +237,14 @@ class Run:
         return report
 
     def _score(self, report: Report) -> float:
-        return Objective.parse(self.context.metric).value(report)
+        return self.context.metric.value(report)
 
     def keep(self, report: Report) -> None:
         """Best model, checkpoint and metrics.jsonl.
 
         The next iterations do not wait for the files; a kill meanwhile costs the iterations since the checkpoint
-        before, which give the same reports once more. The last report is known only when all is on disk: nobody
-        would go on from the checkpoint before it.
+        before, which give the same reports once more. The last report is told only when all is on disk: a
+        trial that has ended is not resumed from the checkpoint before it.
         """
         self.report = report
         is_best = self._rank(report) > self.best
@@ -260,9 +254,8 @@ class Run:
         if self.finished:
             self.writer.wait()
         if self.context.is_main:
-            metrics.append_report(self.context.output_dir, report)
-            metric, score = self.context.metric, self._score(report)
-            told = self.iteration, metric, score, report["images"], report["lr"]
+            append_report(self.context.output_dir, report)
+            told = self.iteration, self.context.metric.text, self._score(report), report["images"], report["lr"]
             log.info("iteration %d: %s %.2f on %d images, lr %.2e", *told)
 
     def _rank(self, report: Report) -> tuple[int, float]:

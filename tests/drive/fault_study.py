@@ -37,9 +37,10 @@ import functools, sys
 sys.path.insert(0, {tests!r})
 import fake_study, ray
 ray.cloudpickle.register_pickle_by_value(fake_study)
-from raytune_m2f import cli, tuning
-tuning.run_study = functools.partial(tuning.run_study, trial_function=fake_study.FakeTraining(seconds=0.3))
-cli.app(["resume", sys.argv[1]])
+from raytune_m2f.cli.main import app
+from raytune_m2f.drive import runner
+runner.run_study = functools.partial(runner.run_study, trial_function=fake_study.FakeTraining(seconds=0.3))
+app(["resume", sys.argv[1]])
 """
 
 

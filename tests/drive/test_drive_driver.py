@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, settings
@@ -15,9 +16,9 @@ from raytune_m2f.study.settings import Budget
 from raytune_m2f.training.trial_dir import write_failure
 
 
-def make_driver(root: Path, budget: Budget, gpus: float = 0.0, room: Room | None = None) -> Driver:
+def make_driver(root: Path, budget: Budget, gpus: float = 0.0, room: Room | None = None, **others: Any) -> Driver:
     record = open_record(new_study(root, settings(budget=budget)))
-    return Driver(record, record.reconcile(), gpus_per_trial=gpus, room=room)
+    return Driver(record, record.reconcile(), gpus_per_trial=gpus, room=room, **others)
 
 
 class FakeRoom:
@@ -27,11 +28,11 @@ class FakeRoom:
         self.trials = trials
         self.told: int | None = None
 
-    def has(self, running: int) -> bool:
+    def has_room(self, running: int) -> bool:
         self.told = None
         return running < self.trials
 
-    def enough(self, running: int) -> None:
+    def shrink_to(self, running: int) -> None:
         self.told = running
 
 
@@ -121,17 +122,16 @@ def test_a_used_budget_halts_the_study_and_leaves_what_runs(
     assert open_record(driver.record.directory).reconcile() == [0, 1]
 
 
-def test_time_is_counted_over_drivers_and_not_between_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_counted_over_drivers_and_not_between_them(tmp_path: Path) -> None:
     now = 1000.0
-    monkeypatch.setattr("raytune_m2f.drive.driver.time.monotonic", lambda: now)
-    first = make_driver(tmp_path, Budget(seconds=100))
+    first = make_driver(tmp_path, Budget(seconds=100), clock=lambda: now)
     now += 60
     first.tick()
     now += 10  # killed within the half minute in which nothing is noted
     first.tick()
     assert first.halted is None
     now += 5000
-    second = Driver(open_record(first.record.directory), [])
+    second = Driver(open_record(first.record.directory), [], clock=lambda: now)
     now += 39
     second.tick()
     assert second.halted is None

@@ -21,12 +21,14 @@ from fault_study import NoRoom, check_curves, end_of, fill, start_driver, states
 from raytune_m2f.config import Config
 from raytune_m2f.drive.runner import create_study, enqueue_points, run_study
 from raytune_m2f.errors import CheckpointError, RaytuneM2FError
-from raytune_m2f.launch.trial import TrialJob, run_trial
+from raytune_m2f.launch.job import TrialJob
+from raytune_m2f.launch.place import Place
+from raytune_m2f.launch.trial import run_trial
 from raytune_m2f.study.settings import EarlyStopping
 from raytune_m2f.study.status import study_status
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training import reports as metrics
-from raytune_m2f.training.reports import Report, TrialContext, read_reports
+from raytune_m2f.training.reports import SEGM_AP, Report, TrialContext, read_reports
 from raytune_m2f.training.worker import train_trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
@@ -232,7 +234,8 @@ def test_a_study_whose_trial_lost_its_newest_checkpoint_has_each_report_once(
 # The log
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_an_error_that_is_not_ours_has_its_trace_in_the_log(tmp_path: Path) -> None:
-    job = TrialJob(config().to_dict(), ("segm/AP",), function=FakeTraining(fault="bug", at=10))
-    run_trial(job, tmp_path / "0000", 0, {})
+    job = TrialJob(config(), (SEGM_AP,), function=FakeTraining(fault="bug", at=10))
+    run_trial(job, Place.at(tmp_path / "0000"), 0, {})
     assert "KeyError: 'no such thing'" in (tmp_path / "0000" / "log.txt").read_text()

@@ -28,7 +28,8 @@ from ray.core.generated import autoscaler_pb2
 from ray.util.placement_group import placement_group_table
 import fake_study, fault_study
 from raytune_m2f.launch.groups import noted_group
-from raytune_m2f.tuning import run_study, StudyDirectory
+from raytune_m2f.drive.runner import run_study
+from raytune_m2f.study.directory import StudyDirectory
 
 def free_port():
     with socket.socket() as found:

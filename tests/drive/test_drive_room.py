@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 
-from raytune_m2f.drive import resources as room
 from raytune_m2f.drive.resources import LOOK_S, Allotment, Node, Room
 
 HEAD, WORKER = Node(cpus=1), Node(cpus=8, gpus=2)
@@ -15,15 +14,12 @@ BUNDLE = {"CPU": 4, "GPU": 1.0}
 
 
 class Cluster:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.nodes: list[Node] = [HEAD]
         self.now = 1000.0
         self.looks = 0
         self.requested: list[dict[str, float]] | None = None
         self.notes: list[str] = []
-        monkeypatch.setattr(room, "cluster_nodes", self.look)
-        monkeypatch.setattr(room, "request_resources", self.request)
-        monkeypatch.setattr("raytune_m2f.drive.resources.time.monotonic", lambda: self.now)
 
     def look(self) -> list[Node]:
         self.looks += 1
@@ -33,7 +29,9 @@ class Cluster:
         self.requested = bundles
 
     def room(self, largest: Sequence[Node] | None = None) -> Room:
-        return Room(ALLOTMENT, largest, self.notes.append)
+        return Room(
+            ALLOTMENT, largest, self.notes.append, nodes=self.look, request=self.request, clock=lambda: self.now
+        )
 
     def change(self, *nodes: Node) -> None:
         self.nodes = [HEAD, *nodes]
@@ -41,37 +39,37 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    return Cluster(monkeypatch)
+def cluster() -> Cluster:
+    return Cluster()
 
 
 def test_it_grows_and_shrinks_with_the_cluster(cluster: Cluster) -> None:
     asked = cluster.room()
     for nodes, most in ((0, 1), (1, 1), (2, 2), (5, 3), (1, 1)):
         cluster.change(*[WORKER] * nodes)
-        assert [asked.has(running) for running in range(4)] == [running < most for running in range(4)]
+        assert [asked.has_room(running) for running in range(4)] == [running < most for running in range(4)]
     assert cluster.looks == 5
 
 
 def test_a_trial_that_fits_no_node_yet_waits_and_the_user_is_told_once(cluster: Cluster) -> None:
     asked = cluster.room()
-    assert asked.has(0)
+    assert asked.has_room(0)
     cluster.change()
-    assert not asked.has(1)
+    assert not asked.has_room(1)
     assert cluster.notes == ["no node that is there now has room for a trial: it starts as soon as one comes"]
     cluster.change(WORKER)
-    asked.has(1)
+    asked.has_room(1)
     cluster.change()
-    asked.has(1)
+    asked.has_room(1)
     assert len(cluster.notes) == 2
 
 
 def test_the_autoscaler_is_asked_for_all_that_the_study_can_use(cluster: Cluster) -> None:
     asked = cluster.room(largest=[HEAD, *[WORKER] * 4])
-    asked.has(0)
+    asked.has_room(0)
     assert cluster.requested == [BUNDLE] * 6  # three trials at once, whatever is there
     cluster.now += LOOK_S
-    asked.enough(1)
+    asked.shrink_to(1)
     assert cluster.requested == [BUNDLE] * 2
     asked.withdraw()
     assert cluster.requested == []
@@ -81,5 +79,5 @@ def test_an_autoscaler_whose_limit_is_unknown_is_asked_for_one_trial_more(cluste
     asked = cluster.room()
     for nodes, trials in ((0, 2), (1, 2), (2, 3), (3, 3)):
         cluster.change(*[WORKER] * nodes)
-        asked.has(0)
+        asked.has_room(0)
         assert cluster.requested == [BUNDLE] * 2 * trials

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -25,8 +26,9 @@ from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
 from raytune_m2f.drive.runner import create_study, run_study
 from raytune_m2f.errors import CheckpointError
-from raytune_m2f.storage import mirror
-from raytune_m2f.storage.mirror import Mirror
+from raytune_m2f.storage import object_store
+from raytune_m2f.storage.folder import Folder
+from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
 from raytune_m2f.study.settings import EarlyStopping, Resources
 from raytune_m2f.study.status import study_status
@@ -51,33 +53,34 @@ def command(*arguments: Any) -> Result:
 
 
 def test_files_go_there_and_back(server: S3Server) -> None:
-    there = Mirror.at(server.address("files"))
-    (there.folder / "checkpoints").mkdir()
-    (there.folder / "checkpoints" / "best.pth").write_bytes(bytes(range(256)) * 2**16)  # in several parts
-    (there.folder / "empty").touch()
+    there, store = Folder.at(server.address("files")), ObjectStore.at(server.address("files"))
+    (there.path / "checkpoints").mkdir()
+    (there.path / "checkpoints" / "best.pth").write_bytes(bytes(range(256)) * 2**16)  # in several parts
+    (there.path / "empty").touch()
     there.sync()
     there.sync("checkpoints")
-    back = Mirror.at(server.address("files"))
+    back = Folder.at(server.address("files"))
     assert back.names(recursive=True) == ["checkpoints/best.pth", "empty"]
     back.pull(*back.names(recursive=True))
-    assert (back.folder / "checkpoints/best.pth").read_bytes() == bytes(range(256)) * 2**16
-    back.copy("empty", "another")
+    assert (back.path / "checkpoints/best.pth").read_bytes() == bytes(range(256)) * 2**16
+    back.link("empty", "another")
     back.delete("checkpoints/best.pth", "nothing")
     assert there.names(recursive=True) == ["another", "empty"]
-    assert there.modified("another") == pytest.approx(there.modified("empty"), abs=PATIENCE_S)
-    assert there.modified("nothing") is None
-    assert there.read("nothing") is None
+    assert store.modified("another") == pytest.approx(store.modified("empty"), abs=PATIENCE_S)
+    assert store.modified("nothing") is None
+    assert store.read("nothing") is None
 
 
 def test_the_servers_address_may_be_in_the_environment(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-    Mirror.at(f"s3://{BUCKET}/named").write("a", "1")
-    assert Mirror.at(server.address("named")).read("a") == "1"
+    ObjectStore.at(f"s3://{BUCKET}/named").write("a", "1")
+    assert ObjectStore.at(server.address("named")).read("a") == "1"
 
 
 def test_checkpoints_go_there_before_older_ones_are_deleted(server: S3Server) -> None:
-    there = Mirror.at(server.address("writer"))
-    with CheckpointWriter(there.folder / "checkpoints", frozenset({2}), there) as writer:
+    there = Folder.at(server.address("writer"))
+    saved = functools.partial(there.sync, "checkpoints")
+    with CheckpointWriter(there.path / "checkpoints", frozenset({2}), saved) as writer:
         for iteration in range(1, 5):
             state: Checkpoint = {"model": {}, "config": {}, "categories": {}, "report": None, "iteration": iteration}
             writer.write(state, best=iteration == 3)
@@ -97,7 +100,7 @@ def test_no_bucket_is_one_error(server: S3Server) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_goes_away_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "ATTEMPTS", 1)  # the client itself tries for six seconds
+    monkeypatch.setattr(object_store, "ATTEMPTS", 1)  # the client itself tries for six seconds
     with s3_server() as server:
         study = create_study(server.address("study"), config(), space(), settings())
         server.stop()
@@ -128,7 +131,7 @@ def test_status_and_export_without_a_driver(server: S3Server) -> None:
 @pytest.mark.slow
 def test_a_training_there_goes_on_and_is_exported(server: S3Server, tiny_config: Config, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(tiny_config.to_yaml())
-    there = Mirror.at(server.address("run"))
+    there = ObjectStore.at(server.address("run"))
     train = ["train", "--config", tmp_path / "config.yaml", "--output", there.address]
     for more in ([], ["--resume", "SOLVER.MAX_ITER=6"]):
         trained = command(*train, *more)
@@ -150,7 +153,7 @@ def test_two_workers_of_a_trial_meet_on_the_store(server: S3Server) -> None:
     create_study(address, config(), space(), asked)
     status = run_study(address, trial_function=FakeTraining(fault="die", at=50))
     assert states(status) == ["complete"]
-    names = Mirror.at(address).names("trials/0000", recursive=True)
+    names = Folder.at(address).names("trials/0000", recursive=True)
     assert "trials/0000/log_1.txt" in names
     assert "trials/0000/.placement_group" not in names
 
@@ -160,10 +163,10 @@ def test_two_workers_of_a_trial_meet_on_the_store(server: S3Server) -> None:
 def test_a_server_that_hangs_ends_the_study_with_one_error_and_it_goes_on_later(
     server: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mirror, "ATTEMPTS", 1)
+    monkeypatch.setattr(object_store, "ATTEMPTS", 1)
     address = server.address("hangs")
     create_study(address, config(), space(), settings(trials=2, early_stopping=NO_STOPPING))
-    watched = Mirror.at(address)
+    watched = ObjectStore.at(address)
 
     def hang() -> None:
         wait_until(lambda: (watched.read("trials/0000/metrics.jsonl") or "").count("\n") >= 2, "two reports")
@@ -187,7 +190,7 @@ def check_curves(study: StudyDirectory) -> None:
     for trial in open_record(study).trials():
         steps = list(range(PERIOD, MAX_ITER + 1, PERIOD))
         assert trial.intermediate_values == {i: pytest.approx(score(trial.params[LR], i)) for i in steps}
-        text = Mirror.at(str(study)).read(f"trials/{trial.number:04d}/metrics.jsonl") or ""
+        text = ObjectStore.at(str(study)).read(f"trials/{trial.number:04d}/metrics.jsonl") or ""
         assert [json.loads(line)["iteration"] for line in text.splitlines()] == steps
 
 
@@ -220,9 +223,9 @@ def test_a_killed_study_goes_on_from_another_directory(server: S3Server, tiny_co
     address = server.address("killed")
     asked = ["--config", file, "--space", "learning_rate", "--trials", 3, "--concurrent", 1, "--early-stopping", "none"]
     driver = started(tmp_path / "first", "tune", "--study", address, *asked)
-    watched = Mirror.at(address)
+    watched = ObjectStore.at(address)
     checkpoint = "trials/0001/checkpoints/iter_0000004.pth"
-    wait_until(lambda: watched.exists(checkpoint), "a checkpoint of the second trial")
+    wait_until(lambda: watched.modified(checkpoint) is not None, "a checkpoint of the second trial")
     os.killpg(driver.pid, signal.SIGKILL)
     end_of(driver)
     done(started(tmp_path / "second", "resume", address))
@@ -232,7 +235,7 @@ def test_a_killed_study_goes_on_from_another_directory(server: S3Server, tiny_co
     done(started(tmp_path / "fourth", "export", address, "--output", "model"))
     assert (tmp_path / "fourth/model/model.pth").stat().st_size > 10_000
     assert "going on from iteration" in (watched.read("trials/0001/log.txt") or "")
-    assert not [name for name in watched.names("trials", recursive=True) if "/iter_" in name]
+    assert not [name for name in Folder.at(address).names("trials", recursive=True) if "/iter_" in name]
     done(started(tmp_path / "disk", "tune", "--study", "study", *asked))
     there = open_record(StudyDirectory.at(address)).trials()
     here = open_record(StudyDirectory.at(tmp_path / "disk/study")).trials()

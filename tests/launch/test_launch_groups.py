@@ -12,8 +12,7 @@ import pytest
 import ray
 
 from raytune_m2f.drive.ray_tune import OptunaRecordSearcher
-from raytune_m2f.launch import groups as leaks
-from raytune_m2f.launch.groups import GROUP, WorkerGroups, noted_group
+from raytune_m2f.launch.groups import GROUP, SWEEP_S, WorkerGroups, noted_group
 
 JOB = "01000000"
 BUNDLE = {"CPU": 1.0}
@@ -22,12 +21,15 @@ BUNDLE = {"CPU": 1.0}
 class Cluster:
     """The placement groups of a cluster."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.groups: dict[str, dict[str, Any]] = {}
-        monkeypatch.setattr(leaks, "placement_group_table", lambda: self.groups)
-        monkeypatch.setattr(leaks, "free_group", self.free)
-        context = type("Context", (), {"get_job_id": lambda self: JOB})
-        monkeypatch.setattr(ray, "get_runtime_context", context)
+        self.now = 1000.0
+
+    def watched(self, read: Callable[[int], str | None]) -> WorkerGroups:
+        """A study's view of it."""
+        return WorkerGroups(
+            read, BUNDLE, table=lambda: self.groups, free=self.free, job=lambda: JOB, clock=lambda: self.now
+        )
 
     def make(self, name: str, job: str = JOB, bundle: dict[str, float] = BUNDLE) -> str:
         group = name.encode().hex().ljust(28, "0") + job  # as long as Ray's
@@ -45,8 +47,8 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    return Cluster(monkeypatch)
+def cluster() -> Cluster:
+    return Cluster()
 
 
 def note(trials: Path, number: int, group: str) -> None:
@@ -60,7 +62,7 @@ def reader(trials: Path) -> Callable[[int], str | None]:
 
 
 def test_the_group_of_a_trial_that_has_ended_is_freed(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+    groups = cluster.watched(reader(tmp_path))
     first, second = cluster.make("a"), cluster.make("b")
     note(tmp_path, 0, first)
     note(tmp_path, 1, second)
@@ -72,14 +74,14 @@ def test_the_group_of_a_trial_that_has_ended_is_freed(cluster: Cluster, tmp_path
 
 def test_what_others_hold_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
     before = cluster.make("before")
-    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+    groups = cluster.watched(reader(tmp_path))
     others = {before, cluster.make("job", job="02000000"), cluster.make("trial", bundle={"memory": 2.0**28})}
     assert groups.sweep(()) == 0
     assert cluster.held == others
 
 
 def test_a_group_that_nobody_has_noted_waits_for_those_who_may_have_made_it(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+    groups = cluster.watched(reader(tmp_path))
     leaked = cluster.make("a")
     assert groups.sweep({0, 1}) == 0  # both are starting
     assert groups.sweep({1}) == 0  # 0 was killed, but it may be 1's
@@ -92,7 +94,7 @@ def test_a_group_that_nobody_has_noted_waits_for_those_who_may_have_made_it(clus
 
 
 def test_a_trial_that_is_handed_out_again_does_not_wait_for_its_own_group(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+    groups = cluster.watched(reader(tmp_path))
     left, others = cluster.make("a"), cluster.make("b")
     note(tmp_path, 0, left)
     assert groups.sweep({0, 1}) == 0  # 1 is starting: `others` is its own
@@ -112,7 +114,7 @@ def test_a_trial_whose_process_died_is_freed_and_counted_while_another_starts(cl
         on_end=lambda number, crash, lost: None,  # it goes on: handed out again before the sweep
         record=SimpleNamespace(note_leaks=counted.append),
     )
-    searcher = OptunaRecordSearcher(driver, WorkerGroups(reader(tmp_path), BUNDLE))
+    searcher = OptunaRecordSearcher(driver, cluster.watched(reader(tmp_path)))
     searcher.suggest("a")
     note(tmp_path, 0, cluster.make("a"))
     searcher.on_trial_complete("a", error=True)
@@ -127,7 +129,7 @@ def test_tune_can_pickle_it_whatever_reads_the_notes(cluster: Cluster) -> None:
         with lock:
             return None
 
-    ray.cloudpickle.dumps(WorkerGroups(read, BUNDLE))
+    ray.cloudpickle.dumps(cluster.watched(read))
 
 
 def test_a_note_that_was_cut_short_is_none(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_a_note_that_was_cut_short_is_none(tmp_path: Path) -> None:
 
 
 def test_workers_that_start_again_have_a_new_group(cluster: Cluster, tmp_path: Path) -> None:
-    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+    groups = cluster.watched(reader(tmp_path))
     note(tmp_path, 0, cluster.make("a"))
     assert groups.sweep({0}) == 0
     cluster.free(cluster.make("a"))
@@ -145,14 +147,10 @@ def test_workers_that_start_again_have_a_new_group(cluster: Cluster, tmp_path: P
     assert cluster.held == {again}
 
 
-def test_a_sweep_that_is_asked_for_often_is_done_now_and_then(
-    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 1000.0
-    monkeypatch.setattr("raytune_m2f.launch.groups.time.monotonic", lambda: now)
-    groups = WorkerGroups(reader(tmp_path), BUNDLE)
+def test_a_sweep_that_is_asked_for_often_is_done_now_and_then(cluster: Cluster, tmp_path: Path) -> None:
+    groups = cluster.watched(reader(tmp_path))
     assert groups.sweep((), often=True) == 0
     cluster.make("a")
     assert groups.sweep((), often=True) == 0
-    now += leaks.SWEEP_S
+    cluster.now += SWEEP_S
     assert groups.sweep((), often=True) == 1

@@ -15,11 +15,13 @@ import ray
 from fake_study import FakeTraining, config
 
 from raytune_m2f.errors import InputError
-from raytune_m2f.launch.ray_train import train_on_ray
-from raytune_m2f.launch.session import BELOW, TOKEN, _private_token, is_alone, this_machine_alone
+from raytune_m2f.launch.job import TrialJob
+from raytune_m2f.launch.local_session import BELOW, TOKEN, is_alone, private_token, this_machine_alone
+from raytune_m2f.launch.place import Place
+from raytune_m2f.launch.workers import train_on_workers
 from raytune_m2f.storage import temporary as sockets
 from raytune_m2f.storage.temporary import LONGEST, keep_multiprocessing_short, short_folder
-from raytune_m2f.training.reports import Report
+from raytune_m2f.training.reports import SEGM_AP, Report
 
 ray.cloudpickle.register_pickle_by_value(fake_study)  # its folder is not on the workers' path
 LOOPBACK = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
@@ -64,7 +66,9 @@ def test_nothing_listens_to_the_network_not_even_two_workers(tmp_path: Path) -> 
         heard.extend(listening(descendants(os.getpid())))
         return True
 
-    train_on_ray(config(), tmp_path, workers=2, on_report=listen, function=FakeTraining())
+    train_on_workers(
+        TrialJob(config(), (SEGM_AP,), workers=(2, 2), function=FakeTraining()), Place.at(tmp_path), listen
+    )
     assert len(heard) > 5
     assert set(heard) <= set(LOOPBACK)
     assert not (tmp_path / ".ray").exists()
@@ -87,13 +91,13 @@ def test_a_token_that_ray_makes_is_for_nobody_else(monkeypatch: pytest.MonkeyPat
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
     token = tmp_path / TOKEN
-    with _private_token():
+    with private_token():
         assert stat.S_IMODE(token.parent.stat().st_mode) == 0o700  # before there is a token
         token.write_text("secret")
         token.chmod(0o644)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     token.chmod(0o640)
-    with _private_token():
+    with private_token():
         pass
     assert stat.S_IMODE(token.stat().st_mode) == 0o640  # somebody's own
 
@@ -104,7 +108,7 @@ def test_without_a_place_for_a_token_it_is_in_the_environment(monkeypatch: pytes
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    with _private_token():
+    with private_token():
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 

@@ -11,10 +11,12 @@ import ray
 from fake_study import MAX_ITER, PERIOD, FakeTraining, config
 
 from raytune_m2f.errors import DatasetError, InputError, RaytuneM2FError, TrainingError
-from raytune_m2f.launch.ray_train import _told_from, train_on_ray
+from raytune_m2f.launch.job import TrialJob
+from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.session import ray_session
+from raytune_m2f.launch.workers import relay, train_on_workers
 from raytune_m2f.progress import ProgressFile
-from raytune_m2f.training.reports import Report
+from raytune_m2f.training.reports import SEGM_AP, Report
 
 pytestmark = pytest.mark.filterwarnings("ignore:::ray")
 ray.cloudpickle.register_pickle_by_value(fake_study)  # its folder is not on the workers' path
@@ -48,6 +50,11 @@ def test_ray_that_does_not_start_is_one_error(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
+def job(training: FakeTraining, retries: int = 1) -> TrialJob:
+    """Of two workers."""
+    return TrialJob(config(), (SEGM_AP,), workers=(2, 2), crash_retries=retries, function=training)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 class TestTwoWorkers:
@@ -58,7 +65,7 @@ class TestTwoWorkers:
             seen.append(report)
             return len(seen) == 3
 
-        last = train_on_ray(config(), tmp_path, workers=2, on_report=on_report, function=FakeTraining())
+        last = train_on_workers(job(FakeTraining()), Place.at(tmp_path), on_report)
         assert [report["iteration"] for report in seen] == [PERIOD, 2 * PERIOD, 3 * PERIOD]
         assert {report["rank"] for report in seen} == {0}
         assert last == seen[-1]
@@ -75,20 +82,20 @@ class TestTwoWorkers:
             seen.add(report["iteration"])
             return False
 
-        last = train_on_ray(config(), tmp_path, workers=2, on_report=on_report, function=FakeTraining(fault="die"))
+        last = train_on_workers(job(FakeTraining(fault="die")), Place.at(tmp_path), on_report)
         assert last["iteration"] == MAX_ITER
         assert seen == set(range(PERIOD, MAX_ITER + 1, PERIOD))
 
     def test_an_error_of_ours_comes_as_it_is_and_is_not_retried(self, tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match=r"^annotations\.json: annotation 7 has label 9"):
-            train_on_ray(config(), tmp_path, workers=2, function=FakeTraining(fault="dataset"), max_failures=3)
+            train_on_workers(job(FakeTraining(fault="dataset"), retries=3), Place.at(tmp_path))
         assert len((tmp_path / "starts").read_text().splitlines()) == 2
 
     def test_any_other_error_comes_as_one_with_cause_and_log(self, tmp_path: Path) -> None:
         with pytest.raises(
             TrainingError, match=r"a worker failed: rank 1, process .*KeyError: 'no such thing'"
         ) as caught:
-            train_on_ray(config(), tmp_path, workers=2, function=FakeTraining(fault="bug"), max_failures=0)
+            train_on_workers(job(FakeTraining(fault="bug"), retries=0), Place.at(tmp_path))
         assert str(tmp_path / "log.txt") in str(caught.value)
 
     def test_an_error_of_the_listener_ends_the_training(self, tmp_path: Path) -> None:
@@ -96,7 +103,7 @@ class TestTwoWorkers:
             raise TrainingError("nobody wants this")
 
         with pytest.raises(TrainingError, match="nobody wants this"):
-            train_on_ray(config(), tmp_path, workers=2, on_report=refuse, function=FakeTraining())
+            train_on_workers(job(FakeTraining()), Place.at(tmp_path), refuse)
         assert ray.available_resources()["CPU"] == 2.0
 
 
@@ -108,7 +115,7 @@ def test_who_follows_several_workers_hears_what_rank_0_leaves_and_nothing_older(
 
     left = ProgressFile(tmp_path, interval=0)
     left(7, 9)  # by an earlier run
-    tell = _told_from(tmp_path, progress)
+    tell = relay(tmp_path, progress)
     tell()
     assert not told
     left(1, 9, loss=2.5)

@@ -11,8 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from raytune_m2f.errors import InputError
-from raytune_m2f.launch import session
-from raytune_m2f.launch.session import _require_listener, _sigterm_as_ctrl_c, ray_session
+from raytune_m2f.launch.session import ray_session, require_listener, sigterm_as_ctrl_c
 
 
 def test_an_address_where_nobody_listens_is_refused_before_ray_tries() -> None:
@@ -21,23 +20,22 @@ def test_an_address_where_nobody_listens_is_refused_before_ray_tries() -> None:
         port = free.getsockname()[1]
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "no-such-host.invalid:6379", "127.0.0.1:99999"):
         with pytest.raises(InputError, match=rf"no Ray cluster answers at '{address}'.*HOST:PORT"):
-            _require_listener(address)
+            require_listener(address)
 
 
 def test_a_web_server_is_refused_before_ray_tries() -> None:
     with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.handle_request, daemon=True).start()
         with pytest.raises(InputError, match=r"a web server does, perhaps Ray's dashboard.*HOST:PORT"):
-            _require_listener(f"127.0.0.1:{server.server_port}")
+            require_listener(f"127.0.0.1:{server.server_port}")
 
 
-def test_an_address_where_somebody_listens_is_left_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "WEB_S", 0.05)
+def test_an_address_where_somebody_listens_is_left_to_ray() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        _require_listener(f"127.0.0.1:{listener.getsockname()[1]}")
-    _require_listener("auto")
+        require_listener(f"127.0.0.1:{listener.getsockname()[1]}", web_s=0.05)
+    require_listener("auto")
 
 
 def terminate() -> None:
@@ -51,7 +49,7 @@ def test_sigterm_is_like_ctrl_c_where_sigint_is_blocked_too(blocked: bool) -> No
     before = signal.getsignal(signal.SIGTERM)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if blocked else set())
     try:
-        with pytest.raises(KeyboardInterrupt), _sigterm_as_ctrl_c():
+        with pytest.raises(KeyboardInterrupt), sigterm_as_ctrl_c():
             terminate()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -62,7 +60,7 @@ def test_sigterm_goes_to_who_handles_ctrl_c() -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
-        with _sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c():
             terminate()
     finally:
         signal.signal(signal.SIGINT, before)
@@ -71,7 +69,7 @@ def test_sigterm_goes_to_who_handles_ctrl_c() -> None:
 
 def test_another_thread_hears_no_signal() -> None:
     def enter() -> None:
-        with _sigterm_as_ctrl_c():
+        with sigterm_as_ctrl_c():
             done.append(True)
 
     done: list[bool] = []

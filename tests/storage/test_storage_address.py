@@ -8,8 +8,9 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from raytune_m2f.errors import InputError
-from raytune_m2f.storage import address as store
-from raytune_m2f.storage.address import address_within, connect
+from raytune_m2f.storage import object_store
+from raytune_m2f.storage.address import address_within
+from raytune_m2f.storage.object_store import connect
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_a_bucket_on_google_cloud_is_asked_for_seconds_not_for_minutes(monkeypat
         seen.append(address)
         return LocalFileSystem(), "no such bucket"
 
-    monkeypatch.setattr(store, "_open", opened)
+    monkeypatch.setattr(object_store, "open_filesystem", opened)
     for address in ("gs://bucket/study", "gs://bucket/study?retry_limit_seconds=5"):
         with pytest.raises(InputError, match="there is no bucket"):
             connect(address)

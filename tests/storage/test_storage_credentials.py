@@ -9,7 +9,8 @@ import pytest
 
 from raytune_m2f.config import load_config
 from raytune_m2f.errors import ConfigError, InputError
-from raytune_m2f.storage.address import connect, holds_credentials, without_credentials
+from raytune_m2f.storage.address import holds_credentials, without_credentials
+from raytune_m2f.storage.object_store import connect
 
 WITH = [
     "postgresql://me:pw@host/db",

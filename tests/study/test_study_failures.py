@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from raytune_m2f.study.record.failures import fingerprint, in_words
+from raytune_m2f.study.record.attributes import failure_in_words, fingerprint
 
 TRACE = 'Traceback:\n  File "/a/b/worker.py", line 12, in train\n  File "/a/b/loss.py", line 3, in forward\nKeyError'
 
@@ -37,7 +37,7 @@ def test_only_the_first_line_of_a_cause_counts() -> None:
 def test_a_failure_in_words() -> None:
     attributes = {"error_type": "DatasetError", "cause": "label 9", "log_tail": ["reading", "annotations"]}
     trial = create_trial(state=TrialState.FAIL, user_attrs=attributes)
-    text = in_words(trial, "/study/trials/0007/log.txt")
+    text = failure_in_words(trial, "/study/trials/0007/log.txt")
     assert text.splitlines() == [
         "trial -1: DatasetError: label 9",
         "last lines of /study/trials/0007/log.txt:",

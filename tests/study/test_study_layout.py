@@ -13,6 +13,7 @@ from fake_study import LR, config, leave_reports, open_record, report, settings,
 
 from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.errors import StudyError
+from raytune_m2f.storage.object_store import ObjectStore
 from raytune_m2f.study.directory import StudyDirectory, StudyPlan
 from raytune_m2f.study.layout import create_study, has_begun, new_study
 from raytune_m2f.study.settings import EarlyStopping, StudySettings
@@ -167,8 +168,7 @@ def test_on_a_store_it_gives_way_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     study = create_study(ADDRESS, config(), space(), settings())
     with study.locked():
         enqueue_points(open_record(study))
-    assert study.remote is not None
-    study.remote.mirror.write("notes.txt", "mine")
+    ObjectStore.at(ADDRESS).write("notes.txt", "mine")
     other = lay_out(ADDRESS)
     assert is_the_other(StudyDirectory.at(ADDRESS))
     assert store.files() == ["notes.txt", "study.yaml"]

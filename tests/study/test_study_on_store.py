@@ -19,10 +19,9 @@ from patience import wait_until
 from raytune_m2f import Study
 from raytune_m2f.drive.runner import create_study
 from raytune_m2f.errors import CheckpointError, InputError, StudyError
-from raytune_m2f.storage import lease as remote
-from raytune_m2f.storage.lease import LEASE, Lease
-from raytune_m2f.storage.mirror import Mirror
-from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.storage.lease import STALE_S, Lease
+from raytune_m2f.storage.object_store import ObjectStore
+from raytune_m2f.study.directory import LOCK, StudyDirectory
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.record.record import Record
@@ -150,19 +149,16 @@ def test_what_is_no_study_is_named(store: FakeStore) -> None:
         study_status("s3://other/study")
 
 
-def test_a_store_that_fails_is_one_error(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_fails_is_one_error(store: FakeStore) -> None:
     new_study()
     study = StudyDirectory.at(ADDRESS)
     driver = drive(study)
     driver.next_trial()
-
-    def fail(*_: object) -> None:
-        raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Mirror, "_upload", fail)
-        with pytest.raises(CheckpointError, match=r"optuna\.journal: AWS Error NETWORK_CONNECTION.*raytune-m2f resume"):
-            driver.next_trial()
+    fault = OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7")
+    store.files_there.faults = itertools.repeat(fault)
+    with pytest.raises(CheckpointError, match=r"optuna\.journal: AWS Error NETWORK_CONNECTION.*raytune-m2f resume"):
+        driver.next_trial()
+    store.files_there.faults = iter(())
     assert len(open_record(StudyDirectory.at(ADDRESS)).trials(TrialState.RUNNING)) == 1
 
 
@@ -209,16 +205,16 @@ def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypa
 # The lease
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease is renewed often: who waits for a sign of life has it soon, and it may still come late."""
-    monkeypatch.setattr(remote, "RENEW_S", 0.1)
+def at_store(stale_s: float = STALE_S) -> StudyDirectory:
+    """The study, whose lease is renewed often: who waits for a sign of life has it soon, and it may still come late."""
+    study = StudyDirectory.at(ADDRESS)
+    study.lock = Lease(ObjectStore.at(ADDRESS), LOCK, renew_s=0.1, stale_s=stale_s)
+    return study
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_second_driver_is_refused_with_the_name_of_the_first(store: FakeStore) -> None:
     new_study()
-    first, second = StudyDirectory.at(ADDRESS), StudyDirectory.at(ADDRESS)
+    first, second = at_store(), at_store()
     with first.locked():
         assert f"process {os.getpid()} on" in (second.driver() or "")
         with pytest.raises(StudyError, match=f"another driver \\(process {os.getpid()} on "), second.locked():
@@ -226,16 +222,14 @@ def test_a_second_driver_is_refused_with_the_name_of_the_first(store: FakeStore)
     assert second.driver() is None
     with second.locked():
         pass
-    assert LEASE not in store.files()
+    assert LOCK not in store.files()
 
 
-@pytest.mark.usefixtures("quick", "store")
-def test_a_lease_that_nobody_renews_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "STALE_S", 1.0)
+@pytest.mark.usefixtures("store")
+def test_a_lease_that_nobody_renews_is_taken() -> None:
     new_study()
-    mirror = Mirror.at(ADDRESS)
-    mirror.write(LEASE, json.dumps({"holder": "one that was killed", "token": "theirs"}))
-    study = StudyDirectory.at(ADDRESS)
+    ObjectStore.at(ADDRESS).write(LOCK, json.dumps({"holder": "one that was killed", "token": "theirs"}))
+    study = at_store(stale_s=1.0)
     assert study.driver() == "one that was killed"
     with study.locked():
         assert f"process {os.getpid()}" in (study.driver() or "")
@@ -245,20 +239,19 @@ def drive_while_another_takes(study: StudyDirectory, store: FakeStore) -> None:
     with study.locked():
         driver = drive(study)
         driver.next_trial()
-        (store.root / "bucket/study" / LEASE).write_text(json.dumps({"holder": "the other", "token": "theirs"}))
-        assert study.remote is not None
-        lease = study.remote.lease
-        wait_until(lambda: lease._lost is not None, "the next renewal")
+        (store.root / "bucket/study" / LOCK).write_text(json.dumps({"holder": "the other", "token": "theirs"}))
+        lease = study.lock
+        assert isinstance(lease, Lease)
+        wait_until(lambda: lease.lost_to is not None, "the next renewal")
         driver.next_trial()
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_driver_whose_study_was_taken_stops_and_writes_nothing_more(store: FakeStore) -> None:
     new_study()
-    study = StudyDirectory.at(ADDRESS)
+    study = at_store()
     with pytest.raises(StudyError, match=r"was taken over by another driver \(the other"):
         drive_while_another_takes(study, store)
-    assert "the other" in (store.root / "bucket/study" / LEASE).read_text()
+    assert "the other" in (store.root / "bucket/study" / LOCK).read_text()
     assert len(open_record(StudyDirectory.at(ADDRESS)).trials(TrialState.RUNNING)) == 1
 
 
@@ -266,8 +259,8 @@ def test_of_two_that_take_a_lease_at_once_the_last_one_has_it(
     store: FakeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new_study()
-    mirror = Mirror.at(ADDRESS)
+    there = ObjectStore.at(ADDRESS)
     theirs = json.dumps({"holder": "the other", "token": "theirs"})
-    monkeypatch.setattr(time, "sleep", lambda _: mirror.write(LEASE, theirs))
-    with pytest.raises(StudyError, match=r"another driver \(the other\)"), Lease(mirror).held("this one"):
+    monkeypatch.setattr(time, "sleep", lambda _: there.write(LOCK, theirs))
+    with pytest.raises(StudyError, match=r"another driver \(the other\)"), Lease(there, LOCK).held("this one"):
         pass

@@ -13,7 +13,6 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from raytune_m2f.study.record import samplers
 from raytune_m2f.study.record.samplers import SAMPLERS, make_sampler
 
 RANGES: dict[str, BaseDistribution] = {
@@ -115,11 +114,9 @@ def test_tpe_reaches_a_range_that_was_widened(conditional: bool) -> None:
     assert max(shares) > 4.0
 
 
-def test_tpe_learns_from_the_newest_and_the_best_of_a_long_study(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tpe_learns_from_the_newest_and_the_best_of_a_long_study() -> None:
     """What is left out changes nothing: a study without those trials is given the same point."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    monkeypatch.setattr(samplers, "NEWEST", 12)
-    monkeypatch.setattr(samplers, "BEST", 6)
     storage = InMemoryStorage()
     run("tpe", 40, storage)
     whole = optuna.load_study(study_name="s", storage=storage)
@@ -131,7 +128,7 @@ def test_tpe_learns_from_the_newest_and_the_best_of_a_long_study(monkeypatch: py
     part.add_trials([t for t in whole.get_trials() if t.number in chosen or t.state == TrialState.RUNNING])
     points = []
     for study in (whole, part):
-        study.sampler = make_sampler("tpe", 1, 40, 100)
+        study.sampler = make_sampler("tpe", 1, 40, 100, newest=12, best=6)
         points.append(study.ask(RANGES).params)
     assert len(chosen) == 18
     assert points[0] == points[1]

@@ -66,7 +66,7 @@ def report(iteration: int, **others: Any) -> Report:
 def test_reports_after_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
     for iteration in (5, 10, 15):
         metrics.append_report(tmp_path, report(iteration))
-    with (tmp_path / metrics.FILE).open("a") as file:
+    with (tmp_path / metrics.METRICS).open("a") as file:
         file.write('{"iteration": 2')  # a kill while it wrote
     metrics.rewind(tmp_path, report(10, again=True))
     assert metrics.read_reports(tmp_path) == [report(5), report(10, again=True)]
@@ -89,7 +89,7 @@ def test_a_damaged_line_is_named_and_the_others_are_used(
 ) -> None:
     for iteration in (5, 10):
         metrics.append_report(tmp_path, report(iteration))
-        with (tmp_path / metrics.FILE).open("ab") as file:
+        with (tmp_path / metrics.METRICS).open("ab") as file:
             file.write(line + b"\n")
     assert metrics.read_reports(tmp_path) == [report(5), report(10)]
     assert "line 2 is no whole report and is left out" in caplog.text

@@ -97,7 +97,7 @@ def test_a_restored_trial_goes_on_with_its_scaler(device: str, tiny_config: Conf
         for parameter in before.model.parameters():
             parameter.grad = torch.full_like(parameter, value if device == "cuda" else 1.0)
         before.scaler.scale(torch.ones((), device=device))  # as a loss would be: it makes the scale on the device
-        before._update()
+        before.update()
     after.restore(snapshot({**before.state(), "config": config.to_dict()}))
     assert after.scaler.is_enabled() == (device == "cuda")
     assert after.scaler.state_dict() == before.scaler.state_dict()

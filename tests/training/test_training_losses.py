@@ -13,6 +13,7 @@ from report_cases import same
 
 from raytune_m2f.config import Config
 from raytune_m2f.training import checkpoint
+from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.step import LossMeans, Stepper
 from raytune_m2f.training.worker import train_trial
@@ -63,18 +64,18 @@ def test_the_reported_rate_is_that_of_the_steps_and_of_the_log(
 ) -> None:
     """A polynomial schedule has come to nothing after the last step, which still had a rate."""
     used: list[float] = []
-    step: Any = Stepper._update
+    step: Any = Stepper.update
 
     def noted(self: Stepper) -> None:
         used.append(max(group["lr"] for group in self.optimizer.param_groups))
         step(self)
 
-    monkeypatch.setattr(Stepper, "_update", noted)
+    monkeypatch.setattr(Stepper, "update", noted)
     config = tiny_config.with_values(
         {"SOLVER.LR_SCHEDULER_NAME": "WarmupPolyLR", "SOLVER.MAX_ITER": 20, "TEST.EVAL_PERIOD": 10}
     )
     with caplog.at_level(logging.INFO, logger="raytune_m2f"):
-        train_trial(config, replace(TrialContext(tmp_path), metric="-loss"))
+        train_trial(config, replace(TrialContext(tmp_path), metric=Objective.parse("-loss")))
     reports = read_reports(tmp_path)
     assert [report["lr"] for report in reports] == [used[9], used[19]]
     assert reports[-1]["lr"] > 0

@@ -14,15 +14,17 @@ import torch
 
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.errors import OutOfMemoryError, TrainingError
-from raytune_m2f.launch.ray_train import train_on_ray
+from raytune_m2f.launch.job import TrialJob
+from raytune_m2f.launch.place import Place
+from raytune_m2f.launch.workers import train_on_workers
 from raytune_m2f.model import MultiTaskMaskFormer
 from raytune_m2f.training import checkpoint, memory
-from raytune_m2f.training.reports import TrialContext, read_reports
+from raytune_m2f.training.reports import SEGM_AP, TrialContext, read_reports
 from raytune_m2f.training.step import Stepper
 from raytune_m2f.training.worker import train_trial
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its folder is not on the workers' path
-REAL = Stepper._backward
+REAL = Stepper.backward
 CPU_ALLOCATOR = "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: can't allocate memory: you tried"
 
 
@@ -41,13 +43,13 @@ class Fits:
         return REAL(stepper, samples, *others)
 
     def __call__(self, config: Config, context: TrialContext) -> None:
-        """As the function of `train_on_ray`: the last worker has the small memory."""
+        """As the function of a `TrialJob`: the last worker has the small memory."""
         if context.rank == context.world_size - 1:
-            Stepper._backward = lambda *args: self.backward(*args)  # type: ignore[method-assign]
+            Stepper.backward = lambda *args: self.backward(*args)  # type: ignore[method-assign]
         try:
             train_trial(config, context)
         finally:
-            Stepper._backward = REAL  # type: ignore[method-assign]
+            Stepper.backward = REAL  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_what_is_out_of_memory(error: Exception, memory_is_missing: bool) -> Non
 
 
 def test_the_real_allocators_error_is_known() -> None:
-    with pytest.raises(OutOfMemoryError, match="out of memory here"), memory.explained("here"):
+    with pytest.raises(OutOfMemoryError, match="out of memory here"), memory.oom_as_error("here"):
         torch.empty(2**55, dtype=torch.uint8)
 
 
@@ -140,7 +142,8 @@ def test_out_of_memory_in_evaluation_says_so(
 def test_one_worker_of_two_halves_for_both_and_uses_no_retry_up(slow_learner: Config, tmp_path: Path) -> None:
     config = slow_learner.with_values({"SOLVER.IMS_PER_BATCH": 8})
     train_trial(config.with_values({"SOLVER.MICRO_BATCH": 1}), TrialContext(tmp_path / "small"))
-    train_on_ray(config, tmp_path / "halved", workers=2, function=Fits(1), max_failures=0)
+    job = TrialJob(config, (SEGM_AP,), workers=(2, 2), crash_retries=0, function=Fits(1))
+    train_on_workers(job, Place.at(tmp_path / "halved"))
     reports = read_reports(tmp_path / "halved")
     assert [report["micro_batch"] for report in reports] == [1, 1]
     assert_equal_weights(tmp_path / "halved", tmp_path / "small", tolerance=1e-6)

@@ -43,7 +43,7 @@ def _random_step(stepper: Stepper) -> None:
     rng = torch.Generator().manual_seed(7)
     for _, parameter in stepper.model.named_parameters():
         parameter.grad = torch.rand(parameter.shape, generator=rng) - 0.5
-    stepper._update()
+    stepper.update()
 
 
 def state_of(stepper: Stepper) -> dict[str, Any]:

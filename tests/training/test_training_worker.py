@@ -145,12 +145,12 @@ def test_fewer_queries_than_instances_train_and_say_so_once(
 def test_a_loss_that_is_not_finite_ends_the_trial_by_name(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Stepper._backward
+    real = Stepper.backward
 
     def broken(self: Stepper, *args: Any) -> dict[str, torch.Tensor]:
         return {name: value * float("nan") for name, value in real(self, *args).items()}
 
-    monkeypatch.setattr(Stepper, "_backward", broken)
+    monkeypatch.setattr(Stepper, "backward", broken)
     with pytest.raises(NonFiniteLossError, match=r"iteration 0: the loss is nan.*BASE_LR"):
         train_trial(tiny_config, TrialContext(tmp_path))
     assert read_reports(tmp_path) == []

@@ -1,4 +1,4 @@
-"""What the driver asks of the record at every event, kept up to date so that no question reads all trials again.
+"""Totals over the trials that the driver needs at every event, kept up to date so that no event reads all trials.
 
 It holds nothing that the record does not: it is built anew whenever the record is opened.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
 
-from raytune_m2f.study.directory import StudyPlan
+from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record.rungs import Rungs, default_grace, rung_iterations
 from raytune_m2f.study.settings import Usage
 

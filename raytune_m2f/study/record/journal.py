@@ -1,6 +1,6 @@
-"""optuna.journal, read with suspicion: a file can lose or gain lines, bytes and blocks in ways that no driver knows of.
+"""optuna.journal, checked before Optuna reads it: a file can lose or gain lines, bytes and blocks.
 
-Optuna takes a journal at its word. It stops at a line that is no JSON, passes over one that names a trial that is not
+Optuna itself checks nothing. It stops at a line that is no JSON, passes over one that names a trial that is not
 there (all later trials then have another's number), and appends behind a broken end, which makes it a broken middle.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,8 +18,11 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
+from pydantic import ValidationError
 
 from raytune_m2f.errors import StudyError
+from raytune_m2f.storage.files import write_atomically
+from raytune_m2f.study.record.attributes import OPERATION
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +92,8 @@ class Journal:
         aside = _unused(self.path)
         with self.path.open("rb+") as file:
             file.seek(self.end)
-            with aside.open("xb") as kept:
-                kept.write(file.read())
-                kept.flush()
-                os.fsync(kept.fileno())
+            write_atomically(aside, file.read())
             file.truncate(self.end)
-            os.fsync(file.fileno())
         log.warning(
             "%s was damaged from line %d to its end (%s): that was cut off and kept as %s. What it said of the trials "
             "is read from their directories.",
@@ -155,89 +153,12 @@ def _replay(line: bytes, replayed: JournalStorageReplayResult) -> str | None:
             replayed.get_trial(operation["trial_id"])
     except (KeyError, TypeError):
         return "it is of a study or a trial that no line before it begins"
-    for name, fits in FIELDS.items():
-        if name in operation and not fits(operation[name]):
-            return f"its {name} is not of the kind that is written there"
+    try:
+        OPERATION.validate_python(operation)
+    except ValidationError as error:
+        return f"its {error.errors()[0]['loc'][0]} is not of the kind that is written there"
     try:
         replayed.apply_logs([operation])
     except Exception as error:  # whatever Optuna meets first: it checks nothing
         return f"Optuna cannot do what it says: {error!r}"
     return None
-
-
-# What is read from a record with no further question
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int
-
-
-def _is_count_or_none(value: Any) -> bool:
-    return value is None or _is_count(value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _are_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_number, value))
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_report(value: Any) -> bool:
-    """A flat one, whose counts are counts."""
-    if not isinstance(value, dict) or not all(isinstance(entry, int | float | str | None) for entry in value.values()):
-        return False
-    return all(_is_number(value.get(name, 0)) for name in ("iteration", "seconds", "images", "segm/AP_se"))
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _are_numbers_by_name(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(_is_number, value.values()))
-
-
-_ATTRIBUTES: Mapping[str, Callable[[Any], bool]] = {
-    "best": _is_report,
-    "last": _is_report,
-    **dict.fromkeys(("best_iteration", "rung", "replaced_at", "parent", "start", "replaces"), _is_count),
-    **dict.fromkeys(("node_losses", "leaks_freed"), _is_count),
-    **dict.fromkeys(("inherited", "gpu_seconds", "gpus"), _is_number),
-    **dict.fromkeys(("origin", "prior", "stopped", "cause", "error_type", "fingerprint", "checkpoint"), _is_text),
-    "paused": _is_count_or_none,
-    "log_tail": _are_texts,
-    "sessions": _are_numbers_by_name,
-    "fixed_params": _is_mapping,
-    "trained": _is_mapping,
-}
-"""Of trials and of the study, ours and Optuna's; see `record.py`."""
-
-
-def _are_attributes(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        name not in _ATTRIBUTES or _ATTRIBUTES[name](entry) for name, entry in value.items()
-    )
-
-
-FIELDS: Mapping[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("user_attr", "system_attr", "user_attrs", "system_attrs"), _are_attributes),
-    **dict.fromkeys(("study_id", "trial_id", "step"), _is_count),
-    **dict.fromkeys(("study_name", "worker_id", "param_name", "distribution"), _is_text),
-    **dict.fromkeys(("param_value_internal", "intermediate_value"), _is_number),
-    "directions": _are_numbers,
-    "params": _are_numbers_by_name,
-    "distributions": _is_mapping,
-    "intermediate_values": _are_numbers_by_name,
-    "values": lambda value: value is None or _are_numbers(value),
-}
-"""Entries of an operation that mean the same in all of them."""

@@ -2,23 +2,7 @@
 
 What a trial did is written by the trial into its own directory first (reports, failure) and then told to Optuna; the
 record can therefore always be brought up to date from the directories, and `settle` is the one rule for both a trial
-that has just ended and one that a killed driver left behind. Attributes of a trial:
-
-    origin                        why this point: `config`, `published`, `grid`, `pbt`, `earlier` (a best point of an
-                                  earlier study), or the trial that `confirm` trains again
-    prior                         it was not run here, but in the earlier study that it names
-    asked                         all its values are drawn
-    trained                       its shares as they are trained, where they differ from what was drawn (space_share.py)
-    best, best_iteration, last    all metrics of the best and of the latest report
-    effective_lr, micro_batch, host, gpus, gpu_seconds, checkpoint    of the latest report
-    rung                          the highest rung at which it was let through
-    paused                        the rung at which it waits, None once it goes on
-    stopped                       why it was stopped early
-    replaced_at                   pbt: the rung at which it left its place
-    parent, start, replaces       pbt: whose checkpoint it took over, at which iteration, and whose place
-    inherited                     pbt: the seconds of that checkpoint
-    node_losses                   how often its process died with its node
-    error_type, cause, fingerprint, log_tail    why it failed
+that has just ended and one that a killed driver left behind.
 
 A stopped trial is PRUNED. With several metrics it is COMPLETE, for Optuna's samplers know no pruned trials there.
 """
@@ -33,8 +17,9 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import CheckpointError
-from raytune_m2f.study.directory import Point, StudyDirectory, StudyPlan
-from raytune_m2f.study.record.failures import fingerprint
+from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.plan import Point, StudyPlan
+from raytune_m2f.study.record.attributes import fingerprint
 from raytune_m2f.study.record.index import Index
 from raytune_m2f.study.record.rungs import judge
 from raytune_m2f.study.record.samplers import make_sampler

@@ -1,4 +1,4 @@
-"""Who goes on: successive halving and population based training, as functions of the record.
+"""Early stopping: successive halving and population based training, as functions of the record.
 
     r    grace: the iterations of the first rung
     eta  reduction factor

@@ -19,11 +19,17 @@ from raytune_m2f.study.settings import Sampler
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 NEWEST, BEST = 400, 100
-"""Trials that TPE learns from: the newest that ended, and the best of those before them that ran to their end."""
 
 
 def make_sampler(
-    kind: str, seed: int, started: int, planned: int | None, conditional: Collection[str] = ()
+    kind: str,
+    seed: int,
+    started: int,
+    planned: int | None,
+    conditional: Collection[str] = (),
+    *,
+    newest: int = NEWEST,
+    best: int = BEST,
 ) -> BaseSampler:
     """The sampler of one suggestion.
 
@@ -46,13 +52,19 @@ def make_sampler(
         kind: one of SAMPLERS.
         planned: trials of the whole study if they are known; a small study explores at random for a shorter time.
         conditional: keys that not every trial has.
+        newest, best: trials that TPE learns from: so many that ended last, and of the older ones that ran to their end
+            so many of the best.
+
+    Raises:
+        ValueError: there is no such sampler.
     """
     startup = 10 if planned is None else min(10, max(3, planned // 3))
     stream = int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # groups, and CMA-ES with stopped trials
         if kind == "tpe":
-            return _GroupTPE(seed=stream, n_startup_trials=startup, multivariate=True, group=True, constant_liar=True)
+            options = {"n_startup_trials": startup, "multivariate": True, "group": True, "constant_liar": True}
+            return _GroupTPE(newest, best, seed=stream, **options)
         if kind == "gp":
             return _StoppedGP(seed=stream, n_startup_trials=startup, warn_independent_sampling=False)
         if kind == "cmaes":
@@ -69,8 +81,13 @@ class _GroupTPE(TPESampler):
     itself.
     """
 
+    def __init__(self, newest: int, best: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._newest, self._best = newest, best
+        self._window: _Window | None = None
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        window = self._look(study, trial)
+        window = self._window_of(study, trial)
         inferred = super().infer_relative_search_space(window, trial)
         for other in window.get_trials(deepcopy=False):
             for name, distribution in other.distributions.items():
@@ -81,36 +98,34 @@ class _GroupTPE(TPESampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return super().sample_relative(self._look(study, trial), trial, search_space)
+        return super().sample_relative(self._window_of(study, trial), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return super().sample_independent(self._look(study, trial), trial, param_name, param_distribution)
+        return super().sample_independent(self._window_of(study, trial), trial, param_name, param_distribution)
 
-    def _look(self, study: Study, trial: FrozenTrial) -> _Window:
-        """One look for all values of a trial."""
+    def _window_of(self, study: Study, trial: FrozenTrial) -> _Window:
+        """The same window for all values of a trial."""
         if self._window is None or self._window.asking != trial.number:
-            self._window = _Window(study, trial.number)
+            self._window = _Window(study, trial.number, self._newest, self._best)
         return self._window
-
-    _window: _Window | None = None
 
 
 class _Window(Study):
-    """The study as TPE sees it: the trials that run, the `NEWEST` that ended and, of the older ones, the `BEST`.
+    """The study as TPE sees it: the trials that run, the `newest` that ended and, of the older ones, the `best`.
 
     TPE compares the best tenth, at most 25 trials, with the rest, and weighs old trials less: those that are left out
     hardly matter to it.
     """
 
-    def __init__(self, study: Study, asking: int) -> None:
+    def __init__(self, study: Study, asking: int, newest: int, best: int) -> None:
         vars(self).update(vars(study))
         self.asking = asking
         trials = study.get_trials(deepcopy=False)
         ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        complete = [trial for trial in ended[:-NEWEST] if trial.state == TrialState.COMPLETE]
-        chosen = {trial.number for trial in (*heapq.nlargest(BEST, complete, key=_merit), *ended[-NEWEST:])}
+        complete = [trial for trial in ended[:-newest] if trial.state == TrialState.COMPLETE]
+        chosen = {trial.number for trial in (*heapq.nlargest(best, complete, key=_merit), *ended[-newest:])}
         self._chosen = [trial for trial in trials if trial.number in chosen or trial.state == TrialState.RUNNING]
 
     def _get_trials(

@@ -1,4 +1,4 @@
-"""Where the Optuna study is kept: a journal in the study directory, or a database that the user names."""
+"""Where Optuna keeps a study: in a journal in the study directory, or in a database that the user names."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def open_study(study: StudyDirectory, settings: StudySettings, *, writable: bool
     Args:
         writable: the caller holds the study's lock. What a killed driver or a crash left at the journal's end is cut.
         new: make it in a database too. Otherwise one that is not there was lost, or the address is another one.
+
     Raises:
         StudyError: there is no record, it is damaged or was lost, or the database does not answer. Nothing is changed.
     """
@@ -76,7 +77,7 @@ def open_study(study: StudyDirectory, settings: StudySettings, *, writable: bool
         storage: BaseStorage = _open_journal(study, writable)
     else:
         storage, name = open_database(settings.optuna_storage), settings.optuna_study or name
-    with _clear_errors(settings):
+    with _database_errors(settings):
         names = optuna.get_all_study_names(storage)
         if settings.optuna_storage is None and names:
             name = names[0]
@@ -102,7 +103,7 @@ def recorded_trials(study: StudyDirectory, settings: StudySettings | None) -> li
         storage: BaseStorage = found.storage(writable=False)
     else:
         storage, name = open_database(settings.optuna_storage), settings.optuna_study
-    with _clear_errors(settings):
+    with _database_errors(settings):
         if name is not None and name not in optuna.get_all_study_names(storage):
             return []
         return optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
@@ -113,7 +114,7 @@ def forget(settings: StudySettings) -> None:
     if settings.optuna_storage is None or settings.optuna_study is None:
         return
     storage = open_database(settings.optuna_storage)
-    with _clear_errors(settings):
+    with _database_errors(settings):
         if settings.optuna_study in optuna.get_all_study_names(storage):
             optuna.delete_study(study_name=settings.optuna_study, storage=storage)
 
@@ -149,8 +150,8 @@ def _lost(study: StudyDirectory, what: str) -> str:
 
 
 @contextmanager
-def _clear_errors(settings: StudySettings | None) -> Iterator[None]:
-    """A database that opens may still fail, or hold something else."""
+def _database_errors(settings: StudySettings | None) -> Iterator[None]:
+    """Turn errors of a database, which may still fail when it is open, into StudyError."""
     address = None if settings is None else settings.optuna_storage
     if address is None:
         yield
