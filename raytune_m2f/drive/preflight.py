@@ -55,7 +55,8 @@ def check_before_start(
         notes += _check_reports(config)
     if isinstance(config, AnyModelConfig):  # detectron2 looks at many of its keys only when it builds
         learner = engine.learner()
-        learner.scheduler(config, learner.optimizer(config))
+        learner.optimizer(config)
+        learner.schedule(config)
     if smallest < workers:
         raise SearchSpaceError(
             f"{BATCH} can be {smallest:g}, but a trial has {workers} workers and each needs an image at least. Raise "

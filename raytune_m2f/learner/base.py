@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import TypeVar
 
 from raytune_m2f.config import Config
@@ -66,8 +65,8 @@ class Learner(Protocol[Train, Test, Prediction]):
     def optimizer(self, config: Config) -> Optimizer:
         """A new optimizer; `config` may have other values than the learner's own, but the same network."""
 
-    def scheduler(self, config: Config, optimizer: Optimizer) -> LRScheduler:
-        """The schedule of the learning rates, a function of the iteration alone."""
+    def schedule(self, config: Config) -> Callable[[int], float]:
+        """The factor on each of the optimizer's learning rates in an iteration."""
 
     def load_weights(self, source: str) -> object:
         """Start from the weights of MODEL.WEIGHTS. Raises ModelError if there are none, or of another network."""

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories, TestSample, TrainSample
 from raytune_m2f.learner.base import Autocast, Terms
-from raytune_m2f.learner.optimizer import build_optimizer, build_scheduler
+from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.model import (
     Backbone,
@@ -147,8 +147,8 @@ class MaskFormerLearner:
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
         return build_optimizer(config, self.model)
 
-    def scheduler(self, config: Config, optimizer: torch.optim.Optimizer) -> LRScheduler:
-        return build_scheduler(config, optimizer)
+    def schedule(self, config: Config) -> Callable[[int], float]:
+        return partial(schedule_factor, config)
 
     def load_weights(self, source: str) -> object:
         return load_weights(self.model, source)

@@ -9,7 +9,6 @@ from collections import defaultdict
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.optim.lr_scheduler import LambdaLR
 
 from raytune_m2f.config import Config
 
@@ -49,11 +48,6 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.AdamW:
         [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()],
         fused=True,
     )
-
-
-def build_scheduler(config: Config, optimizer: torch.optim.Optimizer) -> LambdaLR:
-    """The schedule as a factor on every group's learning rate."""
-    return LambdaLR(optimizer, lambda iteration: schedule_factor(config, iteration))
 
 
 def schedule_factor(config: Config, iteration: int) -> float:

@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
@@ -47,6 +46,7 @@ class Stepper:
         network: the network, wrapped for several workers.
         forward: the network's forward pass, compiled if the configuration says so.
         micro_batch: images that this worker takes at once; halved where memory does not suffice.
+        base_lrs, schedule: the learning rate of each of the optimizer's groups, and the factor on it in an iteration.
         lr: of the latest step; of several groups the highest.
     """
 
@@ -54,7 +54,8 @@ class Stepper:
     network: nn.Module
     forward: Callable[[Any], Any]
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
+    base_lrs: list[float]
+    schedule: Callable[[int], float]
     scaler: torch.amp.GradScaler
     config: Config
     context: TrialContext
@@ -77,7 +78,8 @@ class Stepper:
             network=network,
             forward=torch.compile(network, dynamic=False) if config.MODEL.COMPILE else network,
             optimizer=optimizer,
-            scheduler=learner.scheduler(config, optimizer),
+            base_lrs=[group["lr"] for group in optimizer.param_groups],
+            schedule=learner.schedule(config),
             scaler=torch.amp.GradScaler(context.device.type, enabled=half and context.device.type == "cuda"),
             config=config,
             context=context,
@@ -114,7 +116,7 @@ class Stepper:
         if not math.isfinite(report["loss"]):
             raise NonFiniteLossError(_diagnosis(self.config, iteration, f"the loss is {report['loss']}"))
         with oom_as_error("in the optimizer's step"):
-            self.update()
+            self.update(iteration)
         return report
 
     def _gradients(self, samples: Sequence[Any], iteration: int) -> dict[str, float]:
@@ -180,22 +182,26 @@ class Stepper:
         values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
         return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
 
-    def update(self) -> None:
-        """Clip the gradients, and step optimizer and schedule."""
+    def update(self, iteration: int) -> None:
+        """Step with the gradients that are there, clipped, at the learning rates of this iteration."""
+        self._set_rates(iteration)
         self.scaler.unscale_(self.optimizer)
         if self.learner.max_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.lr = float(max(self.scheduler.get_last_lr()))
-        self.scheduler.step()
+
+    def _set_rates(self, iteration: int) -> None:
+        factor = self.schedule(iteration)
+        for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base * factor
+        self.lr = max(self.base_lrs) * factor
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint needs to continue bit by bit."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -203,23 +209,15 @@ class Stepper:
         """Take the state of a checkpoint; learning rates, weight decays and the schedule are the configuration's own.
 
         The checkpoint may be one of a trial with other values of these: its moments are taken by parameter (the groups
-        depend on the values), and of its schedule the position.
+        depend on the values), and the schedule continues from its iteration.
         """
         self.model.load_state_dict(state["model"])
         own = {**state["config"], "DATASETS": self.config.to_dict()["DATASETS"]}  # its modules are not asked
         theirs = self.learner.optimizer(Config.from_dict(own, source="checkpoint"))
         theirs.load_state_dict(state["optimizer"])
         self.optimizer.state.update(theirs.state)
-        self._move_schedule(state["scheduler"])
+        self._set_rates(state["iteration"] - 1)
         self.scaler.load_state_dict(state["scaler"])
-
-    def _move_schedule(self, state: dict[str, Any]) -> None:
-        """To the checkpoint's position, by a step from the one before."""
-        scheduler: Any = self.scheduler
-        scheduler.last_epoch = state["last_epoch"] - 1
-        scheduler._step_count = 2  # of a first step torch would say that the optimizer has not stepped
-        scheduler.step()
-        scheduler._step_count = state["last_epoch"] + 1
 
 
 def _diagnosis(config: Config, iteration: int, what: str) -> str:

@@ -93,12 +93,14 @@ def test_a_restored_trial_goes_on_with_its_scaler(device: str, tiny_config: Conf
         return Stepper.build(config, MaskFormerLearner(config, network), context)
 
     before, after = build(), build()
-    for value in (1.0, math.inf, 1.0):  # a gradient that overflows halves the scale, and its step is left out
+    for iteration, value in enumerate(
+        (1.0, math.inf, 1.0)
+    ):  # a gradient that overflows halves the scale, and its step is left out
         for parameter in before.model.parameters():
             parameter.grad = torch.full_like(parameter, value if device == "cuda" else 1.0)
         before.scaler.scale(torch.ones((), device=device))  # as a loss would be: it makes the scale on the device
-        before.update()
-    after.restore(snapshot({**before.state(), "config": config.to_dict()}))
+        before.update(iteration)
+    after.restore(snapshot({**before.state(), "config": config.to_dict(), "iteration": 3}))
     assert after.scaler.is_enabled() == (device == "cuda")
     assert after.scaler.state_dict() == before.scaler.state_dict()
     if device == "cuda":

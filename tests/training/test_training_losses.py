@@ -66,9 +66,9 @@ def test_the_reported_rate_is_that_of_the_steps_and_of_the_log(
     used: list[float] = []
     step: Any = Stepper.update
 
-    def noted(self: Stepper) -> None:
+    def noted(self: Stepper, iteration: int) -> None:
+        step(self, iteration)
         used.append(max(group["lr"] for group in self.optimizer.param_groups))
-        step(self)
 
     monkeypatch.setattr(Stepper, "update", noted)
     config = tiny_config.with_values(

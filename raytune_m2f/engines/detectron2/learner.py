@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from raytune_m2f.config import Config
 from raytune_m2f.engines.detectron2.catalog import Entry
@@ -74,10 +73,17 @@ class AnyModelLearner:
             optimizer: torch.optim.Optimizer = self._library.build_optimizer(_at_rate(config), self.model)
         return optimizer
 
-    def scheduler(self, config: Config, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    def schedule(self, config: Config) -> Callable[[int], float]:
+        """What detectron2's scheduler, a function of the iteration alone, makes of a rate of 1."""
+        one = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
         with one_config_error("the schedule (SOLVER)"):
-            scheduler: LRScheduler = self._library.build_lr_scheduler(_at_rate(config), optimizer)
-        return scheduler
+            scheduler = self._library.build_lr_scheduler(_at_rate(config), one)
+
+        def factor(iteration: int) -> float:
+            scheduler.last_epoch = iteration
+            return float(scheduler.get_lr()[0])
+
+        return factor
 
     def load_weights(self, source: str) -> object:
         """Raises ModelError if nothing fits."""
