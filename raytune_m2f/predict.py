@@ -35,17 +35,6 @@ Progress = Callable[[int, int, str], None]
 """Called when an image is done: how many are, of how many, and its file's name."""
 
 
-def predict_image(exported: ExportedModel, image: NDArray[np.uint8]) -> Instances:
-    """The instances of one (H, W, 3) uint8 RGB image, masks at its size, on the CPU.
-
-    Raises:
-        ModelError: a network of detectron2's predicts no masks.
-    """
-    height, width = image.shape[:2]
-    (instances,) = exported.predict([exported.resized(image)], [(height, width)])
-    return instances.to("cpu")
-
-
 def predict_files(
     exported: ExportedModel,
     images: Sequence[Path],

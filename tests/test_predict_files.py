@@ -19,7 +19,7 @@ from raytune_m2f.data import load_coco, read_image
 from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError
 from raytune_m2f.evaluation import instances_to_results, results_to_json
 from raytune_m2f.export import ExportedModel, export_run, load_export
-from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, picture_names, predict_files, predict_image
+from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, picture_names, predict_files
 from raytune_m2f.storage.files import is_ours
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
@@ -165,7 +165,8 @@ def test_predictions_load_as_results_of_the_annotation_file(
 
 def test_masks_one_at_a_time_are_the_masks_all_at_once(model: ExportedModel, photos: Path) -> None:
     pixels = read_image(photos / "a.png")
-    packed, whole = model.predict_encoded(pixels), predict_image(model, pixels)
+    packed = model.predict_encoded(pixels)
+    (whole,) = model.predict([model.resized(pixels)], [pixels.shape[:2]])
     assert torch.equal(packed.scores, whole.scores)
     one, other = (instances_to_results(given, image_id=1, categories=model.categories) for given in (packed, whole))
     assert one == other
