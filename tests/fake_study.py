@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import DatasetError
+from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study import layout
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
@@ -92,6 +93,22 @@ def leave_reports(
         whole.replace(checkpoint.iteration_file(folder, iteration))
         checkpoint.keep_newest(folder, keep)
         metrics.append_report(output_dir, left)
+
+
+def half_done_study(root: Path) -> StudyDirectory:
+    """A complete trial, and one that is at 25 after its report at 10."""
+    study = new_study(root, settings(trials=4))
+    record = open_record(study)
+    for end in (MAX_ITER, 10):
+        number = record.ask()
+        for iteration in range(10, end + 1, 10):
+            leave_reports(study.trial(number), {iteration: 5.0})
+            record.absorb(number, report(iteration, 5.0))
+        if end == MAX_ITER:
+            record.settle(number)
+    ProgressFile(study.trial(1))(25, MAX_ITER, loss=31.25)
+    record.note_session("driver", 21.0)
+    return study
 
 
 def newest_report(output_dir: Path) -> Report | None:

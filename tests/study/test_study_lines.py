@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_study import MAX_ITER, leave_reports, new_study, open_record, report, settings
+from fake_study import MAX_ITER, half_done_study, leave_reports, new_study, open_record, settings
 
-from raytune_m2f.progress import ProgressFile
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.lines import StudyLines, closing_words, status_caption, study_lines
 from raytune_m2f.study.record import Record
@@ -19,20 +18,8 @@ from raytune_m2f.study.status import StatusReader, study_status
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StudyDirectory:
-    """A complete trial, and one that is at 25 after its report at 10."""
     monkeypatch.chdir(tmp_path)
-    study = new_study(tmp_path, settings(trials=4))
-    record = open_record(study)
-    for end in (MAX_ITER, 10):
-        number = record.ask()
-        for iteration in range(10, end + 1, 10):
-            leave_reports(study.trial(number), {iteration: 5.0})
-            record.absorb(number, report(iteration, 5.0))
-        if end == MAX_ITER:
-            record.settle(number)
-    ProgressFile(study.trial(1))(25, MAX_ITER, loss=31.25)
-    record.note_session("driver", 21.0)
-    return study
+    return half_done_study(tmp_path)
 
 
 def running(study: StudyDirectory) -> Record:
