@@ -27,8 +27,8 @@ from raytune_m2f.errors import RaytuneM2FError
 from raytune_m2f.launch.groups import GROUP, WorkerGroups, held_groups, noted_group, release_workers
 from raytune_m2f.launch.job import TrialJob
 from raytune_m2f.launch.nodes import is_lost, noted_node
-from raytune_m2f.launch.place import Place
 from raytune_m2f.launch.session import handlers_restored
+from raytune_m2f.launch.trial import run_suggested
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.training.trial_dir import add_to_log
 
@@ -70,7 +70,7 @@ def _noted_group(study: StudyDirectory, number: int) -> str | None:
 def _tuner(searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
     study = searcher.driver.record.directory
     return tune.Tuner(
-        tune.with_resources(partial(_run_suggested, job, study.address_of(study.trials)), _resources(job)),
+        tune.with_resources(partial(run_suggested, job, study.address_of(study.trials)), _resources(job)),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=RecordScheduler(searcher),
@@ -86,14 +86,6 @@ def _tuner(searcher: OptunaRecordSearcher, job: TrialJob) -> tune.Tuner:
             verbose=0,
         ),
     )
-
-
-def _run_suggested(job: TrialJob, trials: str, suggested: dict[str, Any]) -> None:
-    """Tune's trainable: run what the searcher suggested below `trials`, the path or address of all trials."""
-    from raytune_m2f.launch.trial import run_trial  # with torch, which the driver need not wait for
-
-    number = suggested["number"]
-    run_trial(job, Place.at(trials, f"{number:04d}"), number, suggested["values"])
 
 
 def _resources(job: TrialJob) -> PlacementGroupFactory:

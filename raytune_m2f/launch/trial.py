@@ -124,6 +124,15 @@ def _check_room(workers: int, gpus_per_worker: float | None, cpus: float, gpus: 
 # A trial of a study
 
 
+def run_suggested(job: TrialJob, trials: str, suggested: dict[str, Any]) -> None:
+    """Tune's trainable: run what the searcher suggested below `trials`, the path or address of all trials.
+
+    It stands here, and not beside the searcher, so that a trial's process imports neither the driver nor Optuna.
+    """
+    number = suggested["number"]
+    run_trial(job, Place.at(trials, f"{number:04d}"), number, suggested["values"])
+
+
 def run_trial(job: TrialJob, place: Place, number: int, values: dict[str, Any]) -> None:
     """Train one trial with its values; it restores its own checkpoints, so that this also resumes it after a kill.
 
@@ -151,8 +160,6 @@ def run_trial(job: TrialJob, place: Place, number: int, values: dict[str, Any]) 
 def _train(job: TrialJob, place: Place, number: int, values: dict[str, Any]) -> None:
     from ray import tune
 
-    from raytune_m2f.launch.workers import train_on_workers
-
     source = f"search space, trial {number}"
     refuse_fixed(values, source)
     job = replace(job, config=job.config.with_values(values, source=source))
@@ -163,6 +170,8 @@ def _train(job: TrialJob, place: Place, number: int, values: dict[str, Any]) -> 
         return place.stop_requested()
 
     if job.workers[1] > 1:
+        from raytune_m2f.launch.workers import train_on_workers  # a second of imports that one worker does not need
+
         train_on_workers(job, place, tell)
     else:
         _train_alone(job, place, tell)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 from optuna.trial import FrozenTrial
@@ -49,7 +49,8 @@ class NewStudy:
             if self.prior or settings.optuna_storage is not None:
                 open_study(study, settings, writable=True, new=True).add_trials(self.prior)
                 study.push(study.journal)
-            study.save(self.plan)
+            # here, as it imports torch, which a refusal need not wait for
+            study.save(replace(self.plan, data=data_fingerprints(self.plan.config)))
             if before is not None:
                 forget(before.settings)
             yield study
@@ -93,9 +94,7 @@ def new_study(
         points = _grid_points(space, config)
         most = min(len(points), settings.budget.trials or len(points))
         settings = settings.model_copy(update={"budget": settings.budget.model_copy(update={"trials": most})})
-    return NewStudy(
-        study, StudyPlan(config, space, settings, tuple(points), data=data_fingerprints(config)), tuple(prior)
-    )
+    return NewStudy(study, StudyPlan(config, space, settings, tuple(points)), tuple(prior))
 
 
 def _grid_points(space: SearchSpace, config: Config) -> list[Point]:
