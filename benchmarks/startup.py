@@ -1,4 +1,5 @@
-"""CPU seconds of what should answer at once: the import, --help, the status of a study, a misspelt key.
+"""CPU seconds of what should answer at once: the import, --help, the status of a study, a misspelt key; and the
+seconds from `tune` to the first finished step of a trial.
 
     python -m benchmarks.startup
 
@@ -8,12 +9,19 @@ Each runs in a process of its own, after one that is not counted; the minimum an
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from raytune_m2f.config import load_config
+from raytune_m2f.config.load import shipped_configs
+from raytune_m2f.data import generate_shapes
+from raytune_m2f.progress import FILE
 from raytune_m2f.study.layout import new_study
 from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
@@ -49,6 +57,22 @@ def cpu_seconds(*words: str) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def first_step(folder: Path) -> float:
+    """Wall seconds from the start of `tune` to the first step that a trial has finished; then it is interrupted."""
+    words = ["--config", str(folder / "demo.yaml"), "--space", "learning_rate", "--study", str(folder / "tuned")]
+    start = time.monotonic()
+    command = [sys.executable, "-m", "raytune_m2f", "-q", "tune", *words, "--trials", "2"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as tune:
+        while tune.poll() is None and not any((folder / "tuned").glob(f"trials/*/{FILE}")):
+            time.sleep(0.02)
+        seconds = time.monotonic() - start
+        tune.send_signal(signal.SIGINT)
+    if tune.returncode != 130:
+        raise RuntimeError(f"tune has ended with exit code {tune.returncode} before it was interrupted")
+    shutil.rmtree(folder / "tuned")
+    return seconds
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="raytune_m2f_startup_") as folder:
         study = Path(folder) / "study"
@@ -61,7 +85,14 @@ def main() -> None:
             "train with a misspelt key": ["-m", "raytune_m2f", *misspelt],
         }.items():
             times = [cpu_seconds(*words) for _ in range(RUNS + 1)][1:]
-            print(f"{name:28} {min(times):6.2f} s  median {statistics.median(times):6.2f} s", flush=True)
+            show(name, times)
+        generate_shapes(Path(folder) / "data")
+        shutil.copy(shipped_configs()["demo"], folder)
+        show("tune to its first step, wall", [first_step(Path(folder)) for _ in range(RUNS + 1)][1:])
+
+
+def show(name: str, times: list[float]) -> None:
+    print(f"{name:28} {min(times):6.2f} s  median {statistics.median(times):6.2f} s", flush=True)
 
 
 if __name__ == "__main__":
