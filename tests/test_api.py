@@ -104,10 +104,10 @@ def run_the_page() -> None:
 # A study
 
 
-def scored_study(root: Path) -> StudyDirectory:
+def scored_study(root: Path, *values: float) -> StudyDirectory:
     study = new_study(root, settings(trials=4))
     record = open_record(study)
-    for value in (5.0, 7.0):
+    for value in values or (5.0, 7.0):
         number = record.ask()
         leave_reports(study.trial(number), {MAX_ITER: value})
         record.absorb(number, report(MAX_ITER, value))
@@ -125,6 +125,18 @@ def test_a_study_says_how_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert study.best is not None
     assert (study.best.number, len(study.trials)) == (1, 2)
     assert study.status().resumable
+
+
+def test_zero_is_no_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(RUN_STUDY, lambda *_, **__: None)
+    study = rm.Study(scored_study(tmp_path, 0.0, 0.0).root)
+    assert repr(study).endswith("2 of 4 trials started, no trial has found anything)")
+    study.resume()
+    assert "no trial has found anything: the best segm/AP is 0.00" in capsys.readouterr().err
+    rm.Study(scored_study(tmp_path / "other").root).resume()
+    assert "found anything" not in capsys.readouterr().err
 
 
 def test_trials_are_a_table(tmp_path: Path) -> None:
@@ -158,8 +170,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[StudyPlan]:
     plans: list[StudyPlan] = []
 
     def run(new: Any, **_: object) -> None:
-        with new.laid_out():
-            plans.append(new.plan)
+        with new.laid_out() as study:
+            plans.append(open_record(study).plan)
 
     monkeypatch.setattr(RUN_STUDY, run)
     monkeypatch.setattr("raytune_m2f.drive.preflight.check_before_start", lambda *_, **__: [])

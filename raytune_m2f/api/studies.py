@@ -15,10 +15,10 @@ from raytune_m2f.api.training import PathOrAddress, config_of, describe_training
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError
-from raytune_m2f.progress import as_context, parse_duration, still
+from raytune_m2f.progress import as_context, parse_duration, print_to_stderr, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.layout import NewStudy, new_study
-from raytune_m2f.study.lines import StudyLines, short_line
+from raytune_m2f.study.lines import StudyLines, caveat, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
@@ -145,7 +145,7 @@ def tune_with(
             log.warning("%s", note)
         told = stack.enter_context(as_context(progress or StudyLines()))
         run_study(new, address=address, progress=told, trust=True)  # the user has just given the configuration
-    return Study(new.directory)
+    return _warned(Study(new.directory), progress)
 
 
 def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
@@ -158,6 +158,13 @@ def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[
         asked=settings.asked,
         stops=settings.early_stopping.method != "none",
     )
+
+
+def _warned(study: Study, progress: StudyProgress) -> Study:
+    """The study; says on stderr if nothing was found, unless a `progress` of the caller decides what is said."""
+    if progress is None and (words := caveat(study.status())) is not None:
+        print_to_stderr(words)
+    return study
 
 
 def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
@@ -252,7 +259,7 @@ class Study:
         """
         log.info("study %s: going on with it", relative(self.address))
         self._run(self._directory, None, concurrent, address, trust, progress)
-        return self
+        return _warned(self, progress)
 
     def _run(
         self,
@@ -294,7 +301,7 @@ class Study:
             space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
-        return self
+        return _warned(self, progress)
 
     def confirm(
         self,

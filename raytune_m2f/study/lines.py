@@ -126,10 +126,12 @@ def trial_line(trial: TrialStatus, status: StudyStatus) -> str:
 
 
 def short_line(status: StudyStatus) -> str:
-    """How a study stands, in a few words: "8 of 8 trials started, best segm/AP 23.15 (trial 5), nobody runs it"."""
+    """How a study stands, in a few words: "8 of 8 trials started, best segm/AP 23.15 (trial 5)"."""
     limit = status.budget["trials"]
     started = f"{status.usage['trials']:.0f}{f' of {limit:.0f}' if limit else ''} trials started"
-    return ", ".join([started, *_best_part(status), *(["running"] if status.driver else [])])
+    words = caveat(status) or ""
+    found = [words.partition(":")[0]] if words else _best_part(status)
+    return ", ".join([started, *found, *(["running"] if status.driver else [])])
 
 
 def status_caption(status: StudyStatus) -> str:
@@ -178,7 +180,15 @@ def closing_words(status: StudyStatus) -> str | None:
     if best is None or best.best is None:
         return None
     export = f"export the best trial: raytune-m2f export {quote(relative(status.directory))} --output DIR"
-    return _nothing_found(status, best) or _no_difference(status, best) or export
+    return caveat(status) or export
+
+
+def caveat(status: StudyStatus) -> str | None:
+    """Why the best trial is none to speak of: nothing was found, or all trials score the same. None if it is one."""
+    best = status.best_trial
+    if best is None or best.best is None:
+        return None
+    return _nothing_found(status, best) or _no_difference(status, best)
 
 
 def _nothing_found(status: StudyStatus, best: TrialStatus) -> str | None:
