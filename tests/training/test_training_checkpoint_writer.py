@@ -35,7 +35,7 @@ def killed(state, path):
     if path.name == victim:
         assert told.wait(600)  # the report is known
         if moment == "before the rename":
-            path.with_name(f".{path.name}.tmp").write_bytes(b"half of it")
+            path.with_name(f".{path.name}.{'0' * 12}.raytune_m2f.tmp").write_bytes(b"half of it")
         else:
             save(state, path)
         os._exit(9)
