@@ -196,6 +196,10 @@ class Run:
 
         Before the last iteration these are TEST.SUBSET images.
         """
+        with self.stepper.evaluated():
+            return self._evaluate()
+
+    def _evaluate(self) -> Report:
         learner, config, context = self.stepper.learner, self.config, self.context
         learner.model.eval()
         if context.world_size > 1:
