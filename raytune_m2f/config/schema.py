@@ -67,6 +67,11 @@ class Config(Section):
                 f"got {list(self.DATASETS.IMPORT)}, but only ENGINE: detectron2 has catalogs to register in; set it, "
                 "or name the files of a data set in DATASETS.REGISTER",
             )
+        if self.ENGINE == "detectron2" and isinstance(self.INPUT, Input) and self.INPUT.COPY_PASTE.ENABLED:
+            yield Problem(
+                ("INPUT.COPY_PASTE.ENABLED", "ENGINE"),
+                "got true with ENGINE: detectron2, whose mappers see one image at a time; only ENGINE: native pastes",
+            )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "configuration", *, only_shown: bool = False) -> Config:

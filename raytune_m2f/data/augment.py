@@ -1,4 +1,4 @@
-"""Augmentation beside large-scale jitter, off unless the configuration says otherwise: colour jitter."""
+"""Augmentation beside large-scale jitter, off unless the configuration says so: colour jitter and copy-paste."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
+
+from raytune_m2f.model import Target
 
 BRIGHTNESS = 32 / 255
 CONTRAST = SATURATION = (0.5, 1.5)
@@ -82,3 +84,46 @@ def _saturated(image: Tensor, factor: float) -> Tensor:
     low, value = image.aminmax(dim=0)
     most = torch.where(value > low, value / (value - low), 1.0)
     return value - (value - image) * most.clamp(max=factor)
+
+
+@dataclass(frozen=True)
+class CopyPaste:
+    """Paste instances of another training image (INPUT.COPY_PASTE).
+
+    Source: Ghiasi et al., Simple Copy-Paste is a Strong Data Augmentation for Instance Segmentation (2021, section 3):
+    both images with their own large-scale jitter and flip, a random subset of the instances of one, pasted as they are
+    (blending their edges made no difference, section 3 there).
+
+    Attributes:
+        probability: that an image gets instances of another one.
+        most: instances of the other image that are pasted at most, if they are in its crop; 0 = any number.
+    """
+
+    probability: float
+    most: int = 0
+
+    def choose(self, rng: np.random.Generator, instances: int) -> list[int]:
+        """Which of the other image's instances are pasted, ascending: one at least, any number as probable."""
+        most = min(self.most or instances, instances)
+        return sorted(rng.choice(instances, int(rng.integers(1, most + 1)), replace=False).tolist())
+
+
+def paste(image: Tensor, target: Target, other: Tensor, pasted: Target) -> tuple[Tensor, Target]:
+    """Put the `pasted` instances of another image over `image`; what they hide of its own is cut off their masks.
+
+    Args:
+        image, other: (3, H, W) uint8.
+        target, pasted: instances of both, with the same heads. Labels stay what they were, those that depend on the
+            surroundings (touching, cut off) too.
+
+    Returns:
+        the image and its instances: those of its own of which something is left to see, then the pasted ones.
+    """
+    covered = pasted.masks.any(0)
+    left = target.masks & ~covered
+    visible = left.flatten(1).any(1)
+    return torch.where(covered, other, image), Target(
+        labels=torch.cat((target.labels[visible], pasted.labels)),
+        masks=torch.cat((left[visible], pasted.masks)),
+        sublabels={h: torch.cat((own[visible], pasted.sublabels[h])) for h, own in target.sublabels.items()},
+    )

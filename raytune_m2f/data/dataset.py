@@ -7,16 +7,17 @@ would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from raytune_m2f.data.augment import ColorJitter
+from raytune_m2f.data.augment import ColorJitter, CopyPaste, paste
 from raytune_m2f.data.images import read_record
 from raytune_m2f.data.masks import decode
 from raytune_m2f.data.records import CocoDataset, ImageRecord, TestSample, TrainSample
@@ -28,7 +29,7 @@ Ticket = tuple[int, int]
 """Index into the dataset, position in the stream."""
 
 ORDER, AUGMENTATION = 0, 1
-COLOR = 4
+COLOR, PASTE = 4, 5
 """Independent streams of random numbers under one seed; engines have 2 and 3."""
 
 
@@ -140,6 +141,7 @@ class TrainDataset(Dataset[TrainSample]):
         flip: the kind of random flip (INPUT.RANDOM_FLIP).
         color_jitter: whether colours change too (INPUT.COLOR_AUG_SSD).
         start: another size for the first positions.
+        copy_paste: whether instances of other images are pasted.
         seed: SEED of the configuration.
         filter_empty: leave out images without instances, crowds not counted
             (DATALOADER.FILTER_EMPTY_ANNOTATIONS).
@@ -160,6 +162,7 @@ class TrainDataset(Dataset[TrainSample]):
         filter_empty: bool,
         color_jitter: bool = False,
         start: Start | None = None,
+        copy_paste: CopyPaste | None = None,
     ) -> None:
         self.dataset = dataset
         self.records = tuple(r for r in dataset.records if r.instances or not filter_empty)
@@ -170,6 +173,8 @@ class TrainDataset(Dataset[TrainSample]):
             )
         self.seed = seed
         self.color_jitter = color_jitter
+        self.copy_paste = copy_paste
+        self._sources = [index for index, record in enumerate(self.records) if record.instances]
         self._flip: Flip = flip
         self._later = Start(0, image_size, min_scale, max_scale)
         self._start = start or self._later
@@ -185,9 +190,28 @@ class TrainDataset(Dataset[TrainSample]):
         rng = generator(self.seed, AUGMENTATION, position)
         seed = int(rng.integers(2**63))
         jitter = self._jitter(rng, record, position)
-        colors = ColorJitter.draw(generator(self.seed, COLOR, position)) if self.color_jitter else None
-        image = jitter.image(read_record(record), colors)
-        return TrainSample(image=image, target=self._target(record, jitter), seed=seed)
+        image = jitter.image(read_record(record), self._colors(generator(self.seed, COLOR, position)))
+        target = self._target(record, jitter)
+        if self.copy_paste is not None:
+            image, target = self._pasted(self.copy_paste, image, target, ticket)
+        return TrainSample(image=image, target=target, seed=seed)
+
+    def _pasted(self, options: CopyPaste, image: Tensor, target: Target, ticket: Ticket) -> tuple[Tensor, Target]:
+        """With instances of another image, perhaps; it is read only if one of them is in its crop."""
+        index, position = ticket
+        rng = generator(self.seed, PASTE, position)
+        sources = [source for source in self._sources if source != index] or self._sources
+        if not sources or rng.random() >= options.probability:
+            return image, target
+        record = self.records[sources[int(rng.integers(len(sources)))]]
+        jitter = self._jitter(rng, record, position)
+        pasted = self._target(record, jitter, options.choose(rng, len(record.instances)))
+        if not len(pasted):
+            return image, target
+        return paste(image, target, jitter.image(read_record(record), self._colors(rng)), pasted)
+
+    def _colors(self, rng: np.random.Generator) -> ColorJitter | None:
+        return ColorJitter.draw(rng) if self.color_jitter else None
 
     def _jitter(self, rng: np.random.Generator, record: ImageRecord, position: int) -> Jitter:
         _, image_size, min_scale, max_scale = self._start if position < self._start.positions else self._later
@@ -201,8 +225,9 @@ class TrainDataset(Dataset[TrainSample]):
             flip=self._flip,
         )
 
-    def _target(self, record: ImageRecord, jitter: Jitter) -> Target:
-        instances = record.instances
+    def _target(self, record: ImageRecord, jitter: Jitter, chosen: Sequence[int] | None = None) -> Target:
+        """Of the record's instances, or of the `chosen` ones, those that the crop shows."""
+        instances = record.instances if chosen is None else [record.instances[number] for number in chosen]
         rles = [a.rle(record.height, record.width) for a in instances]
         masks = jitter.masks(decode(rles, record.height, record.width))
         visible = masks.flatten(1).any(1)

@@ -25,6 +25,7 @@ from raytune_m2f.data import (
     shard,
     summarize_all,
 )
+from raytune_m2f.data.augment import CopyPaste
 from raytune_m2f.data.dataset import Start, Ticket, generator
 from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
@@ -141,10 +142,12 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
     def __init__(self, config: Config):
         super().__init__(config, load_datasets(config, partial(load_registered, config), inspect_images=True))
         check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
+        if (paste := config.INPUT.COPY_PASTE).ENABLED:
+            self.most_instances += min(paste.MAX_INSTANCES or self.most_instances, self.most_instances)
 
     def train_samples(self) -> TrainDataset:
-        config, start = self.config, self.config.INPUT.START
-        positions, first = start.ITERS * config.SOLVER.IMS_PER_BATCH, config.INPUT.first
+        config, paste = self.config, self.config.INPUT.COPY_PASTE
+        positions, first = config.INPUT.START.ITERS * config.SOLVER.IMS_PER_BATCH, config.INPUT.first
         return TrainDataset(
             self.datasets.train,
             image_size=config.INPUT.IMAGE_SIZE,
@@ -154,6 +157,7 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
             seed=config.SEED,
             filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             color_jitter=config.INPUT.COLOR_AUG_SSD,
+            copy_paste=CopyPaste(paste.PROB, paste.MAX_INSTANCES) if paste.ENABLED else None,
             start=Start(positions, first.IMAGE_SIZE, first.MIN_SCALE, first.MAX_SCALE),
         )
 

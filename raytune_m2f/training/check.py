@@ -109,11 +109,16 @@ def _check_batch_norm(config: Config) -> None:
 
 
 def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iterator[str]:
-    most, queries = engine.most_instances, _queries(config) if fewest_queries is None else fewest_queries
+    most, queries = engine.summary.most_instances, _queries(config) if fewest_queries is None else fewest_queries
     if queries < most:
         yield (
             f"an image has {most} instances, but {QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: "
             "they cannot all be found"
+        )
+    elif queries < engine.most_instances:
+        yield (
+            f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
+            f"{QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: of a fuller one so many are learned"
         )
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if period > end:

@@ -22,6 +22,7 @@ class TestNativeEngine(EngineConformance):
 
 AUGMENTED = {
     "INPUT.COLOR_AUG_SSD": True,
+    "INPUT.COPY_PASTE.ENABLED": True,
     "INPUT.START.ITERS": 2,
     "INPUT.START.IMAGE_SIZE": 32,
     "INPUT.START.MAX_SCALE": 3.0,

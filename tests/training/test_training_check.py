@@ -115,6 +115,10 @@ def test_what_is_worth_a_look_is_said(tiny_config: Config) -> None:
     assert period == "TEST.EVAL_PERIOD = 5000 is beyond SOLVER.MAX_ITER = 4: the training is evaluated only at its end"
     config = tiny_config.with_values({"INPUT.START.ITERS": 4, "INPUT.START.IMAGE_SIZE": 32})
     (size,) = check_experiment(config, build_engine(config))
+    paste = {"INPUT.COPY_PASTE.ENABLED": True, "INPUT.COPY_PASTE.MAX_INSTANCES": 3}
+    config = tiny_config.with_values({**paste, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6})
+    (pasted,) = check_experiment(config, build_engine(config))
+    assert pasted.startswith("an image can have 7 instances with those that are pasted (INPUT.COPY_PASTE), but ")
     assert size.startswith("INPUT.START.ITERS = 4 is not below SOLVER.MAX_ITER = 4: no iteration has images of ")
 
 

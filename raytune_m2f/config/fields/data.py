@@ -28,6 +28,19 @@ class Crop(Section):
     ENABLED: bool = fixed(False, "detectron2's random crop; large-scale jitter crops to INPUT.IMAGE_SIZE instead.")
 
 
+class CopyPaste(Section):
+    """`INPUT.COPY_PASTE`: instances of one training image pasted into another (Ghiasi et al. 2021).
+
+    Their labels come along, so one that depends on the surroundings (touching, say) may become wrong.
+    """
+
+    ENABLED: bool = Field(False, description="Whether instances of another training image are pasted.")
+    PROB: float = Field(0.5, ge=0, le=1, description="Share of the training images that get some [probability].")
+    MAX_INSTANCES: int = Field(
+        0, ge=0, le=100_000, description="Instances pasted into an image, at most; 0 = no limit [instances]."
+    )
+
+
 class Start(Section):
     """`INPUT.START`: the first iterations at a smaller size, where a step costs less.
 
@@ -65,6 +78,7 @@ class Input(Section):
     )
     CROP: Crop = Crop()
     START: Start = Start()
+    COPY_PASTE: CopyPaste = CopyPaste()
     MIN_SIZE_TEST: int = Field(
         800, ge=0, le=8192, description="Shorter side of a test image in the network; 0 = no resize [pixels]."
     )
