@@ -17,7 +17,7 @@ structures.py             Target, Instances, PackedInstances
 """
 
 from .backbones import Backbone, MobileNetV3, ResNet, SwinTransformer
-from .criterion import SetCriterion, count_targets
+from .criterion import MAIN, SetCriterion, count_targets
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
 from .points import RandomPoints
@@ -25,6 +25,7 @@ from .structures import UNKNOWN, Instances, PackedInstances, Target
 from .transformer_decoder import Outputs
 
 __all__ = [
+    "MAIN",
     "UNKNOWN",
     "Backbone",
     "Instances",

@@ -166,7 +166,8 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
         return TestDataset(dataset, min_size=settings.MIN_SIZE_TEST, max_size=settings.MAX_SIZE_TEST)
 
     def learner(self) -> MaskFormerLearner:
-        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+        network = build_network(self.config, self.categories)
+        return MaskFormerLearner(self.config, network, self.summary.class_counts)
 
 
 def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, inspect_images: bool = False) -> Datasets:

@@ -2,6 +2,7 @@
 
 base.py          Learner: the contract, all that the training loop knows of a network
 mask_former.py   our own network: built as the configuration says, and its learner
+balance.py       weights of classes against rare ones being forgotten
 optimizer.py     AdamW in Mask2Former's groups, schedules, the learning rate of a batch
 weights.py       MODEL.WEIGHTS into our network: whose names they have, what does not fit
 weight_files.py  files of weights: from where they come, and what a file is that holds none

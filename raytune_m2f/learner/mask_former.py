@@ -13,6 +13,9 @@ from torch import Tensor
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories, TestSample, TrainSample
+from raytune_m2f.data.summary import ClassCounts
+from raytune_m2f.errors import ConfigError
+from raytune_m2f.learner.balance import class_weights, is_balanced
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
 from raytune_m2f.learner.weights import load_weights
@@ -76,8 +79,8 @@ def build_backbone(config: Config) -> Backbone:
     return ResNet(model.RESNETS.DEPTH, model.RESNETS.NORM)
 
 
-def build_criterion(config: Config) -> SetCriterion:
-    """The loss, with the configuration's weights."""
+def build_criterion(config: Config, instances: ClassCounts | None = None) -> SetCriterion:
+    """The loss, with the configuration's weights; those of classes where their training `instances` are known."""
     former = config.MODEL.MASK_FORMER
     return SetCriterion(
         LossWeights(
@@ -91,16 +94,22 @@ def build_criterion(config: Config) -> SetCriterion:
         oversample_ratio=former.OVERSAMPLE_RATIO,
         importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
         deep_supervision=former.DEEP_SUPERVISION,
+        class_weights=class_weights(former, instances) if instances is not None else None,
     )
 
 
 class MaskFormerLearner:
-    """`Learner` of `MultiTaskMaskFormer`: Mask2Former's recipe."""
+    """`Learner` of `MultiTaskMaskFormer`: Mask2Former's recipe.
 
-    def __init__(self, config: Config, model: MultiTaskMaskFormer):
+    Args:
+        instances: of each class in the training annotations; for CLASS_BALANCE and SUBCATEGORY_BALANCE.
+    """
+
+    def __init__(self, config: Config, model: MultiTaskMaskFormer, instances: ClassCounts | None = None):
         self.config = config
         self.model = model
-        self.criterion = build_criterion(config)
+        self.criterion = build_criterion(config, instances)
+        self._needs_instances = instances is None and is_balanced(config.MODEL.MASK_FORMER)
         clip = config.SOLVER.CLIP_GRADIENTS
         self.max_norm = clip.CLIP_VALUE if clip.ENABLED else None
         self._warned_of_queries = False
@@ -115,7 +124,8 @@ class MaskFormerLearner:
                 "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES. (This is said once.)",
                 *(most, queries, queries),
             )
-        return count_targets([sample.target for sample in samples], queries, self.model.heads).float()
+        targets = [sample.target for sample in samples]
+        return count_targets(targets, queries, self.model.heads, self.criterion.class_weights).float()
 
     def losses(
         self,
@@ -125,6 +135,11 @@ class MaskFormerLearner:
         autocast: Autocast,
         place: tuple[int, ...],
     ) -> tuple[Tensor, Terms]:
+        if self._needs_instances:
+            raise ConfigError(
+                "MODEL.MASK_FORMER.CLASS_BALANCE and SUBCATEGORY_BALANCE need the classes' numbers of training "
+                "instances, which are not known here: set both to none, or train by raytune_m2f."
+            )
         device = self.model.pixel_mean.device
         images = [sample.image for sample in samples]
         size = padded_size(images, self.model.size_divisibility)

@@ -21,6 +21,7 @@ from raytune_m2f.config.fields.base import Problem, Section, fixed
 LEVELS = 3
 """Maps that the transformer decoder reads in turn."""
 
+Balance = Literal["none", "inverse_sqrt", "effective_number"]
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0, le=255)]
 
@@ -97,6 +98,17 @@ class MaskFormer(Section):
     DICE_WEIGHT: float = Field(5.0, ge=0, le=1000, description="Weight of the masks' dice loss and cost [factor].")
     SUBCATEGORY_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of each subcategory head's loss and matching cost [factor]."
+    )
+    CLASS_BALANCE: Balance = Field(
+        "none",
+        description="Weights of the main categories in their cross-entropy, so that rare ones are learned: none, by "
+        "1 / sqrt(instances), or by 1 / effective number (Cui et al. 2019); an instance weighs 1 on average.",
+    )
+    SUBCATEGORY_BALANCE: Balance = Field(
+        "none", description="The same for the classes of every subcategory head, by its own labels."
+    )
+    BALANCE_BETA: float = Field(
+        0.999, ge=0, le=0.999_999, description="Of effective_number: it is 1 / (1 - BALANCE_BETA) at most [share]."
     )
     HIDDEN_DIM: int = Field(
         256,

@@ -136,7 +136,8 @@ class CatalogEngine(MappedEngine[TrainSample, TestSample, Instances]):
         check_num_classes(self.config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
 
     def learner(self) -> MaskFormerLearner:
-        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+        network = build_network(self.config, self.categories)
+        return MaskFormerLearner(self.config, network, self.summary.class_counts)
 
 
 class AnyModelEngine(MappedEngine[Entry, Entry, Any]):
