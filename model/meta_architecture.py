@@ -67,8 +67,8 @@ class MultiTaskMaskFormer(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q, the number of learnable queries."""
-        return self.sem_seg_head.predictor.query_feat.num_embeddings
+        """Q, the number of queries."""
+        return self.sem_seg_head.predictor.num_queries
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -164,6 +164,8 @@ def build_model(
     dim_feedforward: int = 2048,
     decoder_layers: int = 9,
     enforce_input_proj: bool = False,
+    query_selection: bool = False,
+    mask_prior: bool = False,
     pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
     pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     size_divisibility: int = 32,
@@ -196,6 +198,8 @@ def build_model(
         dim_feedforward=dim_feedforward,
         num_layers=decoder_layers,
         enforce_input_proj=enforce_input_proj,
+        query_selection=query_selection,
+        mask_prior=mask_prior,
     )
     return MultiTaskMaskFormer(
         backbone,

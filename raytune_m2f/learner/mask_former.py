@@ -53,6 +53,8 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         dim_feedforward=former.DIM_FEEDFORWARD,
         decoder_layers=former.DEC_LAYERS - 1,  # the first output is the learnable queries'
         enforce_input_proj=former.ENFORCE_INPUT_PROJ,
+        query_selection=former.QUERY_SELECTION == "heatmap",
+        mask_prior=former.MASK_PRIOR,
         pixel_mean=config.MODEL.PIXEL_MEAN,
         pixel_std=config.MODEL.PIXEL_STD,
         size_divisibility=former.SIZE_DIVISIBILITY,
@@ -85,6 +87,8 @@ def build_criterion(config: Config) -> SetCriterion:
             dice=former.DICE_WEIGHT,
             subcategory=former.SUBCATEGORY_WEIGHT,
             no_object=former.NO_OBJECT_WEIGHT,
+            heatmap=former.HEATMAP_WEIGHT,
+            blob=former.BLOB_WEIGHT,
         ),
         num_points=former.TRAIN_NUM_POINTS,
         oversample_ratio=former.OVERSAMPLE_RATIO,

@@ -40,9 +40,9 @@ class Masks:
     allowed: list[Tensor] = field(default_factory=list)
     closeness: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, mask_embed: Tensor, features: Tensor) -> Tensor:
+    def __call__(self, mask_embed: Tensor, features: Tensor, *, exact: bool = False) -> Tensor:
         layer = len(self.allowed)
-        self.allowed.append(DECIDE(mask_embed, features))
+        self.allowed.append(DECIDE(mask_embed, features, exact=exact))
         embed, features = mask_embed.float(), features.float()
         with torch.autocast(embed.device.type, enabled=False):
             lengths = embed.norm(dim=2, keepdim=True) * features.norm(dim=1, keepdim=True)

@@ -102,6 +102,21 @@ class MaskFormer(Section):
     NUM_OBJECT_QUERIES: int = Field(
         100, ge=1, le=5000, description="Instances that can be predicted in an image, at most [queries]."
     )
+    QUERY_SELECTION: Literal["none", "heatmap"] = Field(
+        "none",
+        description="What queries are: learnable (none), or the peaks of a heat map of object centres, which is what "
+        "small data need.",
+    )
+    MASK_PRIOR: bool = Field(
+        False,
+        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; needs QUERY_SELECTION.",
+    )
+    HEATMAP_WEIGHT: float = Field(
+        2.0, ge=0, le=1000, description="Weight of the heat map's focal loss, with QUERY_SELECTION [factor]."
+    )
+    BLOB_WEIGHT: float = Field(
+        1.0, ge=0, le=1000, description="Weight of the objects' centres and shapes, with QUERY_SELECTION [factor]."
+    )
     NHEADS: int = Field(
         8,
         ge=1,
@@ -135,6 +150,11 @@ class MaskFormer(Section):
     TEST: MaskFormerTest = MaskFormerTest()
 
     def clashes(self) -> Iterator[Problem]:
+        if self.MASK_PRIOR and self.QUERY_SELECTION == "none":
+            yield Problem(
+                ("MODEL.MASK_FORMER.MASK_PRIOR", "MODEL.MASK_FORMER.QUERY_SELECTION"),
+                "got true, but learnable queries have no place to begin at; set QUERY_SELECTION to heatmap",
+            )
         if self.HIDDEN_DIM % self.NHEADS:
             yield Problem(
                 ("MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"),
