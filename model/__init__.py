@@ -16,7 +16,7 @@ points.py                 points on masks, where matching and loss compare
 structures.py             Target, Instances, PackedInstances
 """
 
-from .backbones import Backbone, MobileNetV3, ResNet, SwinTransformer
+from .backbones import Backbone, EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
 from .criterion import SetCriterion, count_targets
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
@@ -27,6 +27,7 @@ from .transformer_decoder import Outputs
 __all__ = [
     "UNKNOWN",
     "Backbone",
+    "EfficientNetLite",
     "Instances",
     "LossWeights",
     "MobileNetV3",

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -44,18 +45,40 @@ class Backbone(nn.Module):
         return name
 
 
+class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose mean and variance stay those of the weights, in training too; scale and shift are learnt.
+
+    For a pretrained backbone and batches too small to have statistics of their own (Keras' and mmdetection's
+    `norm_eval`). The state dict is that of nn.BatchNorm2d.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, training=False, eps=self.eps)
+
+
+_FROZEN_STATS = (FrozenBatchNorm2d, FrozenStatsBatchNorm2d)
+
+
 def batch_norm(norm: str, *, eps: float = 1e-5, momentum: float = 0.1) -> Callable[[int], nn.Module]:
-    """A layer of a given width: "FrozenBN" (statistics and scale never change), "BN" or "SyncBN"."""
+    """A layer of a given width.
+
+    "FrozenBN" (statistics and scale never change), "FrozenStatsBN" (the statistics do not), "BN" or "SyncBN".
+    """
     if norm == "FrozenBN":
         return partial(FrozenBatchNorm2d, eps=eps)
-    kind = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[norm]
+    kind = {"FrozenStatsBN": FrozenStatsBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[norm]
     return partial(kind, eps=eps, momentum=momentum)
 
 
 def convolve_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))`; FrozenBN is done to the weights where they are smaller than the maps that come out."""
+    """`norm(conv(x))`; frozen statistics go into the weights where these are smaller than the maps that come out."""
     cells = x.numel() // (x.shape[1] * math.prod(conv.stride))  # of these maps, all images together
-    if isinstance(norm, FrozenBatchNorm2d) and conv.bias is None and conv.weight[0].numel() < cells:
+    if isinstance(norm, _FROZEN_STATS) and conv.bias is None and conv.weight[0].numel() < cells:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
     y: Tensor = norm(convolve(conv, x, conv.weight, conv.bias))

@@ -18,6 +18,7 @@ from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.model import (
     Backbone,
+    EfficientNetLite,
     Instances,
     LossWeights,
     MobileNetV3,
@@ -74,6 +75,8 @@ def build_backbone(config: Config) -> Backbone:
         )
     if model.BACKBONE.NAME == "build_mobilenet_v3_backbone":
         return MobileNetV3(model.MOBILENETV3.ARCH, model.MOBILENETV3.NORM)
+    if model.BACKBONE.NAME == "build_efficientnet_lite_backbone":
+        return EfficientNetLite(model.EFFICIENTNET_LITE.VARIANT, model.EFFICIENTNET_LITE.NORM)
     return ResNet(model.RESNETS.DEPTH, model.RESNETS.NORM)
 
 

@@ -20,7 +20,11 @@ from raytune_m2f.training.objective import Constraint, Objective, quoted
 BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 PERIOD = "TEST.EVAL_PERIOD"
-NORMS = {"build_resnet_backbone": "MODEL.RESNETS.NORM", "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM"}
+NORMS = {
+    "build_resnet_backbone": "MODEL.RESNETS.NORM",
+    "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM",
+    "build_efficientnet_lite_backbone": "MODEL.EFFICIENTNET_LITE.NORM",
+}
 COARSEST = 32  # pixels a cell of the coarsest map
 MOST_KEYS = 8  # that a message names
 USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")

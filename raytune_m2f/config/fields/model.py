@@ -9,6 +9,7 @@ from pydantic import Field
 
 from raytune_m2f.config.fields.backbones import (
     Backbone,
+    EfficientNetLite,
     MobileNetV3,
     ResNets,
     Swin,
@@ -183,8 +184,8 @@ class Model(Section):
     )
     WEIGHTS: str = Field(
         "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-        description="Weights to start from: a path or an address (torchvision://..., detectron2://..., https://...); "
-        '"" = from scratch.',
+        description="Weights to start from: a path or an address (package://..., torchvision://..., detectron2://..., "
+        'https://...); "" = from scratch.',
     )
     COMPILE: bool = Field(
         False,
@@ -201,6 +202,7 @@ class Model(Section):
     RESNETS: ResNets = ResNets()
     SWIN: Swin = Swin()
     MOBILENETV3: MobileNetV3 = MobileNetV3()
+    EFFICIENTNET_LITE: EfficientNetLite = EfficientNetLite()
     SEM_SEG_HEAD: SemSegHead = SemSegHead()
     MASK_FORMER: MaskFormer = MaskFormer()
 
@@ -250,4 +252,8 @@ class Model(Section):
         if self.BACKBONE.NAME == "build_mobilenet_v3_backbone":
             arch, norm = self.MOBILENETV3.ARCH, self.MOBILENETV3.NORM
             return f"a MobileNetV3-{arch}", ("MODEL.MOBILENETV3.ARCH",), "MODEL.MOBILENETV3.NORM", norm
+        if self.BACKBONE.NAME == "build_efficientnet_lite_backbone":
+            variant, norm = self.EFFICIENTNET_LITE.VARIANT, self.EFFICIENTNET_LITE.NORM
+            keys = ("MODEL.EFFICIENTNET_LITE.VARIANT",)
+            return f"an EfficientNet-Lite{variant}", keys, "MODEL.EFFICIENTNET_LITE.NORM", norm
         return f"a ResNet-{self.RESNETS.DEPTH}", ("MODEL.RESNETS.DEPTH",), "MODEL.RESNETS.NORM", self.RESNETS.NORM
