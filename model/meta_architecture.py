@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .backbones import Backbone
 from .inference import Ranking, Size, instances_of_image, packed_instances_of_image
-from .pixel_decoder import MSDeformAttnPixelDecoder
+from .pixel_decoder import ENCODER_FFN_WIDTH, MSDeformAttnPixelDecoder
 from .structures import Instances, PackedInstances
 from .transformer_decoder import MultiTaskTransformerDecoder, Outputs
 
@@ -157,6 +157,7 @@ def build_model(
     mask_dim: int = 256,
     encoder_layers: int = 6,
     encoder_points: int = 4,
+    encoder_feedforward: int = ENCODER_FFN_WIDTH,
     pixel_decoder_norm: bool = True,
     num_queries: int = 100,
     hidden_dim: int = 256,
@@ -185,6 +186,7 @@ def build_model(
         num_layers=encoder_layers,
         num_heads=num_heads,
         num_points=encoder_points,
+        ffn_width=encoder_feedforward,
         norm=pixel_decoder_norm,
     )
     predictor = MultiTaskTransformerDecoder(

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
+from raytune_m2f.data.augment import ColorJitter
 from raytune_m2f.data.images import read_record
 from raytune_m2f.data.masks import decode
 from raytune_m2f.data.records import CocoDataset, ImageRecord, TestSample, TrainSample
@@ -27,7 +28,8 @@ Ticket = tuple[int, int]
 """Index into the dataset, position in the stream."""
 
 ORDER, AUGMENTATION = 0, 1
-"""Independent streams of random numbers under one seed."""
+COLOR = 4
+"""Independent streams of random numbers under one seed; engines have 2 and 3."""
 
 
 def generator(seed: int, stream: int, number: int) -> np.random.Generator:
@@ -122,6 +124,7 @@ class TrainDataset(Dataset[TrainSample]):
         image_size: side of the square samples, in pixels (INPUT.IMAGE_SIZE).
         min_scale, max_scale: range of the resize, relative to `image_size` (INPUT.MIN_SCALE, MAX_SCALE).
         flip: the kind of random flip (INPUT.RANDOM_FLIP).
+        color_jitter: whether colours change too (INPUT.COLOR_AUG_SSD).
         seed: SEED of the configuration.
         filter_empty: leave out images without instances, crowds not counted
             (DATALOADER.FILTER_EMPTY_ANNOTATIONS).
@@ -140,6 +143,7 @@ class TrainDataset(Dataset[TrainSample]):
         flip: Flip,
         seed: int,
         filter_empty: bool,
+        color_jitter: bool = False,
     ) -> None:
         self.dataset = dataset
         self.records = tuple(r for r in dataset.records if r.instances or not filter_empty)
@@ -149,6 +153,7 @@ class TrainDataset(Dataset[TrainSample]):
                 "that is not a crowd, so there is nothing to learn from"
             )
         self.seed = seed
+        self.color_jitter = color_jitter
         self._draw = partial(Jitter.draw, image_size=image_size, min_scale=min_scale, max_scale=max_scale, flip=flip)
 
     def __len__(self) -> int:
@@ -162,7 +167,9 @@ class TrainDataset(Dataset[TrainSample]):
         rng = generator(self.seed, AUGMENTATION, position)
         seed = int(rng.integers(2**63))
         jitter = self._draw(rng, record.height, record.width)
-        return TrainSample(image=jitter.image(read_record(record)), target=self._target(record, jitter), seed=seed)
+        colors = ColorJitter.draw(generator(self.seed, COLOR, position)) if self.color_jitter else None
+        image = jitter.image(read_record(record), colors)
+        return TrainSample(image=image, target=self._target(record, jitter), seed=seed)
 
     def _target(self, record: ImageRecord, jitter: Jitter) -> Target:
         instances = record.instances

@@ -152,6 +152,7 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
             flip=config.INPUT.RANDOM_FLIP,
             seed=config.SEED,
             filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            color_jitter=config.INPUT.COLOR_AUG_SSD,
         )
 
     def test_samples(self, dataset: CocoDataset) -> TestDataset:

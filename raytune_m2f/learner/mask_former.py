@@ -47,6 +47,7 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         mask_dim=head.MASK_DIM,
         encoder_layers=head.TRANSFORMER_ENC_LAYERS,
         encoder_points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+        encoder_feedforward=head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
         pixel_decoder_norm=head.NORM == "GN",
         num_queries=former.NUM_OBJECT_QUERIES,
         hidden_dim=former.HIDDEN_DIM,

@@ -85,7 +85,7 @@ def test_a_key_of_detectron2_that_is_not_honoured_is_refused_with_advice(key: st
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2"], "['res2', 'res3', 'res4', 'res5']"),
         ("INPUT.FORMAT", "BGR", "'RGB'"),
         ("INPUT.DATASET_MAPPER_NAME", "mask_former_semantic", "'coco_instance_lsj'"),
-        ("INPUT.COLOR_AUG_SSD", True, "false"),
+        ("INPUT.SIZE_DIVISIBILITY", 32, "-1"),
         ("INPUT.CROP.ENABLED", True, "false"),
         ("TEST.AUG.ENABLED", True, "false"),
         ("SOLVER.OPTIMIZER", "SGD", "'ADAMW'"),

@@ -39,7 +39,9 @@ class Input(Section):
     )
     FORMAT: str = fixed("RGB", "Order of the channels, as MODEL.PIXEL_MEAN has them.")
     DATASET_MAPPER_NAME: str = fixed("coco_instance_lsj", "Augmentation: large-scale jitter.")
-    COLOR_AUG_SSD: bool = fixed(False, "SSD's colour augmentation: not done here.")
+    COLOR_AUG_SSD: bool = Field(
+        False, description="Whether training images change in brightness, contrast, saturation and hue, as in SSD."
+    )
     SIZE_DIVISIBILITY: int = fixed(
         -1, "Padding by the mapper: none, MODEL.MASK_FORMER.SIZE_DIVISIBILITY pads [pixels]."
     )

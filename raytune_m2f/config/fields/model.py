@@ -57,6 +57,12 @@ class SemSegHead(Section):
     )
     COMMON_STRIDE: int = fixed(4, "Stride of the mask features [pixels].")
     TRANSFORMER_ENC_LAYERS: int = Field(6, ge=1, le=24, description="Layers of the encoder [layers].")
+    TRANSFORMER_ENC_DIM_FEEDFORWARD: int = Field(
+        1024,
+        ge=1,
+        le=16_384,
+        description="Width inside the encoder's feed-forward layers; Mask2Former has no key for it [channels].",
+    )
 
 
 class MaskFormerTest(Section):
