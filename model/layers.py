@@ -164,10 +164,9 @@ def sine_position_encoding(height: int, width: int, channels: int, device: torch
     return torch.cat((y, x), dim=-1).permute(2, 0, 1)
 
 
-def encode_places(places: Tensor, channels: int) -> Tensor:
-    """The same code for places between the cells: (..., 2), x and y in [0, 1] of the image, to (..., C)."""
-    x, y = (2 * math.pi * places).unbind(-1)
-    return torch.cat((_encode(y, channels), _encode(x, channels)), dim=-1)
+def encode_places(x: Tensor, y: Tensor, channels: int) -> Tensor:
+    """The same code for places between the cells: (...) each, in [0, 1] of the image, to (..., C)."""
+    return torch.cat((_encode(2 * math.pi * y, channels), _encode(2 * math.pi * x, channels)), dim=-1)
 
 
 def _angles(length: int, device: torch.device) -> Tensor:

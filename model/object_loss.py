@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .query_selection import Blobs, ObjectMaps, cell_middles, coordinate_features, log_covariance
+from .query_selection import (
+    EDGE,
+    Blobs,
+    ObjectMaps,
+    cell_middles,
+    coordinate_features,
+    ellipse_coefficients,
+    log_covariance,
+)
 from .structures import TargetBatch
 
 SPREAD = 0.1
@@ -45,7 +53,7 @@ def moments(masks: Tensor, cells: tuple[int, int]) -> Blobs:
 
 
 def object_losses(maps: ObjectMaps, batch: TargetBatch, num_masks: Tensor) -> tuple[Tensor, Tensor]:
-    """The heat map's focal loss, and the L1 distance of centre and shape, summed over instances / `num_masks`.
+    """(1,) each: the heat map's focal loss, and the L1 distance of centre and shape, summed over instances / `num_masks`.
 
     Args:
         maps: predicted for the batch.
@@ -56,7 +64,8 @@ def object_losses(maps: ObjectMaps, batch: TargetBatch, num_masks: Tensor) -> tu
     truth = moments(batch.masks, (h, w))
     heat, seeds = _spots(truth, batch, maps.heat)
     number = num_masks.clamp(min=1)
-    return focal_loss(maps.heat, heat) / number, _blob_loss(maps, truth, batch.images, seeds) / number
+    losses = focal_loss(maps.heat, heat), _blob_loss(maps, truth, batch.images, seeds)
+    return losses[0].view(1) / number, losses[1].view(1) / number
 
 
 def focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
@@ -71,29 +80,29 @@ def focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
 def _spots(truth: Blobs, batch: TargetBatch, like: Tensor) -> tuple[Tensor, Tensor]:
     """(B, h, w) with a Gaussian at every centre, 1 at its cell, and (N,) the number of that cell."""
     h, w = like.shape[-2:]
-    middles = cell_middles(h, w, like.device)
     x, y = truth.centre.unbind(-1)
     seeds = (y + h / 2).long().clamp(0, h - 1) * w + (x + w / 2).long().clamp(0, w - 1)
+    spots = gaussians(Blobs(truth.centre, _spot_of(truth.shape)), h, w).clamp_(max=1 - 1e-4)  # (N, h * w)
     heat = like.new_zeros(like.shape[0], h * w)
-    xx, yy, xy = _covariance(truth.shape)
-    xx, yy, xy = SPREAD * xx + SHARPEST, SPREAD * yy + SHARPEST, SPREAD * xy
-    determinant = xx * yy - xy * xy
-    for image, part in enumerate(torch.arange(len(x), device=like.device).split(batch.sizes)):
-        if len(part):
-            dx, dy = (middles - truth.centre[part, None]).unbind(-1)  # (n, h * w)
-            a, b, c, d = (value[part, None] for value in (xx, yy, xy, determinant))
-            spots = ((b * dx * dx - 2 * c * dx * dy + a * dy * dy) / (-2 * d)).exp_()
-            heat[image] = spots.amax(0).clamp(max=1 - 1e-4)
+    heat.scatter_reduce_(0, batch.images[:, None].expand_as(spots), spots, "amax")
     heat[batch.images, seeds] = 1
     return heat.view(like.shape), seeds
 
 
-def _covariance(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(..., 3) as in `Blobs` to the covariance: xx, yy and xy."""
+def gaussians(blobs: Blobs, height: int, width: int) -> Tensor:
+    """(N, h * w): exp(-d^2 / 2) of every cell, d its Mahalanobis distance from each of N blobs."""
+    half = blobs.shape.new_full((1, 1), EDGE / 2)
+    exponent = ellipse_coefficients(blobs, half) @ coordinate_features(height, width, half.device).flatten(1)
+    return exponent.sub_(half).exp_()
+
+
+def _spot_of(shape: Tensor) -> Tensor:
+    """(N, 3) as in `Blobs`: the covariance times SPREAD, plus SHARPEST along both axes."""
     m, p, q = shape.unbind(-1)
-    r = (p.square() + q.square() + 1e-8).sqrt()
-    scale, ratio = m.exp(), r.sinh() / r
-    return scale * (r.cosh() + p * ratio), scale * (r.cosh() - p * ratio), scale * q * ratio
+    r = (p.square() + q.square()).sqrt()
+    long, short = (SPREAD * torch.stack((m + r, m - r)).exp() + SHARPEST).log()
+    scale = (long - short) / (2 * r).clamp(min=1e-6)
+    return torch.stack(((long + short) / 2, p * scale, q * scale), -1)
 
 
 def _blob_loss(maps: ObjectMaps, truth: Blobs, images: Tensor, seeds: Tensor) -> Tensor:

@@ -133,9 +133,14 @@ class QuerySelection(nn.Module):
             content = self.from_mask_features(gather_cells(mask_features.float(), cells))
             coarse = _coarser(cells, mask_features.shape[-2:], memory.shape[-2:])
             content = self.norm(content + self.from_memory(gather_cells(memory.float(), coarse)))
-            h, w = mask_features.shape[-2:]
-            places = blobs.centre / blobs.centre.new_tensor((w, h)) + 0.5
-            return Selected(content, encode_places(places, content.shape[-1]), blobs, maps)
+            position = encode_places(*self._relative(blobs.centre, mask_features), content.shape[-1])
+            return Selected(content, position, blobs, maps)
+
+    @staticmethod
+    def _relative(centre: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y in [0, 1] of the map."""
+        x, y = centre.unbind(-1)
+        return x / mask_features.shape[-1] + 0.5, y / mask_features.shape[-2] + 0.5
 
     def _blobs_at(self, maps: ObjectMaps, cells: Tensor) -> Blobs:
         middle = cell_middles(*maps.heat.shape[-2:], cells.device)[cells]  # (B, Q, 2)
