@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,6 +69,11 @@ class EfficientNetLite(Backbone):
             if number in self._levels:
                 features[self._levels[number]] = x
         return features
+
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """The first convolution, then the blocks of each stride."""
+        ends = [0, *(number + 1 for number in self._levels)]
+        return (self.conv_stem, self.bn0), *(self.blocks[start:end] for start, end in pairwise(ends))
 
     def stored_name(self, name: str) -> str:
         """The name in the published weights, whose modules begin with an underscore."""
