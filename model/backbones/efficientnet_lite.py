@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,12 +63,14 @@ class EfficientNetLite(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the maps of the four levels."""
+        if x.device.type == "cpu":  # oneDNN's depthwise convolutions would copy any other layout, back and forth
+            x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu6(convolve_norm(self.conv_stem, self.bn0, _padded(self.conv_stem, x)), inplace=True)
         features = {}
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number in self._levels:
-                features[self._levels[number]] = x
+                features[self._levels[number]] = x.contiguous()
         return features
 
     def stages(self) -> Sequence[Iterable[nn.Module]]:
