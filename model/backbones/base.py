@@ -6,15 +6,17 @@ Shapes: B images, H W pixels; level resN has stride 2**N and shape (B, C_N, H / 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..layers import convolve
+
+T = TypeVar("T", bound="Backbone")
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -33,12 +35,35 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self._frozen: list[nn.Module] = []
         self.register_state_dict_post_hook(_to_stored)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_stored)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W), H and W multiples of 32, to the map of each level."""
         raise NotImplementedError
+
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """What learns between the image and each level: stem, res2, res3, res4, res5."""
+        raise NotImplementedError
+
+    def freeze(self, freeze_at: int) -> None:
+        """Freeze the first `freeze_at` of `stages` (detectron2's FREEZE_AT): 1 is the stem, 2 the stem and res2, ...
+
+        Their parameters get no gradient, no backward runs through them, and they stay as in evaluation: the statistics
+        of batch norm are fixed, and Swin drops none of their blocks.
+        """
+        self._frozen = [module for stage in self.stages()[:freeze_at] for module in stage]
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self: T, mode: bool = True) -> T:
+        """As of every module, but frozen stages stay in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
 
     def stored_name(self, name: str) -> str:
         """The name in the state dict of what torchvision calls `name`; any other name is returned as it is."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,13 +63,20 @@ class EfficientNetLite(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the maps of the four levels."""
+        if x.device.type == "cpu":  # oneDNN's depthwise convolutions would copy any other layout, back and forth
+            x = x.contiguous(memory_format=torch.channels_last)
         x = F.relu6(convolve_norm(self.conv_stem, self.bn0, _padded(self.conv_stem, x)), inplace=True)
         features = {}
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number in self._levels:
-                features[self._levels[number]] = x
+                features[self._levels[number]] = x.contiguous()
         return features
+
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """The first convolution, then the blocks of each stride."""
+        ends = [0, *(number + 1 for number in self._levels)]
+        return (self.conv_stem, self.bn0), *(self.blocks[start:end] for start, end in pairwise(ends))
 
     def stored_name(self, name: str) -> str:
         """The name in the published weights, whose modules begin with an underscore."""

@@ -64,7 +64,13 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
 
 
 def build_backbone(config: Config) -> Backbone:
-    """The backbone that MODEL.BACKBONE.NAME chooses, with fresh weights; the sections of the others are not read."""
+    """The backbone that MODEL.BACKBONE chooses, with fresh weights; the sections of the others are not read."""
+    backbone = _fresh_backbone(config)
+    backbone.freeze(config.MODEL.BACKBONE.FREEZE_AT)
+    return backbone
+
+
+def _fresh_backbone(config: Config) -> Backbone:
     model = config.MODEL
     if model.BACKBONE.NAME == "D2SwinTransformer":
         return SwinTransformer(

@@ -28,6 +28,9 @@ TORCHVISION = {
 PACKAGES = {"package://efficientnet-lite0": "an EfficientNet-Lite0"}
 """Weights that an installed package has in it (`learner.weight_files` says where), and the backbone of each."""
 
+PACKAGE_PIXELS = {"package://efficientnet-lite0": ((127.0,) * 3, (128.0,) * 3)}
+"""PIXEL_MEAN and PIXEL_STD of their training."""
+
 SWIN_SIZES: dict[tuple[int, tuple[int, ...]], str] = {
     (96, (2, 2, 6, 2)): "T",
     (96, (2, 2, 18, 2)): "S",
@@ -101,7 +104,13 @@ class Backbone(Section):
         "build_resnet_backbone",
         description="Backbone: MODEL.RESNETS, SWIN, MOBILENETV3 or EFFICIENTNET_LITE says which of its kind.",
     )
-    FREEZE_AT: int = fixed(0, "Stages kept frozen; Mask2Former freezes none (FrozenBN apart) [stages].")
+    FREEZE_AT: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="Stages that never learn, statistics of batch norm included: 1 the stem, 2 stem and res2, and so "
+        "on to 5 with res5. With pretrained MODEL.WEIGHTS only; it saves their backward [stages].",
+    )
 
 
 class ResNets(Section):

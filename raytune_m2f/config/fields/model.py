@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raytune_m2f.config.fields.backbones import (
+    PACKAGE_PIXELS,
     Backbone,
     EfficientNetLite,
     MobileNetV3,
@@ -21,6 +22,9 @@ from raytune_m2f.config.fields.base import Problem, Section, fixed
 
 LEVELS = 3
 """Maps that the transformer decoder reads in turn."""
+
+FROZEN = {"FrozenBN": "which never trains", "FrozenStatsBN": "which keeps the statistics of the weights"}
+"""Norms that need MODEL.WEIGHTS."""
 
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0, le=255)]
@@ -232,15 +236,29 @@ class Model(Section):
 
     def _weight_clashes(self) -> Iterator[Problem]:
         kind, size_keys, norm_key, norm = self._backbone()
-        if not self.WEIGHTS and norm == "FrozenBN":
+        if not self.WEIGHTS and norm in FROZEN:
             smallest = ", GN for tiny batches" if norm_key == "MODEL.RESNETS.NORM" else ""
             yield Problem(
                 (norm_key, "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME"),
-                'got FrozenBN, which never trains, with MODEL.WEIGHTS "" (from scratch); set it to BN '
+                f'got {norm}, {FROZEN[norm]}, with MODEL.WEIGHTS "" (from scratch); set it to BN '
                 f"(SyncBN on several GPUs{smallest}), or give MODEL.WEIGHTS",
+            )
+        if not self.WEIGHTS and self.BACKBONE.FREEZE_AT:
+            yield Problem(
+                ("MODEL.BACKBONE.FREEZE_AT", "MODEL.WEIGHTS"),
+                f'got {self.BACKBONE.FREEZE_AT}, stages that never learn, with MODEL.WEIGHTS "" (from scratch); set it '
+                "to 0, or give MODEL.WEIGHTS",
             )
         if problem := source_problem(self.WEIGHTS):
             yield Problem(("MODEL.WEIGHTS",), problem)
+        pixels = PACKAGE_PIXELS.get(self.WEIGHTS)
+        if pixels and pixels != (self.PIXEL_MEAN, self.PIXEL_STD):
+            mean, std = map(list, pixels)
+            yield Problem(
+                ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.WEIGHTS"),
+                f"got {list(self.PIXEL_MEAN)} (PIXEL_STD {list(self.PIXEL_STD)}), but {self.WEIGHTS} was trained with "
+                f"{mean} (PIXEL_STD {std}); give these",
+            )
         theirs = backbone_of(self.WEIGHTS)
         if theirs and theirs != kind:
             how = f" (with {norm_key} BN)" if norm_key else ""
