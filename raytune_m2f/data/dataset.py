@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +114,20 @@ def shard(size: int, rank: int, world_size: int) -> range:
     return range(rank, size, world_size)
 
 
+class Start(NamedTuple):
+    """Another size for the first positions of the stream (INPUT.START).
+
+    Attributes:
+        positions: how many.
+        image_size, min_scale, max_scale: as of `TrainDataset`.
+    """
+
+    positions: int
+    image_size: int
+    min_scale: float
+    max_scale: float
+
+
 class TrainDataset(Dataset[TrainSample]):
     """Augmented samples. `dataset[index, position]` depends on its arguments, not on what was drawn before.
 
@@ -125,6 +139,7 @@ class TrainDataset(Dataset[TrainSample]):
         min_scale, max_scale: range of the resize, relative to `image_size` (INPUT.MIN_SCALE, MAX_SCALE).
         flip: the kind of random flip (INPUT.RANDOM_FLIP).
         color_jitter: whether colours change too (INPUT.COLOR_AUG_SSD).
+        start: another size for the first positions.
         seed: SEED of the configuration.
         filter_empty: leave out images without instances, crowds not counted
             (DATALOADER.FILTER_EMPTY_ANNOTATIONS).
@@ -144,6 +159,7 @@ class TrainDataset(Dataset[TrainSample]):
         seed: int,
         filter_empty: bool,
         color_jitter: bool = False,
+        start: Start | None = None,
     ) -> None:
         self.dataset = dataset
         self.records = tuple(r for r in dataset.records if r.instances or not filter_empty)
@@ -154,7 +170,9 @@ class TrainDataset(Dataset[TrainSample]):
             )
         self.seed = seed
         self.color_jitter = color_jitter
-        self._draw = partial(Jitter.draw, image_size=image_size, min_scale=min_scale, max_scale=max_scale, flip=flip)
+        self._flip: Flip = flip
+        self._later = Start(0, image_size, min_scale, max_scale)
+        self._start = start or self._later
 
     def __len__(self) -> int:
         """The number of images."""
@@ -166,10 +184,22 @@ class TrainDataset(Dataset[TrainSample]):
         record = self.records[index]
         rng = generator(self.seed, AUGMENTATION, position)
         seed = int(rng.integers(2**63))
-        jitter = self._draw(rng, record.height, record.width)
+        jitter = self._jitter(rng, record, position)
         colors = ColorJitter.draw(generator(self.seed, COLOR, position)) if self.color_jitter else None
         image = jitter.image(read_record(record), colors)
         return TrainSample(image=image, target=self._target(record, jitter), seed=seed)
+
+    def _jitter(self, rng: np.random.Generator, record: ImageRecord, position: int) -> Jitter:
+        _, image_size, min_scale, max_scale = self._start if position < self._start.positions else self._later
+        return Jitter.draw(
+            rng,
+            record.height,
+            record.width,
+            image_size=image_size,
+            min_scale=min_scale,
+            max_scale=max_scale,
+            flip=self._flip,
+        )
 
     def _target(self, record: ImageRecord, jitter: Jitter) -> Target:
         instances = record.instances

@@ -25,7 +25,7 @@ from raytune_m2f.data import (
     shard,
     summarize_all,
 )
-from raytune_m2f.data.dataset import Ticket, generator
+from raytune_m2f.data.dataset import Start, Ticket, generator
 from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
@@ -143,7 +143,8 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
         check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
 
     def train_samples(self) -> TrainDataset:
-        config = self.config
+        config, start = self.config, self.config.INPUT.START
+        positions, first = start.ITERS * config.SOLVER.IMS_PER_BATCH, config.INPUT.first
         return TrainDataset(
             self.datasets.train,
             image_size=config.INPUT.IMAGE_SIZE,
@@ -153,6 +154,7 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
             seed=config.SEED,
             filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             color_jitter=config.INPUT.COLOR_AUG_SSD,
+            start=Start(positions, first.IMAGE_SIZE, first.MIN_SCALE, first.MAX_SCALE),
         )
 
     def test_samples(self, dataset: CocoDataset) -> TestDataset:

@@ -158,6 +158,10 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
     ("values", "messages"),
     [
         ({"INPUT.MIN_SCALE": 3.0}, ["INPUT.MIN_SCALE: got 3.0, which is above INPUT.MAX_SCALE 2.0"]),
+        (
+            {"INPUT.START.ITERS": 1, "INPUT.START.MIN_SCALE": 3.0},
+            ["INPUT.START.MIN_SCALE: got a range from 3.0 to 2.0 (0 is that of INPUT)"],
+        ),
         ({"SOLVER.STEPS": [5, 5]}, ["SOLVER.STEPS: got [5, 5], allowed: iterations in increasing order"]),
         (
             {"SOLVER.MICRO_BATCH": 17},

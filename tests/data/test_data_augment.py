@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,7 @@ def shapes(tiny_dataset: dict[str, Path]) -> CocoDataset:
     return load_coco("tiny", tiny_dataset["train_annotations"], tiny_dataset["train_images"], ("texture", "color"))
 
 
-def dataset_of(dataset: CocoDataset, **options: bool) -> TrainDataset:
+def dataset_of(dataset: CocoDataset, **options: Any) -> TrainDataset:
     return TrainDataset(
         dataset,
         image_size=96,
