@@ -13,16 +13,18 @@ from torch import Tensor
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories, TestSample, TrainSample
+from raytune_m2f.data.masks import Rle
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
+from raytune_m2f.learner.prediction import predict
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.model import (
     Backbone,
     EfficientNetLite,
-    Instances,
     LossWeights,
     MobileNetV3,
     MultiTaskMaskFormer,
+    PackedInstances,
     RandomPoints,
     ResNet,
     SetCriterion,
@@ -147,14 +149,10 @@ class MaskFormerLearner:
         losses = self.criterion(outputs, targets, RandomPoints([sample.seed for sample in samples], device), counts)
         return self.criterion.total(losses), self.criterion.weighted(losses)
 
-    def predict(self, samples: Sequence[TestSample]) -> list[Instances]:
+    def predict(self, samples: Sequence[TestSample]) -> list[PackedInstances[Rle]]:
         """In float32, as in the reference: the exported model scores the same."""
-        return self.model.predict(
-            [sample.image for sample in samples],
-            [(sample.height, sample.width) for sample in samples],
-            max_instances=self.config.TEST.DETECTIONS_PER_IMAGE,
-            ranking=self.config.MODEL.MASK_FORMER.TEST.RANKING,
-        )
+        sizes = [(sample.height, sample.width) for sample in samples]
+        return predict(self.model, self.config, [sample.image for sample in samples], sizes)
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
         return build_optimizer(config, self.model)
