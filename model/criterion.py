@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .matcher import HungarianMatcher, LossWeights, Matches, layers_at_once
+from .object_loss import object_losses
 from .points import RandomPoints, pick_uncertain, sample_maps
 from .structures import UNKNOWN, Target, TargetBatch
 from .transformer_decoder import Outputs
@@ -68,7 +69,8 @@ class SetCriterion:
                 add up to the loss of the whole; by default this batch is the whole.
 
         Returns:
-            `loss_ce`, `loss_mask`, `loss_dice` and `loss_<head>` of every subcategory head.
+            `loss_ce`, `loss_mask`, `loss_dice` and `loss_<head>` of every subcategory head; of the map that queries
+            are chosen from `loss_heatmap` and `loss_blob`.
 
         Raises:
             NonFiniteError: a prediction is NaN or infinite.
@@ -93,12 +95,15 @@ class SetCriterion:
                 logits, batch.sublabels[name], matches, number + unmatched, weights.get(name)
             )
         losses["loss_mask"], losses["loss_dice"] = self.mask_losses(outputs, batch.masks, matches, points, num_masks)
+        if outputs.maps is not None:
+            losses["loss_heatmap"], losses["loss_blob"] = object_losses(outputs.maps, batch, num_masks)
         return losses
 
     def weighted(self, losses: Losses) -> Losses:
         """Each term summed over all outputs, times its weight."""
         w = self.weights
         weight = {"loss_ce": w.classes, "loss_mask": w.mask, "loss_dice": w.dice}
+        weight |= {"loss_heatmap": w.heatmap, "loss_blob": w.blob}
         return {name: weight.get(name, w.subcategory) * term.sum() for name, term in losses.items()}
 
     def total(self, losses: Losses) -> Tensor:
@@ -229,4 +234,5 @@ def last_output(outputs: Outputs) -> Outputs:
         pred_sublogits={name: logits[-1:] for name, logits in outputs.pred_sublogits.items()},
         mask_embed=outputs.mask_embed[-1:],
         mask_features=outputs.mask_features,
+        maps=outputs.maps,
     )

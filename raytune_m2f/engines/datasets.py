@@ -31,9 +31,8 @@ from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
 from raytune_m2f.evaluation.coco import Task
-from raytune_m2f.evaluation.evaluator import ToResults, instance_results
+from raytune_m2f.evaluation.evaluator import Found, ToResults, instance_results
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
-from raytune_m2f.model import Instances
 from raytune_m2f.storage.temporary import keep_multiprocessing_short
 
 Sample = TypeVar("Sample", covariant=True)
@@ -130,7 +129,7 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
         )
 
 
-class NativeEngine(DatasetEngine[TrainSample, TestSample, Instances]):
+class NativeEngine(DatasetEngine[TrainSample, TestSample, Found]):
     """COCO files in, batches out.
 
     Raises:

@@ -13,18 +13,21 @@ from torch import Tensor
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories, TestSample, TrainSample
+from raytune_m2f.data.masks import Rle
 from raytune_m2f.data.summary import ClassCounts
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.balance import class_weights, is_balanced
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
+from raytune_m2f.learner.prediction import predict
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.model import (
     Backbone,
-    Instances,
+    EfficientNetLite,
     LossWeights,
     MobileNetV3,
     MultiTaskMaskFormer,
+    PackedInstances,
     RandomPoints,
     ResNet,
     SetCriterion,
@@ -57,6 +60,8 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         dim_feedforward=former.DIM_FEEDFORWARD,
         decoder_layers=former.DEC_LAYERS - 1,  # the first output is the learnable queries'
         enforce_input_proj=former.ENFORCE_INPUT_PROJ,
+        query_selection=former.QUERY_SELECTION == "heatmap",
+        mask_prior=former.MASK_PRIOR,
         pixel_mean=config.MODEL.PIXEL_MEAN,
         pixel_std=config.MODEL.PIXEL_STD,
         size_divisibility=former.SIZE_DIVISIBILITY,
@@ -64,7 +69,13 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
 
 
 def build_backbone(config: Config) -> Backbone:
-    """The backbone that MODEL.BACKBONE.NAME chooses, with fresh weights; the sections of the others are not read."""
+    """The backbone that MODEL.BACKBONE chooses, with fresh weights; the sections of the others are not read."""
+    backbone = _fresh_backbone(config)
+    backbone.freeze(config.MODEL.BACKBONE.FREEZE_AT)
+    return backbone
+
+
+def _fresh_backbone(config: Config) -> Backbone:
     model = config.MODEL
     if model.BACKBONE.NAME == "D2SwinTransformer":
         return SwinTransformer(
@@ -76,6 +87,8 @@ def build_backbone(config: Config) -> Backbone:
         )
     if model.BACKBONE.NAME == "build_mobilenet_v3_backbone":
         return MobileNetV3(model.MOBILENETV3.ARCH, model.MOBILENETV3.NORM)
+    if model.BACKBONE.NAME == "build_efficientnet_lite_backbone":
+        return EfficientNetLite(model.EFFICIENTNET_LITE.VARIANT, model.EFFICIENTNET_LITE.NORM)
     return ResNet(model.RESNETS.DEPTH, model.RESNETS.NORM)
 
 
@@ -89,6 +102,8 @@ def build_criterion(config: Config, instances: ClassCounts | None = None) -> Set
             dice=former.DICE_WEIGHT,
             subcategory=former.SUBCATEGORY_WEIGHT,
             no_object=former.NO_OBJECT_WEIGHT,
+            heatmap=former.HEATMAP_WEIGHT,
+            blob=former.BLOB_WEIGHT,
         ),
         num_points=former.TRAIN_NUM_POINTS,
         oversample_ratio=former.OVERSAMPLE_RATIO,
@@ -149,14 +164,10 @@ class MaskFormerLearner:
         losses = self.criterion(outputs, targets, RandomPoints([sample.seed for sample in samples], device), counts)
         return self.criterion.total(losses), self.criterion.weighted(losses)
 
-    def predict(self, samples: Sequence[TestSample]) -> list[Instances]:
+    def predict(self, samples: Sequence[TestSample]) -> list[PackedInstances[Rle]]:
         """In float32, as in the reference: the exported model scores the same."""
-        return self.model.predict(
-            [sample.image for sample in samples],
-            [(sample.height, sample.width) for sample in samples],
-            max_instances=self.config.TEST.DETECTIONS_PER_IMAGE,
-            ranking=self.config.MODEL.MASK_FORMER.TEST.RANKING,
-        )
+        sizes = [(sample.height, sample.width) for sample in samples]
+        return predict(self.model, self.config, [sample.image for sample in samples], sizes)
 
     def optimizer(self, config: Config) -> torch.optim.Optimizer:
         return build_optimizer(config, self.model)

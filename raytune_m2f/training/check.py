@@ -21,7 +21,12 @@ BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 PERIOD = "TEST.EVAL_PERIOD"
 START = "INPUT.START.ITERS"
-NORMS = {"build_resnet_backbone": "MODEL.RESNETS.NORM", "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM"}
+NORMS = {
+    "build_resnet_backbone": "MODEL.RESNETS.NORM",
+    "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM",
+    "build_efficientnet_lite_backbone": "MODEL.EFFICIENTNET_LITE.NORM",
+}
+FROZEN_RES5 = 5  # MODEL.BACKBONE.FREEZE_AT
 COARSEST = 32  # pixels a cell of the coarsest map
 MOST_KEYS = 8  # that a message names
 USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")
@@ -100,11 +105,12 @@ def _check_batch_norm(config: Config) -> None:
         smallest, key = config.INPUT.START.IMAGE_SIZE, "INPUT.START.IMAGE_SIZE"
     side = -(-smallest // divisibility) * divisibility
     at_once = config.SOLVER.MICRO_BATCH or config.SOLVER.IMS_PER_BATCH
-    if config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
+    learns = config.MODEL.BACKBONE.FREEZE_AT < FROZEN_RES5
+    if learns and config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
         raise ConfigError(
             f"{norm} = 'BN' with {key} = {smallest} and one image at once: batch norm needs more than one value of "
-            f"each channel, and the coarsest map has one cell. Raise {key}, take more images at once, or NORM GN or "
-            "FrozenBN."
+            f"each channel, and the coarsest map has one cell. Raise {key}, take more images at once, or NORM GN, "
+            "FrozenBN or FrozenStatsBN."
         )
 
 
@@ -162,7 +168,7 @@ def require_same_training(state: Checkpoint, config: Config, engine: Engine, net
 
     Raises:
         DatasetError: the labels differ.
-        ConfigError: the network differs.
+        ConfigError: the network differs, or what of it learns.
     """
     weights = next(iter(newest_first(folder)), folder)
     anew = f"start anew in another directory, with MODEL.WEIGHTS={weights} to take over what fits"
@@ -176,6 +182,12 @@ def require_same_training(state: Checkpoint, config: Config, engine: Engine, net
     if other := _other_tensors(state["model"], network.state_dict()):
         raise ConfigError(
             f"cannot go on from {weights}: it is of another network, {len(other)} tensors differ, e.g. {other[0]}. "
+            f"{_changed_keys(state['config'], config)}\nGive the values that it was trained with, or {anew}."
+        )
+    then_learned = sum(len(group["params"]) for group in state["optimizer"]["param_groups"])
+    if then_learned != (learned := sum(parameter.requires_grad for parameter in network.parameters())):
+        raise ConfigError(
+            f"cannot go on from {weights}: {then_learned} tensors learned then, {learned} would now. "
             f"{_changed_keys(state['config'], config)}\nGive the values that it was trained with, or {anew}."
         )
     then, now = state.get("data"), engine.summary.identity  # not in checkpoints of before 2026-11-26

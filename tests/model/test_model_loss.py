@@ -247,8 +247,10 @@ def test_any_number_of_categories_and_heads_trains(
 ) -> None:
     net = make_network(heads, num_classes=classes)
     targets = [make_target(2, classes=classes, heads=heads), make_target(1, classes=classes, heads=heads)]
-    losses = criterion(net(images), targets, points(1, 2))
-    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)}
+    outputs = net(images)
+    losses = criterion(outputs, targets, points(1, 2))
+    of_maps = {"loss_heatmap", "loss_blob"} if outputs.maps is not None else set()
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)} | of_maps
     assert all(torch.isfinite(term).all() for term in losses.values())
     criterion.total(losses).backward()
 

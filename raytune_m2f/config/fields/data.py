@@ -197,6 +197,31 @@ class AnyDataLoader(DataLoader, extra="allow"):
     )
 
 
+class AnyTiles(Section):
+    """`TEST.TILES` of any other network."""
+
+    ENABLED: bool = fixed(False, "Prediction by windows: only of MultiTaskMaskFormer.")
+
+
+class Tiles(AnyTiles):
+    """`TEST.TILES`: prediction by overlapping windows, for images with many small objects."""
+
+    ENABLED: bool = Field(False, description="Whether a test image is predicted by overlapping windows.")
+    SIZE: int = Field(
+        256, ge=32, le=8192, description="Side of a window of the test image after its resize [pixels of the network]."
+    )
+    OVERLAP: float = Field(
+        0.25, ge=0, le=0.9, description="What two neighbouring windows share at least, of SIZE [part of SIZE]."
+    )
+    NMS_THRESHOLD: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="Masks of two windows are the same instance from here on: intersection over union, where both "
+        "windows look [ratio].",
+    )
+
+
 class AnyTest(Section, extra="allow"):
     """`TEST`: evaluation, whatever is evaluated."""
 
@@ -215,6 +240,7 @@ class AnyTest(Section, extra="allow"):
         100, ge=0, le=100_000, description="Draws for segm/AP_se, the standard error of segm/AP; 0 = none [draws]."
     )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
+    TILES: AnyTiles = AnyTiles()
 
 
 class TestAugmentation(Section):
@@ -227,3 +253,4 @@ class Test(AnyTest, extra="forbid"):
     """`TEST`."""
 
     AUG: TestAugmentation = TestAugmentation()
+    TILES: Tiles = Tiles()

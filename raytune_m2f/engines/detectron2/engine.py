@@ -28,9 +28,8 @@ from raytune_m2f.engines.detectron2.catalog import (
 from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
 from raytune_m2f.engines.detectron2.learner import AnyModelLearner
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.evaluation import Result
+from raytune_m2f.evaluation.evaluator import Found, Result
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
-from raytune_m2f.model import Instances
 
 NUM_CLASSES = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", "FCOS": "RETINANET"}
 """Sections whose NUM_CLASSES tells a network of detectron2's the number of classes, which it never checks."""
@@ -118,7 +117,7 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         return sampled_batches(stream, self.library.index_stream(self._cfg, self._train_entries, self.config.SEED))
 
 
-class CatalogEngine(MappedEngine[TrainSample, TestSample, Instances]):
+class CatalogEngine(MappedEngine[TrainSample, TestSample, Found]):
     """For our network; samples and predictions are the native engine's."""
 
     default_mapper = "MultiTaskMapper"

@@ -37,6 +37,7 @@ from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries
 from raytune_m2f.engines.detectron2.cfg import set_values
 from raytune_m2f.errors import ConfigError, DatasetError
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
+from raytune_m2f.learner.prediction import predict_whole
 
 __all__ = [
     "DatasetFromList",
@@ -245,7 +246,9 @@ class MultiTaskMaskFormer(ours.MultiTaskMaskFormer):
         return losses
 
     def _instances(self, inputs: Sequence[Any]) -> list[dict[str, Any]]:
-        found = self.learner.predict([test_sample(entry, entry) for entry in inputs])
+        samples = [test_sample(entry, entry) for entry in inputs]
+        sizes = [(sample.height, sample.width) for sample in samples]
+        found = predict_whole(self, self.learner.config, [sample.image for sample in samples], sizes)
         return [{"instances": detectron2_instances(instances)} for instances in found]
 
 
