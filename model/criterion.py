@@ -82,6 +82,8 @@ class SetCriterion:
             counts = count_targets(targets, queries, tuple(outputs.pred_sublogits), self.class_weights)
         images, num_masks, matched, main, *known = counts.to(outputs.pred_logits.device, non_blocking=True).unbind()
         unmatched = self.weights.no_object * (images * queries - matched)
+        if outputs.distinct is not None:  # how many of the global batch count is not known here: as many as instances
+            unmatched = matched
         batch = TargetBatch.of(targets)
         matches = self.matcher(outputs, batch, points)
         weights = {name: w.to(unmatched.device) for name, w in self.class_weights.items()}
@@ -124,6 +126,8 @@ class SetCriterion:
         """
         no_object = logits.shape[-1] - 1
         classes = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        if matches.distinct is not None:
+            classes.masked_fill_(~matches.distinct, UNKNOWN)
         classes[matches.layers, matches.images, matches.queries] = labels[matches.instances]
         if class_weights is None:
             class_weights = torch.ones(no_object, device=logits.device)
@@ -235,4 +239,5 @@ def last_output(outputs: Outputs) -> Outputs:
         mask_embed=outputs.mask_embed[-1:],
         mask_features=outputs.mask_features,
         maps=outputs.maps,
+        distinct=outputs.distinct,
     )

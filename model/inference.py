@@ -137,6 +137,8 @@ def _best_pairs(outputs: Outputs, image: int, max_instances: int, ranking: Ranki
     logits = outputs.pred_logits[-1, image].float()
     subprobs = {name: head[-1, image].float().softmax(-1)[:, :-1] for name, head in outputs.pred_sublogits.items()}
     scores = ranking_scores(logits.softmax(-1)[:, :-1], list(subprobs.values()), ranking)  # (Q, C)
+    if outputs.distinct is not None:
+        scores = scores[outputs.distinct[image]]  # they come first: the others' numbers stay
     best, index = scores.flatten().topk(min(max_instances, scores.numel()), sorted=False)
     queries, labels = index // scores.shape[1], index % scores.shape[1]
     kept, position = queries.unique(return_inverse=True)

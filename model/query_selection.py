@@ -39,6 +39,12 @@ STRENGTH = 2.0
 """The logit of a mask in the middle of its blob, as it starts."""
 EDGE = 4.0
 """Squared Mahalanobis distance of the edge of a solid ellipse from its centre: its radii are two standard deviations."""
+CANDIDATES = 2
+"""Peaks that are looked at for each query."""
+ALIKE = 0.5
+"""Two blobs of a smaller Bhattacharyya distance are one: of equal size, where each has its centre inside the other."""
+ROUNDS = 4
+"""Of suppression: a chain in which each repeats the one before is right so far."""
 SMALLEST, LARGEST, THINNEST = math.log(0.05), math.log(1e5), 4.0
 """Bounds of the logarithms in `Blobs.shape`, far outside of what occurs: exp stays finite."""
 
@@ -56,6 +62,10 @@ class Blobs:
 
     centre: Tensor
     shape: Tensor
+
+    def chosen(self, index: Tensor) -> Blobs:
+        """Of (B, K) blobs those of these numbers, (B, Q)."""
+        return Blobs(*(x.gather(1, index[..., None].expand(-1, -1, x.shape[2])) for x in (self.centre, self.shape)))
 
     def detach(self) -> Blobs:
         """The same without their history."""
@@ -84,12 +94,14 @@ class Selected:
     Attributes:
         content, position: (B, Q, C).
         blobs: where each is, (B, Q).
+        distinct: (B, Q) bool, False for those that only repeat a better one; the others come first.
         maps: what they were chosen from.
     """
 
     content: Tensor
     position: Tensor
     blobs: Blobs
+    distinct: Tensor
     maps: ObjectMaps
 
 
@@ -97,7 +109,8 @@ class QuerySelection(nn.Module):
     """Chooses the Q best peaks of a heat map as queries.
 
     Content is made of the cell's features, as in two-stage Deformable DETR; position is the sine code of the centre.
-    Where a map has fewer peaks, the best of the other cells follow.
+    A large object has many peaks, which all say the same blob: only the best of those is a query that counts, so an
+    image has as many as it has distinct blobs, and Q is their limit.
 
     Args:
         mask_dim: D.
@@ -128,13 +141,16 @@ class QuerySelection(nn.Module):
         with torch.autocast(mask_features.device.type, enabled=False):
             heat, centre, shape = self.maps(self.stem(mask_features.float())).split((1, 2, 3), 1)
             maps = ObjectMaps(heat[:, 0], centre, shape)
-            cells = peaks(maps.heat.detach(), self.num_queries)  # (B, Q)
+            cells = peaks(maps.heat.detach(), CANDIDATES * self.num_queries)
             blobs = self._blobs_at(maps, cells).detach()
+            repeated, order = repetitions(blobs).sort(dim=1, stable=True)
+            repeated, order = repeated[:, : self.num_queries], order[:, : self.num_queries]  # (B, Q)
+            cells, blobs = cells.gather(1, order), blobs.chosen(order)
             content = self.from_mask_features(gather_cells(mask_features.float(), cells))
             coarse = _coarser(cells, mask_features.shape[-2:], memory.shape[-2:])
             content = self.norm(content + self.from_memory(gather_cells(memory.float(), coarse)))
             position = encode_places(*self._relative(blobs.centre, mask_features), content.shape[-1])
-            return Selected(content, position, blobs, maps)
+            return Selected(content, position, blobs, ~repeated, maps)
 
     @staticmethod
     def _relative(centre: Tensor, mask_features: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,11 +207,50 @@ def ellipse_coefficients(blobs: Blobs, strength: Tensor) -> Tensor:
 
 def precision(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(..., 3) as in `Blobs` to the inverse covariance [[xx, xy], [xy, yy]]: xx, yy and xy, (...) each."""
-    m = shape[..., 0].clamp(SMALLEST, LARGEST)
-    p, q = shape[..., 1].clamp(-THINNEST, THINNEST), shape[..., 2].clamp(-THINNEST, THINNEST)
+    return _exponential(-_bounded(shape))
+
+
+def covariance(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(..., 3) as in `Blobs` to the covariance [[xx, xy], [xy, yy]]: xx, yy and xy, (...) each."""
+    return _exponential(_bounded(shape))
+
+
+def _bounded(shape: Tensor) -> Tensor:
+    m, elongation = shape.split((1, 2), -1)
+    return torch.cat((m.clamp(SMALLEST, LARGEST), elongation.clamp(-THINNEST, THINNEST)), -1)
+
+
+def _exponential(shape: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the matrix [[m + p, q], [q, m - p]]."""
+    m, p, q = shape.unbind(-1)
     r = (p.square() + q.square() + 1e-8).sqrt()  # never 0: its root has no slope there
-    scale, ratio = (-m).exp(), r.sinh() / r
-    return scale * (r.cosh() - p * ratio), scale * (r.cosh() + p * ratio), -scale * q * ratio
+    scale, ratio = m.exp(), r.sinh() / r
+    return scale * (r.cosh() + p * ratio), scale * (r.cosh() - p * ratio), scale * q * ratio
+
+
+@torch.no_grad()
+def repetitions(blobs: Blobs) -> Tensor:
+    """Which of (B, K) blobs, best first, repeat a better one that counts: (B, K) bool.
+
+    The measure is ProbIoU's (Llerena et al. 2021, equations 3 to 5), the suppression Cluster-NMS (Zheng et al. 2020,
+    algorithm 2): non-maximum suppression without a loop over the blobs.
+    """
+    near = bhattacharyya(blobs) < ALIKE
+    near &= torch.ones_like(near[0]).tril(-1)  # [i, j]: j is better than i
+    repeated = torch.zeros_like(near[..., 0])
+    for _ in range(ROUNDS):
+        repeated = (near & ~repeated[:, None]).any(-1)
+    return repeated
+
+
+def bhattacharyya(blobs: Blobs) -> Tensor:
+    """(B, K) blobs to (B, K, K), the distance of each two as Gaussians."""
+    xx, yy, xy = ((x[:, :, None] + x[:, None]) / 2 for x in covariance(blobs.shape))
+    x, y = (blobs.centre[:, :, None] - blobs.centre[:, None]).unbind(-1)
+    determinant = xx * yy - xy * xy
+    m = _bounded(blobs.shape)[..., 0]
+    apart = (yy * x * x - 2 * xy * x * y + xx * y * y) / determinant
+    return apart / 8 + (determinant.log() - m[:, :, None] - m[:, None]) / 2
 
 
 def log_covariance(xx: Tensor, yy: Tensor, xy: Tensor) -> Tensor:

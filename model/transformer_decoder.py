@@ -31,6 +31,7 @@ class Outputs:
         mask_features: (B, D, H/4, W/4). A mask is the product of the two; built only where it is needed.
             With a mask prior both have the coefficients and coordinates of `query_selection` as further channels.
         maps: what the queries were chosen from; None if they are learnable.
+        distinct: (B, Q) bool, False for queries that only repeat another, which count for nothing; None if all count.
     """
 
     pred_logits: Tensor
@@ -38,6 +39,7 @@ class Outputs:
     mask_embed: Tensor
     mask_features: Tensor
     maps: ObjectMaps | None = None
+    distinct: Tensor | None = None
 
     @property
     def pred_masks(self) -> Tensor:
@@ -86,10 +88,10 @@ class SelfAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
         xavier_uniform_matrices(self)
 
-    def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """(B, Q, C) queries and their position encoding to (B, Q, C)."""
+    def forward(self, x: Tensor, query_pos: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """(B, Q, C) queries, their position encoding, and (B, 1, Q) bool which are seen, to (B, Q, C)."""
         placed = x + query_pos
-        y: Tensor = self.norm(x + self.self_attn(placed, placed, x))
+        y: Tensor = self.norm(x + self.self_attn(placed, placed, x, allowed))
         return y
 
 
@@ -200,18 +202,19 @@ class MultiTaskTransformerDecoder(nn.Module):
         resized = [
             F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2) for x in levels
         ]
+        seen = None if selected is None else selected.distinct[:, None]
         decoded = [self.decoder_norm(x)]
         embeds = [self._mask_embed(decoded[-1], selected)]
         for i in range(self.num_layers):
             level = i % NUM_LEVELS
             allowed = attention_mask(embeds[-1].detach(), resized[level], exact=self.mask_prior is not None)
             x = self.transformer_cross_attention_layers[i](x, query_pos, keys[level], values[level], allowed)
-            x = self.transformer_self_attention_layers[i](x, query_pos)
+            x = self.transformer_self_attention_layers[i](x, query_pos, seen)
             x = self.transformer_ffn_layers[i](x)
             decoded.append(self.decoder_norm(x))
             embeds.append(self._mask_embed(decoded[-1], selected))
         outputs = self._predict(torch.stack(decoded), torch.stack(embeds), mask_features)
-        return outputs if selected is None else replace(outputs, maps=selected.maps)
+        return outputs if selected is None else replace(outputs, maps=selected.maps, distinct=selected.distinct)
 
     def _mask_embed(self, decoded: Tensor, selected: Selected | None) -> Tensor:
         """(B, Q, C) to (B, Q, D), with a prior's coefficients behind."""
