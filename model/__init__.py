@@ -13,23 +13,27 @@ inference.py              from outputs to instances
 criterion.py              the loss
 matcher.py                assignment of queries to instances
 points.py                 points on masks, where matching and loss compare
-structures.py             Target, Instances, PackedInstances
+structures.py             Target, Instances, PackedInstances, MaskCrop
 """
 
 from .backbones import Backbone, EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
-from .criterion import SetCriterion, count_targets
+from .criterion import MAIN, SetCriterion, count_targets
+from .inference import Frame
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
 from .points import RandomPoints
-from .structures import UNKNOWN, Instances, PackedInstances, Target
+from .structures import UNKNOWN, Instances, MaskCrop, PackedInstances, Target
 from .transformer_decoder import Outputs
 
 __all__ = [
+    "MAIN",
     "UNKNOWN",
     "Backbone",
     "EfficientNetLite",
+    "Frame",
     "Instances",
     "LossWeights",
+    "MaskCrop",
     "MobileNetV3",
     "MultiTaskMaskFormer",
     "NonFiniteError",

@@ -211,16 +211,26 @@ def sine_position_encoding(height: int, width: int, channels: int, device: torch
     Returns:
         (C, H, W) float32; the first C/2 channels encode y, the others x.
     """
-    features = channels // 2
-    index = torch.arange(features, dtype=torch.float32, device=device)
-    period = TEMPERATURE ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
-    y = _encode_axis(height, period)[:, None, :].expand(height, width, features)
-    x = _encode_axis(width, period)[None, :, :].expand(height, width, features)
+    y = _encode(_angles(height, device), channels)[:, None, :].expand(height, width, channels // 2)
+    x = _encode(_angles(width, device), channels)[None, :, :].expand(height, width, channels // 2)
     return torch.cat((y, x), dim=-1).permute(2, 0, 1)
 
 
-def _encode_axis(length: int, period: Tensor) -> Tensor:
-    """Positions 1..length, scaled to (0, 2 pi], as (length, features) interleaved sines and cosines."""
-    position = torch.arange(1, length + 1, dtype=torch.float32, device=period.device)
-    angle = (position / (length + EPSILON) * 2 * math.pi)[:, None] / period
-    return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1)
+def encode_places(x: Tensor, y: Tensor, channels: int) -> Tensor:
+    """The same code for places between the cells: (...) each, in [0, 1] of the image, to (..., C)."""
+    return torch.cat((_encode(2 * math.pi * y, channels), _encode(2 * math.pi * x, channels)), dim=-1)
+
+
+def _angles(length: int, device: torch.device) -> Tensor:
+    """Positions 1..length, scaled to (0, 2 pi]."""
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+    return position / (length + EPSILON) * 2 * math.pi
+
+
+def _encode(angles: Tensor, channels: int) -> Tensor:
+    """(...) to (..., C / 2), sines and cosines in turn."""
+    features = channels // 2
+    index = torch.arange(features, dtype=torch.float32, device=angles.device)
+    period = TEMPERATURE ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
+    angle = angles[..., None] / period
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)

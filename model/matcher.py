@@ -37,6 +37,8 @@ class LossWeights:
         dice: of the mask's dice loss.
         subcategory: of each subcategory head's cross-entropy.
         no_object: of a query without an instance inside every cross-entropy.
+        heatmap: of the heat map's focal loss, where queries are chosen from one.
+        blob: of the distance of the objects' centres and shapes that the map says.
     """
 
     classes: float = 2.0
@@ -44,6 +46,8 @@ class LossWeights:
     dice: float = 5.0
     subcategory: float = 2.0
     no_object: float = 0.1
+    heatmap: float = 2.0
+    blob: float = 1.0
 
 
 @dataclass(frozen=True)

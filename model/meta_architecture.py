@@ -5,7 +5,7 @@ Shapes: B images, H W pixels of the padded batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .inference import Ranking, Size, instances_of_image, packed_instances_of_image
-from .pixel_decoder import MSDeformAttnPixelDecoder
+from .inference import Frame, Pack, Ranking, Size, instances_of_image, packed_instances_of_image
+from .pixel_decoder import ENCODER_FFN_WIDTH, MSDeformAttnPixelDecoder
 from .structures import Instances, PackedInstances
 from .transformer_decoder import MultiTaskTransformerDecoder, Outputs
 
@@ -67,8 +67,8 @@ class MultiTaskMaskFormer(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q, the number of learnable queries."""
-        return self.sem_seg_head.predictor.query_feat.num_embeddings
+        """Q, the number of queries."""
+        return self.sem_seg_head.predictor.num_queries
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -100,41 +100,48 @@ class MultiTaskMaskFormer(nn.Module):
     ) -> list[Instances]:
         """The instances of each image, with masks at `original_sizes` (height, width)."""
         outputs = self(images)
-        padded = padded_size(images, self.size_divisibility)
         return [
-            instances_of_image(
-                outputs,
-                i,
-                padded=padded,
-                resized=(image.shape[1], image.shape[2]),
-                original=original,
-                max_instances=max_instances,
-                ranking=ranking,
-            )
-            for i, (image, original) in enumerate(zip(images, original_sizes, strict=True))
+            instances_of_image(outputs, i, frame, max_instances=max_instances, ranking=ranking)
+            for i, frame in enumerate(self._frames(images, original_sizes))
         ]
 
     @torch.no_grad()
     def predict_packed(
         self,
-        image: Tensor,
-        original_size: Size,
-        pack: Callable[[Tensor], Sequence[T]],
+        images: Sequence[Tensor],
+        original_sizes: Sequence[Size],
+        pack: Pack[T],
         *,
         max_instances: int,
         ranking: Ranking = "main",
-    ) -> PackedInstances[T]:
-        """The instances of one (3, h, w) image with what `pack` makes of masks; see `packed_instances_of_image`."""
-        return packed_instances_of_image(
-            self([image]),
-            0,
-            padded=padded_size([image], self.size_divisibility),
-            resized=(image.shape[1], image.shape[2]),
-            original=original_size,
-            max_instances=max_instances,
-            ranking=ranking,
-            pack=pack,
+    ) -> list[PackedInstances[T]]:
+        """`predict` with what `pack` makes of masks; see `packed_instances_of_image`."""
+        return self.predict_frames(
+            images, self._frames(images, original_sizes), pack, max_instances=max_instances, ranking=ranking
         )
+
+    @torch.no_grad()
+    def predict_frames(
+        self,
+        images: Sequence[Tensor],
+        frames: Sequence[Frame],
+        pack: Pack[T],
+        *,
+        max_instances: int,
+        ranking: Ranking = "main",
+    ) -> list[PackedInstances[T]]:
+        """The instances of each (3, h, w) window of an image, masks packed at the size of its whole image."""
+        outputs = self(images)
+        return [
+            packed_instances_of_image(outputs, i, frame, max_instances=max_instances, ranking=ranking, pack=pack)
+            for i, frame in enumerate(frames)
+        ]
+
+    def _frames(self, images: Sequence[Tensor], original_sizes: Sequence[Size]) -> list[Frame]:
+        """Of whole images."""
+        padded = padded_size(images, self.size_divisibility)
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return [Frame(padded, size, size, original) for size, original in zip(sizes, original_sizes, strict=True)]
 
 
 def padded_size(images: Sequence[Tensor], divisibility: int) -> Size:
@@ -157,6 +164,7 @@ def build_model(
     mask_dim: int = 256,
     encoder_layers: int = 6,
     encoder_points: int = 4,
+    encoder_feedforward: int = ENCODER_FFN_WIDTH,
     pixel_decoder_norm: bool = True,
     num_queries: int = 100,
     hidden_dim: int = 256,
@@ -164,6 +172,8 @@ def build_model(
     dim_feedforward: int = 2048,
     decoder_layers: int = 9,
     enforce_input_proj: bool = False,
+    query_selection: bool = False,
+    mask_prior: bool = False,
     pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
     pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     size_divisibility: int = 32,
@@ -183,6 +193,7 @@ def build_model(
         num_layers=encoder_layers,
         num_heads=num_heads,
         num_points=encoder_points,
+        ffn_width=encoder_feedforward,
         norm=pixel_decoder_norm,
     )
     predictor = MultiTaskTransformerDecoder(
@@ -196,6 +207,8 @@ def build_model(
         dim_feedforward=dim_feedforward,
         num_layers=decoder_layers,
         enforce_input_proj=enforce_input_proj,
+        query_selection=query_selection,
+        mask_prior=mask_prior,
     )
     return MultiTaskMaskFormer(
         backbone,

@@ -76,6 +76,25 @@ class TargetBatch:
 
 
 @dataclass(frozen=True)
+class MaskCrop:
+    """The part of an image's mask that may be set; all around it is background.
+
+    Attributes:
+        mask: (h, w) bool.
+        top, left: where its first pixel lies in the image.
+    """
+
+    mask: Tensor
+    top: int = 0
+    left: int = 0
+
+    def paste(self, mask: Tensor) -> None:
+        """Set this part of the image's whole mask (H, W)."""
+        height, width = self.mask.shape
+        mask[self.top : self.top + height, self.left : self.left + width] = self.mask
+
+
+@dataclass(frozen=True)
 class Instances:
     """The predicted instances of one image, best first.
 
@@ -125,3 +144,13 @@ class PackedInstances(Generic[T]):
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def to(self, device: torch.device | str) -> PackedInstances[T]:
+        """The same on a device, but for the masks, which stay what they are."""
+        return PackedInstances(
+            scores=self.scores.to(device),
+            labels=self.labels.to(device),
+            masks=self.masks,
+            queries=self.queries.to(device),
+            subprobs={name: probs.to(device) for name, probs in self.subprobs.items()},
+        )

@@ -38,6 +38,7 @@ from raytune_m2f.export_files import (
     write_export,
 )
 from raytune_m2f.learner.mask_former import build_network
+from raytune_m2f.learner.prediction import predict, predict_whole
 from raytune_m2f.model import Instances, MultiTaskMaskFormer, PackedInstances
 from raytune_m2f.storage.files import newest, replacing_together
 from raytune_m2f.storage.folder import Folder
@@ -74,7 +75,7 @@ class ExportedModel:
         """
         if not isinstance(self.model, MultiTaskMaskFormer):
             return predict_any(self.model, self.config, images, original_sizes)
-        return self.model.predict(images, original_sizes, **self._test_options)
+        return predict_whole(self.model, self.config, images, original_sizes)
 
     @torch.no_grad()
     def predict_encoded(self, image: NDArray[np.uint8]) -> PackedInstances[Rle]:
@@ -85,14 +86,10 @@ class ExportedModel:
         height, width = image.shape[:2]
         resized = self.resized(image)
         if isinstance(self.model, MultiTaskMaskFormer):
-            return self.model.predict_packed(resized, (height, width), encode_masks, **self._test_options)
-        (found,) = self.predict([resized], [(height, width)])
+            (packed,) = predict(self.model, self.config, [resized], [(height, width)])
+            return packed
+        (found,) = predict_any(self.model, self.config, [resized], [(height, width)])
         return PackedInstances(found.scores, found.labels, encode_masks(found.masks), found.queries, found.subprobs)
-
-    @property
-    def _test_options(self) -> dict[str, Any]:
-        test = self.config.MODEL.MASK_FORMER.TEST
-        return {"max_instances": self.config.TEST.DETECTIONS_PER_IMAGE, "ranking": test.RANKING}
 
 
 def export_run(

@@ -20,6 +20,7 @@ from raytune_m2f.training.objective import Constraint, Objective, quoted
 BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 PERIOD = "TEST.EVAL_PERIOD"
+START = "INPUT.START.ITERS"
 NORMS = {
     "build_resnet_backbone": "MODEL.RESNETS.NORM",
     "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM",
@@ -99,27 +100,40 @@ def _check_batch_norm(config: Config) -> None:
         return
     norm = NORMS[config.MODEL.BACKBONE.NAME]
     divisibility = config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
-    side = -(-config.INPUT.IMAGE_SIZE // divisibility) * divisibility
+    smallest, key = config.INPUT.IMAGE_SIZE, "INPUT.IMAGE_SIZE"
+    if config.INPUT.START.ITERS and smallest > config.INPUT.START.IMAGE_SIZE:
+        smallest, key = config.INPUT.START.IMAGE_SIZE, "INPUT.START.IMAGE_SIZE"
+    side = -(-smallest // divisibility) * divisibility
     at_once = config.SOLVER.MICRO_BATCH or config.SOLVER.IMS_PER_BATCH
     learns = config.MODEL.BACKBONE.FREEZE_AT < FROZEN_RES5
     if learns and config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
         raise ConfigError(
-            f"{norm} = 'BN' with INPUT.IMAGE_SIZE = {config.INPUT.IMAGE_SIZE} and one image at once: batch norm needs "
-            "more than one value of each channel, and the coarsest map has one cell. Raise INPUT.IMAGE_SIZE, take more "
-            "images at once, or NORM GN, FrozenBN or FrozenStatsBN."
+            f"{norm} = 'BN' with {key} = {smallest} and one image at once: batch norm needs more than one value of "
+            f"each channel, and the coarsest map has one cell. Raise {key}, take more images at once, or NORM GN, "
+            "FrozenBN or FrozenStatsBN."
         )
 
 
 def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iterator[str]:
-    most, queries = engine.most_instances, _queries(config) if fewest_queries is None else fewest_queries
+    most, queries = engine.summary.most_instances, _queries(config) if fewest_queries is None else fewest_queries
     if queries < most:
         yield (
             f"an image has {most} instances, but {QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: "
             "they cannot all be found"
         )
+    elif queries < engine.most_instances:
+        yield (
+            f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
+            f"{QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: of a fuller one so many are learned"
+        )
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if period > end:
         yield f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end"
+    if config.knows(START) and (start := config.value(START)) >= end:
+        yield (
+            f"{START} = {start} is not below SOLVER.MAX_ITER = {end}: no iteration has images of INPUT.IMAGE_SIZE = "
+            f"{config.INPUT.IMAGE_SIZE} pixels, all have {config.INPUT.START.IMAGE_SIZE}"
+        )
 
 
 def _queries(config: Config) -> float:

@@ -26,6 +26,7 @@ LEVELS = 3
 FROZEN = {"FrozenBN": "which never trains", "FrozenStatsBN": "which keeps the statistics of the weights"}
 """Norms that need MODEL.WEIGHTS."""
 
+Balance = Literal["none", "inverse_sqrt", "effective_number"]
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0, le=255)]
 
@@ -61,6 +62,12 @@ class SemSegHead(Section):
     )
     COMMON_STRIDE: int = fixed(4, "Stride of the mask features [pixels].")
     TRANSFORMER_ENC_LAYERS: int = Field(6, ge=1, le=24, description="Layers of the encoder [layers].")
+    TRANSFORMER_ENC_DIM_FEEDFORWARD: int = Field(
+        1024,
+        ge=1,
+        le=16_384,
+        description="Width inside the encoder's feed-forward layers; Mask2Former has no key for it [channels].",
+    )
 
 
 class MaskFormerTest(Section):
@@ -97,6 +104,17 @@ class MaskFormer(Section):
     SUBCATEGORY_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of each subcategory head's loss and matching cost [factor]."
     )
+    CLASS_BALANCE: Balance = Field(
+        "none",
+        description="Weights of the main categories in their cross-entropy, so that rare ones are learned: none, by "
+        "1 / sqrt(instances), or by 1 / effective number (Cui et al. 2019); an instance weighs 1 on average.",
+    )
+    SUBCATEGORY_BALANCE: Balance = Field(
+        "none", description="The same for the classes of every subcategory head, by its own labels."
+    )
+    BALANCE_BETA: float = Field(
+        0.999, ge=0, le=0.999_999, description="Of effective_number: it is 1 / (1 - BALANCE_BETA) at most [share]."
+    )
     HIDDEN_DIM: int = Field(
         256,
         ge=4,
@@ -106,6 +124,21 @@ class MaskFormer(Section):
     )
     NUM_OBJECT_QUERIES: int = Field(
         100, ge=1, le=5000, description="Instances that can be predicted in an image, at most [queries]."
+    )
+    QUERY_SELECTION: Literal["none", "heatmap"] = Field(
+        "none",
+        description="What queries are: learnable (none), or the peaks of a heat map of object centres, which is what "
+        "small data need.",
+    )
+    MASK_PRIOR: bool = Field(
+        False,
+        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; needs QUERY_SELECTION.",
+    )
+    HEATMAP_WEIGHT: float = Field(
+        2.0, ge=0, le=1000, description="Weight of the heat map's focal loss, with QUERY_SELECTION [factor]."
+    )
+    BLOB_WEIGHT: float = Field(
+        1.0, ge=0, le=1000, description="Weight of the objects' centres and shapes, with QUERY_SELECTION [factor]."
     )
     NHEADS: int = Field(
         8,
@@ -140,6 +173,11 @@ class MaskFormer(Section):
     TEST: MaskFormerTest = MaskFormerTest()
 
     def clashes(self) -> Iterator[Problem]:
+        if self.MASK_PRIOR and self.QUERY_SELECTION == "none":
+            yield Problem(
+                ("MODEL.MASK_FORMER.MASK_PRIOR", "MODEL.MASK_FORMER.QUERY_SELECTION"),
+                "got true, but learnable queries have no place to begin at; set QUERY_SELECTION to heatmap",
+            )
         if self.HIDDEN_DIM % self.NHEADS:
             yield Problem(
                 ("MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"),
