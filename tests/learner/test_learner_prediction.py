@@ -120,8 +120,8 @@ def test_merging() -> None:
     windows = windows_of((40, 100), (40, 100), size=60, overlap=1 / 3)
     assert [window.left for window in windows] == [0, 40]
     left = found_of(
-        (0.9, 0, (30, 0, 61, 10)),  # an object that both windows show in part
-        (0.3, 0, (50, 20, 61, 30)),  # what the border leaves of an object
+        (0.9, 0, (30, 0, 60, 10)),  # an object that both windows show in part
+        (0.3, 0, (50, 24, 60, 30)),  # what the border leaves of an object
         (0.6, 0, (42, 31, 50, 40)),  # the same object in both, of two categories
         (0.5, 1, (42, 31, 50, 40)),
         (0.1, 1, (42, 31, 50, 40)),  # in one window, instances are not compared
