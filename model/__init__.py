@@ -16,8 +16,8 @@ points.py                 points on masks, where matching and loss compare
 structures.py             Target, Instances, PackedInstances, MaskCrop
 """
 
-from .backbones import Backbone, MobileNetV3, ResNet, SwinTransformer
-from .criterion import SetCriterion, count_targets
+from .backbones import Backbone, EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
+from .criterion import MAIN, SetCriterion, count_targets
 from .inference import Frame
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
@@ -26,8 +26,10 @@ from .structures import UNKNOWN, Instances, MaskCrop, PackedInstances, Target
 from .transformer_decoder import Outputs
 
 __all__ = [
+    "MAIN",
     "UNKNOWN",
     "Backbone",
+    "EfficientNetLite",
     "Frame",
     "Instances",
     "LossWeights",

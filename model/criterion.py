@@ -6,16 +6,20 @@ P points, H W pixels of the padded images, h w = H/4 W/4.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .matcher import HungarianMatcher, LossWeights, Matches, layers_at_once
+from .object_loss import object_losses
 from .points import RandomPoints, pick_uncertain, sample_maps
 from .structures import UNKNOWN, Target, TargetBatch
 from .transformer_decoder import Outputs
+
+MAIN = "class"
+"""What the main category is called among the heads: no subcategory may be."""
 
 Losses = dict[str, Tensor]
 """For each term (L,) float32: its value in every output, without its weight."""
@@ -30,6 +34,8 @@ class SetCriterion:
         oversample_ratio: candidates for the uncertain points, as a multiple of P.
         importance_sample_ratio: share of P taken where the mask is most uncertain.
         deep_supervision: compare every output; otherwise the last one only.
+        class_weights: of a head (`MAIN` or a subcategory's name) the weight of each class in its cross-entropy, (C,);
+            without it every class has weight 1. The matching does not know them.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class SetCriterion:
         oversample_ratio: float,
         importance_sample_ratio: float,
         deep_supervision: bool = True,
+        class_weights: Mapping[str, Tensor] | None = None,
     ):
         self.weights = weights
         self.matcher = HungarianMatcher(weights, num_points)
@@ -47,6 +54,7 @@ class SetCriterion:
         self.num_candidates = int(num_points * oversample_ratio)
         self.num_uncertain = int(num_points * importance_sample_ratio)
         self.deep_supervision = deep_supervision
+        self.class_weights = dict(class_weights or {})
 
     def __call__(
         self, outputs: Outputs, targets: Sequence[Target], points: RandomPoints, counts: Tensor | None = None
@@ -61,7 +69,8 @@ class SetCriterion:
                 add up to the loss of the whole; by default this batch is the whole.
 
         Returns:
-            `loss_ce`, `loss_mask`, `loss_dice` and `loss_<head>` of every subcategory head.
+            `loss_ce`, `loss_mask`, `loss_dice` and `loss_<head>` of every subcategory head; of the map that queries
+            are chosen from `loss_heatmap` and `loss_blob`.
 
         Raises:
             NonFiniteError: a prediction is NaN or infinite.
@@ -70,36 +79,59 @@ class SetCriterion:
             outputs = last_output(outputs)
         queries = outputs.pred_logits.shape[2]
         if counts is None:
-            counts = count_targets(targets, queries, tuple(outputs.pred_sublogits))
-        images, num_masks, matched, *known = counts.to(outputs.pred_logits.device, non_blocking=True).unbind()
+            counts = count_targets(targets, queries, tuple(outputs.pred_sublogits), self.class_weights)
+        images, num_masks, matched, main, *known = counts.to(outputs.pred_logits.device, non_blocking=True).unbind()
         unmatched = self.weights.no_object * (images * queries - matched)
+        if outputs.distinct is not None:  # how many of the global batch count is not known here: as many as instances
+            unmatched = matched
         batch = TargetBatch.of(targets)
         matches = self.matcher(outputs, batch, points)
-        losses = {"loss_ce": self.cross_entropy(outputs.pred_logits, batch.labels, matches, matched + unmatched)}
+        weights = {name: w.to(unmatched.device) for name, w in self.class_weights.items()}
+        losses = {
+            "loss_ce": self.cross_entropy(
+                outputs.pred_logits, batch.labels, matches, main + unmatched, weights.get(MAIN)
+            )
+        }
         for (name, logits), number in zip(outputs.pred_sublogits.items(), known, strict=True):
-            losses[f"loss_{name}"] = self.cross_entropy(logits, batch.sublabels[name], matches, number + unmatched)
+            losses[f"loss_{name}"] = self.cross_entropy(
+                logits, batch.sublabels[name], matches, number + unmatched, weights.get(name)
+            )
         losses["loss_mask"], losses["loss_dice"] = self.mask_losses(outputs, batch.masks, matches, points, num_masks)
+        if outputs.maps is not None:
+            losses["loss_heatmap"], losses["loss_blob"] = object_losses(outputs.maps, batch, num_masks)
         return losses
 
     def weighted(self, losses: Losses) -> Losses:
         """Each term summed over all outputs, times its weight."""
         w = self.weights
         weight = {"loss_ce": w.classes, "loss_mask": w.mask, "loss_dice": w.dice}
+        weight |= {"loss_heatmap": w.heatmap, "loss_blob": w.blob}
         return {name: weight.get(name, w.subcategory) * term.sum() for name, term in losses.items()}
 
     def total(self, losses: Losses) -> Tensor:
         """The weighted sum of all terms over all outputs: what is minimised."""
         return torch.stack(list(self.weighted(losses).values())).sum()
 
-    def cross_entropy(self, logits: Tensor, labels: Tensor, matches: Matches, normalizer: Tensor) -> Tensor:
+    def cross_entropy(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        matches: Matches,
+        normalizer: Tensor,
+        class_weights: Tensor | None = None,
+    ) -> Tensor:
         """(L,): weighted cross-entropy of one head, unmatched queries being "no object".
 
         A query whose instance has no known label in this head is left out.
         """
         no_object = logits.shape[-1] - 1
         classes = torch.full(logits.shape[:-1], no_object, device=logits.device)
+        if matches.distinct is not None:
+            classes.masked_fill_(~matches.distinct, UNKNOWN)
         classes[matches.layers, matches.images, matches.queries] = labels[matches.instances]
-        weight = F.pad(torch.ones(no_object, device=logits.device), (0, 1), value=self.weights.no_object)
+        if class_weights is None:
+            class_weights = torch.ones(no_object, device=logits.device)
+        weight = F.pad(class_weights, (0, 1), value=self.weights.no_object)
         loss = F.cross_entropy(
             logits.float().flatten(0, 2), classes.flatten(), weight, reduction="none", ignore_index=UNKNOWN
         )
@@ -139,20 +171,37 @@ class SetCriterion:
         return torch.cat((pick_uncertain(masks, candidates, self.num_uncertain), plain), 1)
 
 
-def count_targets(targets: Sequence[Target], num_queries: int, heads: Sequence[str]) -> Tensor:
+def count_targets(
+    targets: Sequence[Target],
+    num_queries: int,
+    heads: Sequence[str],
+    class_weights: Mapping[str, Tensor] | None = None,
+) -> Tensor:
     """What the losses are divided by, as sums that can be added over the parts of a global batch.
 
+    Args:
+        class_weights: of `SetCriterion`, on the CPU.
+
     Returns:
-        (3 + heads,) float64 on the CPU: images, instances, matched pairs, and for each head the matched pairs
-        whose label is known (their expectation where an image has more instances than queries).
+        (4 + heads,) float64 on the CPU: images, instances, matched pairs, and for the main category and each head the
+        weight of the matched pairs whose label is known: their number, where classes have no weights (its expectation
+        where an image has more instances than queries).
     """
-    counts = torch.zeros(3 + len(heads), dtype=torch.float64)
+    weights = class_weights or {}
+    counts = torch.zeros(4 + len(heads), dtype=torch.float64)
     for target in targets:
         n = len(target)
         matched = min(num_queries, n)
-        known = [int((target.sublabels[head] != UNKNOWN).sum()) * matched / max(n, 1) for head in heads]
+        labels = {MAIN: target.labels, **{head: target.sublabels[head] for head in heads}}
+        known = [_weight_of(part, weights.get(head)) * matched / max(n, 1) for head, part in labels.items()]
         counts += torch.tensor([1, n, matched, *known], dtype=torch.float64)
     return counts
+
+
+def _weight_of(labels: Tensor, weights: Tensor | None) -> float:
+    """The sum of the weights of the labels that are known, or their number."""
+    known = labels[labels != UNKNOWN]
+    return len(known) if weights is None else float(weights[known].double().sum())
 
 
 def matched_masks(outputs: Outputs, matches: Matches) -> Tensor:
@@ -189,4 +238,6 @@ def last_output(outputs: Outputs) -> Outputs:
         pred_sublogits={name: logits[-1:] for name, logits in outputs.pred_sublogits.items()},
         mask_embed=outputs.mask_embed[-1:],
         mask_features=outputs.mask_features,
+        maps=outputs.maps,
+        distinct=outputs.distinct,
     )

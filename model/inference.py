@@ -75,7 +75,7 @@ def instances_of_image(
     pairs = _best_pairs(outputs, image, max_instances, ranking)
     parts = list(_mask_parts(outputs, image, pairs.kept, frame))
     crops = [crop for some, _ in parts for crop in some]
-    scores, order = pairs.ranked(torch.cat([quality for _, quality in parts]))
+    scores, order = pairs.ranked(torch.cat([pairs.scores[:0], *(quality for _, quality in parts)]))
     masks = scores.new_zeros(len(scores), *frame.original, dtype=torch.bool)
     for mask, kept in zip(masks, pairs.position[order].tolist(), strict=True):
         crops[kept].paste(mask)
@@ -98,7 +98,7 @@ def packed_instances_of_image(
     for crops, quality in _mask_parts(outputs, image, pairs.kept, frame):
         packed += pack(crops, frame.original)
         qualities.append(quality)
-    scores, order = pairs.ranked(torch.cat(qualities))
+    scores, order = pairs.ranked(torch.cat([pairs.scores[:0], *qualities]))
     return PackedInstances(scores, masks=[packed[i] for i in pairs.position[order].tolist()], **pairs.chosen(order))
 
 
@@ -137,6 +137,8 @@ def _best_pairs(outputs: Outputs, image: int, max_instances: int, ranking: Ranki
     logits = outputs.pred_logits[-1, image].float()
     subprobs = {name: head[-1, image].float().softmax(-1)[:, :-1] for name, head in outputs.pred_sublogits.items()}
     scores = ranking_scores(logits.softmax(-1)[:, :-1], list(subprobs.values()), ranking)  # (Q, C)
+    if outputs.distinct is not None:
+        scores = scores[outputs.distinct[image]]  # they come first: the others' numbers stay
     best, index = scores.flatten().topk(min(max_instances, scores.numel()), sorted=False)
     queries, labels = index // scores.shape[1], index % scores.shape[1]
     kept, position = queries.unique(return_inverse=True)

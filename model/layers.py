@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 ONEDNN_FLOATS = 20480  # torch never gives oneDNN a single image of no more numbers than these
 WORTH_IT = 2**22  # multiplications below which `linear` gains nothing as a convolution
@@ -91,10 +93,60 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     """`conv` with this weight and bias, on a CPU with AVX-512 always by oneDNN.
 
     With one thread torch leaves 1x1 convolutions to MKL (see `linear`), unless they are dilated: which for a single
-    tap means nothing.
+    tap means nothing. The weights' gradient of a depthwise 5x5 is `DepthwiseConvolution`'s.
     """
+    depthwise = conv.groups == x.shape[1] == len(weight) > 1 and conv.kernel_size == (5, 5)
+    if depthwise and by_onednn(x) and torch.is_grad_enabled() and weight.requires_grad:
+        y: Tensor = DepthwiseConvolution.apply(x, weight, bias, conv.stride, conv.padding)
+        return y
     dilation = (2, 2) if conv.kernel_size == (1, 1) and by_onednn(x) else conv.dilation
     return F.conv2d(x, weight, bias, conv.stride, conv.padding, dilation, conv.groups)
+
+
+class DepthwiseConvolution(torch.autograd.Function):
+    """A depthwise convolution of kernel 5; the gradient of its weights comes from two kernels of three columns.
+
+    oneDNN's own program for that gradient takes three columns at most: five are left to a general one, 10 to 30 times
+    slower. The outer columns of two narrow kernels, one over the left of the map and one over the right, are the same
+    five sums.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
+        """(B, C, H, W) and (C, 1, 5, 5) to (B, C, H', W')."""
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding, 1, len(weight))
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        wants_x, _, wants_bias, *_ = ctx.needs_input_grad
+        layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+
+        def gradients(x: Tensor, weight: Tensor, padding: tuple[int, int], *, of_x: bool) -> Any:
+            wanted = (of_x, not of_x, False)  # of x, weight, bias
+            return torch.ops.aten.convolution_backward(
+                grad, x, weight, None, ctx.stride, padding, (1, 1), False, (0, 0), len(weight), wanted
+            )
+
+        rows, columns = ctx.padding
+        halves = (F.pad(x, sides) for sides in ((columns, columns - 2), (columns - 2, columns)))
+        left, right = (
+            gradients(half.contiguous(memory_format=layout), weight[..., :3], (rows, 0), of_x=False)[1]
+            for half in halves
+        )
+        return (
+            gradients(x, weight, ctx.padding, of_x=True)[0] if wants_x else None,
+            torch.cat((left, right[..., 1:]), dim=-1),
+            # with the weights' gradient torch would compute it again
+            grad.sum((0, 2, 3)) if wants_bias else None,
+            None,
+            None,
+        )
 
 
 def by_onednn(x: Tensor) -> bool:
@@ -181,16 +233,26 @@ def sine_position_encoding(height: int, width: int, channels: int, device: torch
     Returns:
         (C, H, W) float32; the first C/2 channels encode y, the others x.
     """
-    features = channels // 2
-    index = torch.arange(features, dtype=torch.float32, device=device)
-    period = TEMPERATURE ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
-    y = _encode_axis(height, period)[:, None, :].expand(height, width, features)
-    x = _encode_axis(width, period)[None, :, :].expand(height, width, features)
+    y = _encode(_angles(height, device), channels)[:, None, :].expand(height, width, channels // 2)
+    x = _encode(_angles(width, device), channels)[None, :, :].expand(height, width, channels // 2)
     return torch.cat((y, x), dim=-1).permute(2, 0, 1)
 
 
-def _encode_axis(length: int, period: Tensor) -> Tensor:
-    """Positions 1..length, scaled to (0, 2 pi], as (length, features) interleaved sines and cosines."""
-    position = torch.arange(1, length + 1, dtype=torch.float32, device=period.device)
-    angle = (position / (length + EPSILON) * 2 * math.pi)[:, None] / period
-    return torch.stack((angle[:, 0::2].sin(), angle[:, 1::2].cos()), dim=-1).flatten(1)
+def encode_places(x: Tensor, y: Tensor, channels: int) -> Tensor:
+    """The same code for places between the cells: (...) each, in [0, 1] of the image, to (..., C)."""
+    return torch.cat((_encode(2 * math.pi * y, channels), _encode(2 * math.pi * x, channels)), dim=-1)
+
+
+def _angles(length: int, device: torch.device) -> Tensor:
+    """Positions 1..length, scaled to (0, 2 pi]."""
+    position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+    return position / (length + EPSILON) * 2 * math.pi
+
+
+def _encode(angles: Tensor, channels: int) -> Tensor:
+    """(...) to (..., C / 2), sines and cosines in turn."""
+    features = channels // 2
+    index = torch.arange(features, dtype=torch.float32, device=angles.device)
+    period = TEMPERATURE ** (2 * torch.div(index, 2, rounding_mode="floor") / features)
+    angle = angles[..., None] / period
+    return torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2)

@@ -6,7 +6,7 @@ P points, D mask channels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from .transformer_decoder import Outputs
 
 CACHED_FLOATS = 2**21
 GPU_FLOATS = 2**29
+LAST = 1e6
+"""Cost of a query that only repeats another: it is taken when all others are."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -37,6 +39,8 @@ class LossWeights:
         dice: of the mask's dice loss.
         subcategory: of each subcategory head's cross-entropy.
         no_object: of a query without an instance inside every cross-entropy.
+        heatmap: of the heat map's focal loss, where queries are chosen from one.
+        blob: of the distance of the objects' centres and shapes that the map says.
     """
 
     classes: float = 2.0
@@ -44,6 +48,8 @@ class LossWeights:
     dice: float = 5.0
     subcategory: float = 2.0
     no_object: float = 0.1
+    heatmap: float = 2.0
+    blob: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Matches:
         queries: (L, M) int64, in output l query `queries[l, i]` of its image stands for ...
         instances: (L, M) int64, ... instance `instances[l, i]`, counted through the whole batch.
         sizes: pairs of each image; they add up to M.
+        distinct: as in `Outputs`.
     """
 
     layers: Tensor
@@ -65,6 +72,7 @@ class Matches:
     queries: Tensor
     instances: Tensor
     sizes: tuple[int, ...]
+    distinct: Tensor | None = None
 
 
 class HungarianMatcher:
@@ -84,7 +92,8 @@ class HungarianMatcher:
         on_host = self.cost(outputs, targets, points).cpu().numpy()  # the one time that the host waits
         if not np.isfinite(on_host).all():
             raise NonFiniteError("the network's predictions are not finite (NaN or infinite)")
-        return _assign(np.split(on_host, np.cumsum(targets.sizes)[:-1]), outputs.pred_logits.device)
+        pairs = _assign(np.split(on_host, np.cumsum(targets.sizes)[:-1]), outputs.pred_logits.device)
+        return replace(pairs, distinct=outputs.distinct)
 
     def cost(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Tensor:
         """(N, L, Q): what it costs to let a query of an instance's image stand for it."""
@@ -94,6 +103,8 @@ class HungarianMatcher:
         for name, logits in outputs.pred_sublogits.items():
             probability = probability_of(logits, targets.images, targets.sublabels[name])
             cost.sub_(probability, alpha=self.weights.subcategory)
+        if outputs.distinct is not None:
+            cost.add_(~outputs.distinct[targets.images, None], alpha=LAST)
         return cost
 
     def mask_cost(self, outputs: Outputs, targets: TargetBatch, points: RandomPoints) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .backbones import Backbone
 from .inference import Frame, Pack, Ranking, Size, instances_of_image, packed_instances_of_image
-from .pixel_decoder import MSDeformAttnPixelDecoder
+from .pixel_decoder import ENCODER_FFN_WIDTH, MSDeformAttnPixelDecoder
 from .structures import Instances, PackedInstances
 from .transformer_decoder import MultiTaskTransformerDecoder, Outputs
 
@@ -67,8 +67,8 @@ class MultiTaskMaskFormer(nn.Module):
 
     @property
     def num_queries(self) -> int:
-        """Q, the number of learnable queries."""
-        return self.sem_seg_head.predictor.query_feat.num_embeddings
+        """Q, the number of queries."""
+        return self.sem_seg_head.predictor.num_queries
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -164,6 +164,7 @@ def build_model(
     mask_dim: int = 256,
     encoder_layers: int = 6,
     encoder_points: int = 4,
+    encoder_feedforward: int = ENCODER_FFN_WIDTH,
     pixel_decoder_norm: bool = True,
     num_queries: int = 100,
     hidden_dim: int = 256,
@@ -171,6 +172,8 @@ def build_model(
     dim_feedforward: int = 2048,
     decoder_layers: int = 9,
     enforce_input_proj: bool = False,
+    query_selection: bool = False,
+    mask_prior: bool = False,
     pixel_mean: Sequence[float] = (123.675, 116.28, 103.53),
     pixel_std: Sequence[float] = (58.395, 57.12, 57.375),
     size_divisibility: int = 32,
@@ -190,6 +193,7 @@ def build_model(
         num_layers=encoder_layers,
         num_heads=num_heads,
         num_points=encoder_points,
+        ffn_width=encoder_feedforward,
         norm=pixel_decoder_norm,
     )
     predictor = MultiTaskTransformerDecoder(
@@ -203,6 +207,8 @@ def build_model(
         dim_feedforward=dim_feedforward,
         num_layers=decoder_layers,
         enforce_input_proj=enforce_input_proj,
+        query_selection=query_selection,
+        mask_prior=mask_prior,
     )
     return MultiTaskMaskFormer(
         backbone,

@@ -14,18 +14,19 @@ from .deformable_attention import MSDeformAttn, Shapes, cell_places
 from .layers import Conv2d, ConvNorm, GroupNorm, Linear, sine_position_encoding, xavier_fill, xavier_uniform_matrices
 
 ENCODER_LEVELS = ("res5", "res4", "res3")
-ENCODER_FFN_WIDTH = 1024  # the reference's, whatever DIM_FEEDFORWARD says
+ENCODER_FFN_WIDTH = 1024
+"""The reference's width inside the encoder's feed-forward layers, whatever its DIM_FEEDFORWARD says."""
 
 
 class EncoderLayer(nn.Module):
     """Deformable self-attention and a feed-forward network, each followed by its norm."""
 
-    def __init__(self, channels: int, num_heads: int, num_points: int):
+    def __init__(self, channels: int, num_heads: int, num_points: int, ffn_width: int):
         super().__init__()
         self.self_attn = MSDeformAttn(channels, len(ENCODER_LEVELS), num_heads, num_points)
         self.norm1 = nn.LayerNorm(channels)
-        self.linear1 = Linear(channels, ENCODER_FFN_WIDTH, relu=True)
-        self.linear2 = Linear(ENCODER_FFN_WIDTH, channels)
+        self.linear1 = Linear(channels, ffn_width, relu=True)
+        self.linear2 = Linear(ffn_width, channels)
         self.norm2 = nn.LayerNorm(channels)
 
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
@@ -38,17 +39,18 @@ class EncoderLayer(nn.Module):
 class Encoder(nn.Module):
     """A stack of encoder layers; it exists for its name in the state dict."""
 
-    def __init__(self, channels: int, num_layers: int, num_heads: int, num_points: int):
+    def __init__(self, channels: int, num_layers: int, num_heads: int, num_points: int, ffn_width: int):
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(channels, num_heads, num_points) for _ in range(num_layers))
+        layers = (EncoderLayer(channels, num_heads, num_points, ffn_width) for _ in range(num_layers))
+        self.layers = nn.ModuleList(layers)
 
 
 class DeformableTransformer(nn.Module):
     """The encoder over the flattened levels."""
 
-    def __init__(self, channels: int, num_layers: int, num_heads: int, num_points: int):
+    def __init__(self, channels: int, num_layers: int, num_heads: int, num_points: int, ffn_width: int):
         super().__init__()
-        self.encoder = Encoder(channels, num_layers, num_heads, num_points)
+        self.encoder = Encoder(channels, num_layers, num_heads, num_points, ffn_width)
         self.level_embed = nn.Parameter(torch.empty(len(ENCODER_LEVELS), channels))
         xavier_uniform_matrices(self)
         for module in self.modules():
@@ -82,6 +84,7 @@ class MSDeformAttnPixelDecoder(nn.Module):
         conv_dim: C.
         mask_dim: D.
         num_layers, num_heads, num_points: of the deformable encoder.
+        ffn_width: inside its feed-forward layers, in channels.
         norm: whether the FPN convolutions have a GroupNorm.
     """
 
@@ -95,10 +98,11 @@ class MSDeformAttnPixelDecoder(nn.Module):
         num_heads: int,
         num_points: int,
         norm: bool,
+        ffn_width: int = ENCODER_FFN_WIDTH,
     ):
         super().__init__()
         self.input_proj = nn.ModuleList(_projection(in_channels[level], conv_dim) for level in ENCODER_LEVELS)
-        self.transformer = DeformableTransformer(conv_dim, num_layers, num_heads, num_points)
+        self.transformer = DeformableTransformer(conv_dim, num_layers, num_heads, num_points, ffn_width)
         self.adapter_1 = ConvNorm(in_channels["res2"], conv_dim, 1, norm=norm)
         self.layer_1 = ConvNorm(conv_dim, conv_dim, 3, norm=norm, relu=True)
         self.mask_features = Conv2d(conv_dim, mask_dim, 1)

@@ -7,13 +7,15 @@ L supervised outputs (the learnable queries' and one after each layer), S cells 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .layers import MLP, Conv2d, Linear, linear, sine_position_encoding, xavier_fill, xavier_uniform_matrices
+from .query_selection import MaskPrior, ObjectMaps, QuerySelection, Selected, coordinate_features
 
 NUM_LEVELS = 3
 
@@ -27,12 +29,17 @@ class Outputs:
         pred_sublogits: for each subcategory head (L, B, Q, K_k + 1), the last class is "no object".
         mask_embed: (L, B, Q, D).
         mask_features: (B, D, H/4, W/4). A mask is the product of the two; built only where it is needed.
+            With a mask prior both have the coefficients and coordinates of `query_selection` as further channels.
+        maps: what the queries were chosen from; None if they are learnable.
+        distinct: (B, Q) bool, False for queries that only repeat another, which count for nothing; None if all count.
     """
 
     pred_logits: Tensor
     pred_sublogits: dict[str, Tensor]
     mask_embed: Tensor
     mask_features: Tensor
+    maps: ObjectMaps | None = None
+    distinct: Tensor | None = None
 
     @property
     def pred_masks(self) -> Tensor:
@@ -81,10 +88,10 @@ class SelfAttentionLayer(nn.Module):
         self.norm = nn.LayerNorm(channels)
         xavier_uniform_matrices(self)
 
-    def forward(self, x: Tensor, query_pos: Tensor) -> Tensor:
-        """(B, Q, C) queries and their position encoding to (B, Q, C)."""
+    def forward(self, x: Tensor, query_pos: Tensor, allowed: Tensor | None = None) -> Tensor:
+        """(B, Q, C) queries, their position encoding, and (B, 1, Q) bool which are seen, to (B, Q, C)."""
         placed = x + query_pos
-        y: Tensor = self.norm(x + self.self_attn(placed, placed, x))
+        y: Tensor = self.norm(x + self.self_attn(placed, placed, x, allowed))
         return y
 
 
@@ -118,6 +125,8 @@ class MultiTaskTransformerDecoder(nn.Module):
         dim_feedforward: width of the feed-forward networks.
         num_layers: decoder layers (DEC_LAYERS - 1).
         enforce_input_proj: project the maps even if `in_channels` equals `hidden_dim`.
+        query_selection: queries are peaks of a heat map, not learnable.
+        mask_prior: a mask begins as a blob at its query's peak; with `query_selection` only.
     """
 
     def __init__(
@@ -133,8 +142,11 @@ class MultiTaskTransformerDecoder(nn.Module):
         dim_feedforward: int,
         num_layers: int,
         enforce_input_proj: bool,
+        query_selection: bool = False,
+        mask_prior: bool = False,
     ):
         super().__init__()
+        self.num_queries = num_queries
         self.num_layers = num_layers
         self.subcategories = tuple(subcategories)
         layers = range(num_layers)
@@ -146,8 +158,15 @@ class MultiTaskTransformerDecoder(nn.Module):
         )
         self.transformer_ffn_layers = nn.ModuleList(FFNLayer(hidden_dim, dim_feedforward) for _ in layers)
         self.decoder_norm = nn.LayerNorm(hidden_dim)
-        self.query_feat = nn.Embedding(num_queries, hidden_dim)
-        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.query_selection = (
+            QuerySelection(mask_dim=mask_dim, in_channels=in_channels, hidden_dim=hidden_dim, num_queries=num_queries)
+            if query_selection
+            else None
+        )
+        self.mask_prior = MaskPrior(hidden_dim) if mask_prior else None
+        if not query_selection:
+            self.query_feat = nn.Embedding(num_queries, hidden_dim)
+            self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(NUM_LEVELS, hidden_dim)
         self.input_proj = nn.ModuleList()
         for _ in range(NUM_LEVELS):
@@ -169,25 +188,40 @@ class MultiTaskTransformerDecoder(nn.Module):
         """
         B = len(mask_features)
         keys, values = zip(*(self._keys_and_values(i, x) for i, x in enumerate(levels)), strict=True)
+        selected = self.query_selection(levels[-1], mask_features) if self.query_selection else None
+        if selected is None:
+            x, query_pos = (e.weight.expand(B, -1, -1) for e in (self.query_feat, self.query_embed))
+        else:
+            x, query_pos = selected.content, selected.position
+        if self.mask_prior:
+            places = coordinate_features(*mask_features.shape[-2:], mask_features.device)
+            mask_features = torch.cat((mask_features, places.expand(B, -1, -1, -1)), 1)
         # resizing is linear, so the masks' resized logits are the products with resized features; channels last once,
         # or on a CPU every call makes that copy for itself
         features = mask_features.detach().contiguous(memory_format=torch.channels_last)
         resized = [
             F.interpolate(features, size=x.shape[-2:], mode="bilinear", align_corners=False).flatten(2) for x in levels
         ]
-        query_pos = self.query_embed.weight.expand(B, -1, -1)
-        x = self.query_feat.weight.expand(B, -1, -1)
+        seen = None if selected is None else selected.distinct[:, None]
         decoded = [self.decoder_norm(x)]
-        embeds = [self.mask_embed(decoded[-1])]
+        embeds = [self._mask_embed(decoded[-1], selected)]
         for i in range(self.num_layers):
             level = i % NUM_LEVELS
-            allowed = attention_mask(embeds[-1].detach(), resized[level])
+            allowed = attention_mask(embeds[-1].detach(), resized[level], exact=self.mask_prior is not None)
             x = self.transformer_cross_attention_layers[i](x, query_pos, keys[level], values[level], allowed)
-            x = self.transformer_self_attention_layers[i](x, query_pos)
+            x = self.transformer_self_attention_layers[i](x, query_pos, seen)
             x = self.transformer_ffn_layers[i](x)
             decoded.append(self.decoder_norm(x))
-            embeds.append(self.mask_embed(decoded[-1]))
-        return self._predict(torch.stack(decoded), torch.stack(embeds), mask_features)
+            embeds.append(self._mask_embed(decoded[-1], selected))
+        outputs = self._predict(torch.stack(decoded), torch.stack(embeds), mask_features)
+        return outputs if selected is None else replace(outputs, maps=selected.maps, distinct=selected.distinct)
+
+    def _mask_embed(self, decoded: Tensor, selected: Selected | None) -> Tensor:
+        """(B, Q, C) to (B, Q, D), with a prior's coefficients behind."""
+        embed: Tensor = self.mask_embed(decoded)
+        if self.mask_prior is None or selected is None:
+            return embed
+        return torch.cat((embed.float(), self.mask_prior(decoded, selected.blobs)), -1)
 
     def _keys_and_values(self, level: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S, C) each: the cells of a level with and without their position encoding."""
@@ -201,15 +235,17 @@ class MultiTaskTransformerDecoder(nn.Module):
         return Outputs(self.class_embed(decoded), sublogits, mask_embed, mask_features)
 
 
-def attention_mask(mask_embed: Tensor, features: Tensor) -> Tensor:
+def attention_mask(mask_embed: Tensor, features: Tensor, *, exact: bool = False) -> Tensor:
     """Equation 3: a query may look where its mask has probability 0.5 or more; everywhere if that is nowhere.
 
     Args:
         mask_embed: (B, Q, D).
         features: (B, D, S), the mask features at the level's size.
+        exact: in float32, whatever autocast says: a polynomial of coordinates is a difference of large numbers.
 
     Returns:
         (B, Q, S) bool, True where attention is allowed.
     """
-    allowed = torch.einsum("bqd,bds->bqs", mask_embed, features) >= 0
+    with torch.autocast(features.device.type, enabled=False) if exact else nullcontext():
+        allowed = torch.einsum("bqd,bds->bqs", mask_embed, features) >= 0
     return allowed | ~allowed.any(-1, keepdim=True)

@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,15 +124,20 @@ def tiny_config(tiny_dataset: dict[str, Path]) -> Config:
     return Config.from_dict(content, source="tiny_config")
 
 
-@pytest.fixture(scope="session")
-def network() -> MultiTaskMaskFormer:
+@pytest.fixture(scope="session", params=[False, True], ids=["learnable", "located"])
+def network(request: pytest.FixtureRequest) -> MultiTaskMaskFormer:
     """A tiny network with two subcategory heads, in evaluation mode."""
     torch.manual_seed(0)
-    return tiny_network(HEADS).eval()
+    return tiny_network(HEADS, located=request.param).eval()
 
 
 def tiny_network(
-    heads: dict[str, int], *, num_queries: int = 6, num_classes: int = 3, decoder_layers: int = 3
+    heads: dict[str, int],
+    *,
+    num_queries: int = 6,
+    num_classes: int = 3,
+    decoder_layers: int = 3,
+    located: bool = False,
 ) -> MultiTaskMaskFormer:
     return build_model(
         backbone=ResNet(18, "GN"),
@@ -145,12 +151,14 @@ def tiny_network(
         num_heads=4,
         dim_feedforward=64,
         decoder_layers=decoder_layers,
+        query_selection=located,
+        mask_prior=located,
     )
 
 
-@pytest.fixture
-def make_network() -> Callable[..., MultiTaskMaskFormer]:
-    return tiny_network
+@pytest.fixture(params=[False, True], ids=["learnable", "located"])
+def make_network(request: pytest.FixtureRequest) -> Callable[..., MultiTaskMaskFormer]:
+    return partial(tiny_network, located=request.param)
 
 
 @pytest.fixture

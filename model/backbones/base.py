@@ -6,14 +6,17 @@ Shapes: B images, H W pixels; level resN has stride 2**N and shape (B, C_N, H / 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from ..layers import convolve
+
+T = TypeVar("T", bound="Backbone")
 
 LEVELS = ("res2", "res3", "res4", "res5")
 
@@ -32,6 +35,7 @@ class Backbone(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self._frozen: list[nn.Module] = []
         self.register_state_dict_post_hook(_to_stored)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_from_stored)  # type: ignore[no-untyped-call]
 
@@ -39,23 +43,67 @@ class Backbone(nn.Module):
         """(B, 3, H, W), H and W multiples of 32, to the map of each level."""
         raise NotImplementedError
 
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """What learns between the image and each level: stem, res2, res3, res4, res5."""
+        raise NotImplementedError
+
+    def freeze(self, freeze_at: int) -> None:
+        """Freeze the first `freeze_at` of `stages` (detectron2's FREEZE_AT): 1 is the stem, 2 the stem and res2, ...
+
+        Their parameters get no gradient, no backward runs through them, and they stay as in evaluation: the statistics
+        of batch norm are fixed, and Swin drops none of their blocks.
+        """
+        self._frozen = [module for stage in self.stages()[:freeze_at] for module in stage]
+        for module in self._frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self: T, mode: bool = True) -> T:
+        """As of every module, but frozen stages stay in evaluation."""
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
     def stored_name(self, name: str) -> str:
         """The name in the state dict of what torchvision calls `name`; any other name is returned as it is."""
         return name
 
 
+class FrozenStatsBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose mean and variance stay those of the weights, in training too; scale and shift are learnt.
+
+    For a pretrained backbone and batches too small to have statistics of their own (Keras' and mmdetection's
+    `norm_eval`). The state dict is that of nn.BatchNorm2d.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        statistics = self.running_mean, self.running_var
+        return F.batch_norm(x, *statistics, self.weight, self.bias, training=False, eps=self.eps)
+
+
+_FROZEN_STATS = (FrozenBatchNorm2d, FrozenStatsBatchNorm2d)
+
+
 def batch_norm(norm: str, *, eps: float = 1e-5, momentum: float = 0.1) -> Callable[[int], nn.Module]:
-    """A layer of a given width: "FrozenBN" (statistics and scale never change), "BN" or "SyncBN"."""
+    """A layer of a given width.
+
+    "FrozenBN" (statistics and scale never change), "FrozenStatsBN" (the statistics do not), "BN" or "SyncBN".
+    """
     if norm == "FrozenBN":
         return partial(FrozenBatchNorm2d, eps=eps)
-    kind = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[norm]
+    kind = {"FrozenStatsBN": FrozenStatsBatchNorm2d, "BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}[norm]
     return partial(kind, eps=eps, momentum=momentum)
 
 
 def convolve_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
-    """`norm(conv(x))`; FrozenBN is done to the weights where they are smaller than the maps that come out."""
+    """`norm(conv(x))`; frozen statistics go into the weights where these are smaller than the maps that come out."""
     cells = x.numel() // (x.shape[1] * math.prod(conv.stride))  # of these maps, all images together
-    if isinstance(norm, FrozenBatchNorm2d) and conv.bias is None and conv.weight[0].numel() < cells:
+    if isinstance(norm, _FROZEN_STATS) and conv.bias is None and conv.weight[0].numel() < cells:
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
     y: Tensor = norm(convolve(conv, x, conv.weight, conv.bias))

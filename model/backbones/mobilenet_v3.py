@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models import mobilenetv3
 
 from ..backbones.base import LEVELS, Backbone, batch_norm
@@ -41,3 +43,8 @@ class MobileNetV3(Backbone):
             if number in self._levels:
                 features[self._levels[number]] = x
         return features
+
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """The first convolution, then the layers of each stride."""
+        ends = [1, *(number + 1 for number in self._levels)]
+        return self.features[:1], *(self.features[start:end] for start, end in pairwise(ends))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -68,6 +68,10 @@ class ResNet(Backbone):
                 x = _residual(block, x)
             features[level] = x
         return features
+
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """Stem, res2 to res5."""
+        return (self.conv1, self.bn1), (self.layer1,), (self.layer2,), (self.layer3,), (self.layer4,)
 
     def stored_name(self, name: str) -> str:
         """detectron2's name."""

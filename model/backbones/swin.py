@@ -6,7 +6,7 @@ Shapes: B images, H W cells of a map, C channels, N cells of a window.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -72,6 +72,13 @@ class SwinTransformer(Backbone):
             normed: Tensor = getattr(self, f"norm{i}")(x)
             features[level] = normed.permute(0, 3, 1, 2).contiguous()  # (B, C, H, W)
         return features
+
+    def stages(self) -> Sequence[Iterable[nn.Module]]:
+        """Patch embedding, then the levels, each with the merging before it but without its output's LayerNorm.
+
+        No weights of ImageNet have those norms: they start fresh and always learn.
+        """
+        return self.features[:1], *(self.features[max(2 * i, 1) : 2 * i + 2] for i in range(len(LEVELS)))
 
     def stored_name(self, name: str) -> str:
         """The name in the weights that Microsoft published."""

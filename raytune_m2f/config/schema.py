@@ -24,7 +24,7 @@ from raytune_m2f.config.fields.data import (
     Test,
 )
 from raytune_m2f.config.fields.model import AnyModel, Model
-from raytune_m2f.config.fields.solver import AnySolver, Solver
+from raytune_m2f.config.fields.solver import AnySolver, ModelEma, Solver
 from raytune_m2f.config.keys import complete, known_keys, unknown_engine_key, unknown_key
 from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
@@ -45,6 +45,7 @@ class Config(Section):
     )
     MODEL: Model = Model()
     SOLVER: Solver = Solver()
+    MODEL_EMA: ModelEma = ModelEma()
     INPUT: Input = Input()
     DATASETS: Datasets = Datasets()
     DATALOADER: DataLoader = DataLoader()
@@ -65,6 +66,11 @@ class Config(Section):
                 ("DATASETS.IMPORT", "ENGINE"),
                 f"got {list(self.DATASETS.IMPORT)}, but only ENGINE: detectron2 has catalogs to register in; set it, "
                 "or name the files of a data set in DATASETS.REGISTER",
+            )
+        if self.ENGINE == "detectron2" and isinstance(self.INPUT, Input) and self.INPUT.COPY_PASTE.ENABLED:
+            yield Problem(
+                ("INPUT.COPY_PASTE.ENABLED", "ENGINE"),
+                "got true with ENGINE: detectron2, whose mappers see one image at a time; only ENGINE: native pastes",
             )
 
     @classmethod

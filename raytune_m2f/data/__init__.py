@@ -11,6 +11,7 @@ summary.py      the data in numbers, with warnings and problems
 compare.py      compare labels: of two files, with a study's fingerprint, with a model
 dataset.py      order of the samples, and the datasets behind a DataLoader
 transforms.py   large-scale jitter and the resize of test images
+augment.py      what can come on top: colour jitter, copy-paste
 synthetic.py    a small data set of coloured shapes
 """
 

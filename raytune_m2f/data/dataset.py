@@ -7,15 +7,17 @@ would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
+from raytune_m2f.data.augment import ColorJitter, CopyPaste, paste
 from raytune_m2f.data.images import read_record
 from raytune_m2f.data.masks import decode
 from raytune_m2f.data.records import CocoDataset, ImageRecord, TestSample, TrainSample
@@ -27,7 +29,8 @@ Ticket = tuple[int, int]
 """Index into the dataset, position in the stream."""
 
 ORDER, AUGMENTATION = 0, 1
-"""Independent streams of random numbers under one seed."""
+COLOR, PASTE = 4, 5
+"""Independent streams of random numbers under one seed; engines have 2 and 3."""
 
 
 def generator(seed: int, stream: int, number: int) -> np.random.Generator:
@@ -112,6 +115,20 @@ def shard(size: int, rank: int, world_size: int) -> range:
     return range(rank, size, world_size)
 
 
+class Start(NamedTuple):
+    """Another size for the first positions of the stream (INPUT.START).
+
+    Attributes:
+        positions: how many.
+        image_size, min_scale, max_scale: as of `TrainDataset`.
+    """
+
+    positions: int
+    image_size: int
+    min_scale: float
+    max_scale: float
+
+
 class TrainDataset(Dataset[TrainSample]):
     """Augmented samples. `dataset[index, position]` depends on its arguments, not on what was drawn before.
 
@@ -122,6 +139,9 @@ class TrainDataset(Dataset[TrainSample]):
         image_size: side of the square samples, in pixels (INPUT.IMAGE_SIZE).
         min_scale, max_scale: range of the resize, relative to `image_size` (INPUT.MIN_SCALE, MAX_SCALE).
         flip: the kind of random flip (INPUT.RANDOM_FLIP).
+        color_jitter: whether colours change too (INPUT.COLOR_AUG_SSD).
+        start: another size for the first positions.
+        copy_paste: whether instances of other images are pasted.
         seed: SEED of the configuration.
         filter_empty: leave out images without instances, crowds not counted
             (DATALOADER.FILTER_EMPTY_ANNOTATIONS).
@@ -140,6 +160,9 @@ class TrainDataset(Dataset[TrainSample]):
         flip: Flip,
         seed: int,
         filter_empty: bool,
+        color_jitter: bool = False,
+        start: Start | None = None,
+        copy_paste: CopyPaste | None = None,
     ) -> None:
         self.dataset = dataset
         self.records = tuple(r for r in dataset.records if r.instances or not filter_empty)
@@ -149,7 +172,12 @@ class TrainDataset(Dataset[TrainSample]):
                 "that is not a crowd, so there is nothing to learn from"
             )
         self.seed = seed
-        self._draw = partial(Jitter.draw, image_size=image_size, min_scale=min_scale, max_scale=max_scale, flip=flip)
+        self.color_jitter = color_jitter
+        self.copy_paste = copy_paste
+        self._sources = [index for index, record in enumerate(self.records) if record.instances]
+        self._flip: Flip = flip
+        self._later = Start(0, image_size, min_scale, max_scale)
+        self._start = start or self._later
 
     def __len__(self) -> int:
         """The number of images."""
@@ -161,11 +189,45 @@ class TrainDataset(Dataset[TrainSample]):
         record = self.records[index]
         rng = generator(self.seed, AUGMENTATION, position)
         seed = int(rng.integers(2**63))
-        jitter = self._draw(rng, record.height, record.width)
-        return TrainSample(image=jitter.image(read_record(record)), target=self._target(record, jitter), seed=seed)
+        jitter = self._jitter(rng, record, position)
+        image = jitter.image(read_record(record), self._colors(generator(self.seed, COLOR, position)))
+        target = self._target(record, jitter)
+        if self.copy_paste is not None:
+            image, target = self._pasted(self.copy_paste, image, target, ticket)
+        return TrainSample(image=image, target=target, seed=seed)
 
-    def _target(self, record: ImageRecord, jitter: Jitter) -> Target:
-        instances = record.instances
+    def _pasted(self, options: CopyPaste, image: Tensor, target: Target, ticket: Ticket) -> tuple[Tensor, Target]:
+        """With instances of another image, perhaps; it is read only if one of them is in its crop."""
+        index, position = ticket
+        rng = generator(self.seed, PASTE, position)
+        sources = [source for source in self._sources if source != index] or self._sources
+        if not sources or rng.random() >= options.probability:
+            return image, target
+        record = self.records[sources[int(rng.integers(len(sources)))]]
+        jitter = self._jitter(rng, record, position)
+        pasted = self._target(record, jitter, options.choose(rng, len(record.instances)))
+        if not len(pasted):
+            return image, target
+        return paste(image, target, jitter.image(read_record(record), self._colors(rng)), pasted)
+
+    def _colors(self, rng: np.random.Generator) -> ColorJitter | None:
+        return ColorJitter.draw(rng) if self.color_jitter else None
+
+    def _jitter(self, rng: np.random.Generator, record: ImageRecord, position: int) -> Jitter:
+        _, image_size, min_scale, max_scale = self._start if position < self._start.positions else self._later
+        return Jitter.draw(
+            rng,
+            record.height,
+            record.width,
+            image_size=image_size,
+            min_scale=min_scale,
+            max_scale=max_scale,
+            flip=self._flip,
+        )
+
+    def _target(self, record: ImageRecord, jitter: Jitter, chosen: Sequence[int] | None = None) -> Target:
+        """Of the record's instances, or of the `chosen` ones, those that the crop shows."""
+        instances = record.instances if chosen is None else [record.instances[number] for number in chosen]
         rles = [a.rle(record.height, record.width) for a in instances]
         masks = jitter.masks(decode(rles, record.height, record.width))
         visible = masks.flatten(1).any(1)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from raytune_m2f.data.agreement import Agreement, compare_masks_and_boxes
 from raytune_m2f.data.categories import Categories
@@ -224,6 +224,13 @@ def summarize(dataset: CocoDataset, *, inspect_images: bool = False) -> Summary:
     )
 
 
+class ClassCounts(NamedTuple):
+    """Instances of each main category, and of each class of every subcategory head, in the order of their labels."""
+
+    categories: tuple[int, ...]
+    subcategories: dict[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class DataSummary:
     """What an experiment trains on, file by file, and is scored by.
@@ -259,6 +266,13 @@ class DataSummary:
     def most_instances(self) -> int:
         """Of the fullest training image."""
         return max(part.most_instances for part in self.train)
+
+    @property
+    def class_counts(self) -> ClassCounts:
+        """How many instances that are trained on have each label."""
+        of_parts = [[count for count, _ in part.per_category.values()] for part in self.train]
+        heads = {head: [list(part.per_class[head].values()) for part in self.train] for head in self.heads}
+        return ClassCounts(_added(of_parts), {head: _added(counts) for head, counts in heads.items()})
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -313,6 +327,10 @@ def summarize_all(
         filter_empty=filter_empty,
         shared=tuple(sorted(scored & trained)),
     )
+
+
+def _added(counts: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*counts, strict=True)))
 
 
 def _some(values: Sequence[str], limit: int = SHOWN) -> str:

@@ -9,6 +9,7 @@ outlines differ by about a source pixel at most.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,13 +71,19 @@ class Jitter:
             size=image_size,
         )
 
-    def image(self, image: npt.NDArray[np.uint8]) -> Tensor:
-        """(H, W, 3) uint8 to (3, size, size) uint8; bilinear with antialiasing, as PIL does it."""
+    def image(self, image: npt.NDArray[np.uint8], recolored: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(H, W, 3) uint8 to (3, size, size) uint8; bilinear with antialiasing, as PIL does it.
+
+        Args:
+            recolored: changes the colours of the crop; not of the grey beside it.
+        """
         axes = {"none": (), "horizontal": (-1,), "vertical": (-2,)}[self.flip]
         flipped = torch.from_numpy(image).permute(2, 0, 1).flip(axes)
         resized = _resize(flipped, self.resized)
         top, left = self.offset
         crop = resized[:, top : top + self.size, left : left + self.size]
+        if recolored is not None:
+            crop = recolored(crop)
         padded = torch.full((3, self.size, self.size), PAD_VALUE, dtype=torch.uint8)
         padded[:, : crop.shape[1], : crop.shape[2]] = crop
         return padded

@@ -35,7 +35,7 @@ class Engine(ABC, Generic[Train, Test, Prediction]):
 
     Attributes:
         categories: names of the main categories and of every trained subcategory head.
-        most_instances: of the fullest training image, crowds not counted.
+        most_instances: of the fullest training sample, crowds not counted, and those of other images that it may get.
         summary: what was read, in numbers.
     """
 

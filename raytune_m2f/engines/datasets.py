@@ -25,7 +25,8 @@ from raytune_m2f.data import (
     shard,
     summarize_all,
 )
-from raytune_m2f.data.dataset import Ticket, generator
+from raytune_m2f.data.augment import CopyPaste
+from raytune_m2f.data.dataset import Start, Ticket, generator
 from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
@@ -140,9 +141,12 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Found]):
     def __init__(self, config: Config):
         super().__init__(config, load_datasets(config, partial(load_registered, config), inspect_images=True))
         check_num_classes(config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
+        if (paste := config.INPUT.COPY_PASTE).ENABLED:
+            self.most_instances += min(paste.MAX_INSTANCES or self.most_instances, self.most_instances)
 
     def train_samples(self) -> TrainDataset:
-        config = self.config
+        config, paste = self.config, self.config.INPUT.COPY_PASTE
+        positions, first = config.INPUT.START.ITERS * config.SOLVER.IMS_PER_BATCH, config.INPUT.first
         return TrainDataset(
             self.datasets.train,
             image_size=config.INPUT.IMAGE_SIZE,
@@ -151,6 +155,9 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Found]):
             flip=config.INPUT.RANDOM_FLIP,
             seed=config.SEED,
             filter_empty=config.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            color_jitter=config.INPUT.COLOR_AUG_SSD,
+            copy_paste=CopyPaste(paste.PROB, paste.MAX_INSTANCES) if paste.ENABLED else None,
+            start=Start(positions, first.IMAGE_SIZE, first.MIN_SCALE, first.MAX_SCALE),
         )
 
     def test_samples(self, dataset: CocoDataset) -> TestDataset:
@@ -158,7 +165,8 @@ class NativeEngine(DatasetEngine[TrainSample, TestSample, Found]):
         return TestDataset(dataset, min_size=settings.MIN_SIZE_TEST, max_size=settings.MAX_SIZE_TEST)
 
     def learner(self) -> MaskFormerLearner:
-        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+        network = build_network(self.config, self.categories)
+        return MaskFormerLearner(self.config, network, self.summary.class_counts)
 
 
 def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, inspect_images: bool = False) -> Datasets:

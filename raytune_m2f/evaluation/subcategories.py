@@ -41,6 +41,16 @@ class HeadEvaluation:
         """Percent of the found instances whose subcategory is right; 0 where none was found."""
         return 100.0 * float(np.trace(self.confusion)) / max(self.matched, 1)
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Percent right of each class, averaged over the classes of the found instances; 0 where none was found.
+
+        To say always the same class is 100 / classes, however frequent it is.
+        """
+        found = self.confusion.sum(1)
+        recall = np.diagonal(self.confusion)[found > 0] / found[found > 0]
+        return 100.0 * float(recall.mean()) if len(recall) else 0.0
+
 
 def evaluate_heads(evaluation: COCOeval, results: Sequence[Mapping[str, Any]]) -> dict[str, HeadEvaluation]:
     """Judge every head of the ground truth.
@@ -64,7 +74,7 @@ def evaluate_heads(evaluation: COCOeval, results: Sequence[Mapping[str, Any]]) -
 
 
 def head_metrics(heads: Mapping[str, HeadEvaluation]) -> dict[str, float]:
-    """ "<head>/accuracy" in percent and "<head>/matched"; no accuracy without a labelled annotation.
+    """ "<head>/accuracy" and "<head>/balanced_accuracy" in percent, where an annotation is labelled; "<head>/matched".
 
     Nothing found is an accuracy of 0, not NaN: an untrained network is a bad one, not a broken one.
     """
@@ -72,6 +82,7 @@ def head_metrics(heads: Mapping[str, HeadEvaluation]) -> dict[str, float]:
     for name, head in heads.items():
         if head.labelled:
             metrics[f"{name}/accuracy"] = head.accuracy
+            metrics[f"{name}/balanced_accuracy"] = head.balanced_accuracy
         metrics[f"{name}/matched"] = float(head.matched)
     return metrics
 

@@ -14,12 +14,16 @@ from torch import Tensor
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories, TestSample, TrainSample
 from raytune_m2f.data.masks import Rle
+from raytune_m2f.data.summary import ClassCounts
+from raytune_m2f.errors import ConfigError
+from raytune_m2f.learner.balance import class_weights, is_balanced
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
 from raytune_m2f.learner.prediction import predict
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.model import (
     Backbone,
+    EfficientNetLite,
     LossWeights,
     MobileNetV3,
     MultiTaskMaskFormer,
@@ -48,6 +52,7 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         mask_dim=head.MASK_DIM,
         encoder_layers=head.TRANSFORMER_ENC_LAYERS,
         encoder_points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+        encoder_feedforward=head.TRANSFORMER_ENC_DIM_FEEDFORWARD,
         pixel_decoder_norm=head.NORM == "GN",
         num_queries=former.NUM_OBJECT_QUERIES,
         hidden_dim=former.HIDDEN_DIM,
@@ -55,6 +60,8 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
         dim_feedforward=former.DIM_FEEDFORWARD,
         decoder_layers=former.DEC_LAYERS - 1,  # the first output is the learnable queries'
         enforce_input_proj=former.ENFORCE_INPUT_PROJ,
+        query_selection=former.QUERY_SELECTION == "heatmap",
+        mask_prior=former.MASK_PRIOR,
         pixel_mean=config.MODEL.PIXEL_MEAN,
         pixel_std=config.MODEL.PIXEL_STD,
         size_divisibility=former.SIZE_DIVISIBILITY,
@@ -62,7 +69,13 @@ def build_network(config: Config, categories: Categories) -> MultiTaskMaskFormer
 
 
 def build_backbone(config: Config) -> Backbone:
-    """The backbone that MODEL.BACKBONE.NAME chooses, with fresh weights; the sections of the others are not read."""
+    """The backbone that MODEL.BACKBONE chooses, with fresh weights; the sections of the others are not read."""
+    backbone = _fresh_backbone(config)
+    backbone.freeze(config.MODEL.BACKBONE.FREEZE_AT)
+    return backbone
+
+
+def _fresh_backbone(config: Config) -> Backbone:
     model = config.MODEL
     if model.BACKBONE.NAME == "D2SwinTransformer":
         return SwinTransformer(
@@ -74,11 +87,13 @@ def build_backbone(config: Config) -> Backbone:
         )
     if model.BACKBONE.NAME == "build_mobilenet_v3_backbone":
         return MobileNetV3(model.MOBILENETV3.ARCH, model.MOBILENETV3.NORM)
+    if model.BACKBONE.NAME == "build_efficientnet_lite_backbone":
+        return EfficientNetLite(model.EFFICIENTNET_LITE.VARIANT, model.EFFICIENTNET_LITE.NORM)
     return ResNet(model.RESNETS.DEPTH, model.RESNETS.NORM)
 
 
-def build_criterion(config: Config) -> SetCriterion:
-    """The loss, with the configuration's weights."""
+def build_criterion(config: Config, instances: ClassCounts | None = None) -> SetCriterion:
+    """The loss, with the configuration's weights; those of classes where their training `instances` are known."""
     former = config.MODEL.MASK_FORMER
     return SetCriterion(
         LossWeights(
@@ -87,21 +102,29 @@ def build_criterion(config: Config) -> SetCriterion:
             dice=former.DICE_WEIGHT,
             subcategory=former.SUBCATEGORY_WEIGHT,
             no_object=former.NO_OBJECT_WEIGHT,
+            heatmap=former.HEATMAP_WEIGHT,
+            blob=former.BLOB_WEIGHT,
         ),
         num_points=former.TRAIN_NUM_POINTS,
         oversample_ratio=former.OVERSAMPLE_RATIO,
         importance_sample_ratio=former.IMPORTANCE_SAMPLE_RATIO,
         deep_supervision=former.DEEP_SUPERVISION,
+        class_weights=class_weights(former, instances) if instances is not None else None,
     )
 
 
 class MaskFormerLearner:
-    """`Learner` of `MultiTaskMaskFormer`: Mask2Former's recipe."""
+    """`Learner` of `MultiTaskMaskFormer`: Mask2Former's recipe.
 
-    def __init__(self, config: Config, model: MultiTaskMaskFormer):
+    Args:
+        instances: of each class in the training annotations; for CLASS_BALANCE and SUBCATEGORY_BALANCE.
+    """
+
+    def __init__(self, config: Config, model: MultiTaskMaskFormer, instances: ClassCounts | None = None):
         self.config = config
         self.model = model
-        self.criterion = build_criterion(config)
+        self.criterion = build_criterion(config, instances)
+        self._needs_instances = instances is None and is_balanced(config.MODEL.MASK_FORMER)
         clip = config.SOLVER.CLIP_GRADIENTS
         self.max_norm = clip.CLIP_VALUE if clip.ENABLED else None
         self._warned_of_queries = False
@@ -116,7 +139,8 @@ class MaskFormerLearner:
                 "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES. (This is said once.)",
                 *(most, queries, queries),
             )
-        return count_targets([sample.target for sample in samples], queries, self.model.heads).float()
+        targets = [sample.target for sample in samples]
+        return count_targets(targets, queries, self.model.heads, self.criterion.class_weights).float()
 
     def losses(
         self,
@@ -126,6 +150,11 @@ class MaskFormerLearner:
         autocast: Autocast,
         place: tuple[int, ...],
     ) -> tuple[Tensor, Terms]:
+        if self._needs_instances:
+            raise ConfigError(
+                "MODEL.MASK_FORMER.CLASS_BALANCE and SUBCATEGORY_BALANCE need the classes' numbers of training "
+                "instances, which are not known here: set both to none, or train by raytune_m2f."
+            )
         device = self.model.pixel_mean.device
         images = [sample.image for sample in samples]
         size = padded_size(images, self.model.size_divisibility)

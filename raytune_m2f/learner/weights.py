@@ -33,7 +33,7 @@ LEAST_FITTING = 0.95
 
 _OLD_PIXEL_DECODER = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
 _OUTPUT_NORM = re.compile(r"^backbone\.norm\d\.")  # of Swin: no ImageNet file has them
-_CLASSIFIER = re.compile(r"^backbone\.(?:stem\.fc|fc|head|classifier|norm)\.|\.attn_mask$")
+_CLASSIFIER = re.compile(r"^backbone\.(?:stem\.fc|fc|head|classifier|norm|_conv_head|_bn1|_fc)\.|\.attn_mask$")
 
 
 @dataclass(frozen=True)

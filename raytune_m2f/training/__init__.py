@@ -2,6 +2,7 @@
 
 worker.py            `train_trial`: from the newest checkpoint to the last report
 step.py              one optimizer step, over micro-batches and workers
+average.py           an average of the weights
 check.py             what can go wrong before the first step
 checkpoint.py        writing and reading checkpoints
 reports.py           `TrialContext`, and metrics.jsonl

@@ -20,7 +20,13 @@ from raytune_m2f.training.objective import Constraint, Objective, quoted
 BATCH = "SOLVER.IMS_PER_BATCH"
 QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 PERIOD = "TEST.EVAL_PERIOD"
-NORMS = {"build_resnet_backbone": "MODEL.RESNETS.NORM", "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM"}
+START = "INPUT.START.ITERS"
+NORMS = {
+    "build_resnet_backbone": "MODEL.RESNETS.NORM",
+    "build_mobilenet_v3_backbone": "MODEL.MOBILENETV3.NORM",
+    "build_efficientnet_lite_backbone": "MODEL.EFFICIENTNET_LITE.NORM",
+}
+FROZEN_RES5 = 5  # MODEL.BACKBONE.FREEZE_AT
 COARSEST = 32  # pixels a cell of the coarsest map
 MOST_KEYS = 8  # that a message names
 USAGE = ("loss", "seconds", "latency_ms", "memory_gb", "images")
@@ -94,26 +100,40 @@ def _check_batch_norm(config: Config) -> None:
         return
     norm = NORMS[config.MODEL.BACKBONE.NAME]
     divisibility = config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
-    side = -(-config.INPUT.IMAGE_SIZE // divisibility) * divisibility
+    smallest, key = config.INPUT.IMAGE_SIZE, "INPUT.IMAGE_SIZE"
+    if config.INPUT.START.ITERS and smallest > config.INPUT.START.IMAGE_SIZE:
+        smallest, key = config.INPUT.START.IMAGE_SIZE, "INPUT.START.IMAGE_SIZE"
+    side = -(-smallest // divisibility) * divisibility
     at_once = config.SOLVER.MICRO_BATCH or config.SOLVER.IMS_PER_BATCH
-    if config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
+    learns = config.MODEL.BACKBONE.FREEZE_AT < FROZEN_RES5
+    if learns and config.value(norm) == "BN" and side <= COARSEST and at_once == 1:
         raise ConfigError(
-            f"{norm} = 'BN' with INPUT.IMAGE_SIZE = {config.INPUT.IMAGE_SIZE} and one image at once: batch norm needs "
-            "more than one value of each channel, and the coarsest map has one cell. Raise INPUT.IMAGE_SIZE, take more "
-            "images at once, or NORM GN or FrozenBN."
+            f"{norm} = 'BN' with {key} = {smallest} and one image at once: batch norm needs more than one value of "
+            f"each channel, and the coarsest map has one cell. Raise {key}, take more images at once, or NORM GN, "
+            "FrozenBN or FrozenStatsBN."
         )
 
 
 def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iterator[str]:
-    most, queries = engine.most_instances, _queries(config) if fewest_queries is None else fewest_queries
+    most, queries = engine.summary.most_instances, _queries(config) if fewest_queries is None else fewest_queries
     if queries < most:
         yield (
             f"an image has {most} instances, but {QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: "
             "they cannot all be found"
         )
+    elif queries < engine.most_instances:
+        yield (
+            f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
+            f"{QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: of a fuller one so many are learned"
+        )
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if period > end:
         yield f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end"
+    if config.knows(START) and (start := config.value(START)) >= end:
+        yield (
+            f"{START} = {start} is not below SOLVER.MAX_ITER = {end}: no iteration has images of INPUT.IMAGE_SIZE = "
+            f"{config.INPUT.IMAGE_SIZE} pixels, all have {config.INPUT.START.IMAGE_SIZE}"
+        )
 
 
 def _queries(config: Config) -> float:
@@ -148,7 +168,7 @@ def require_same_training(state: Checkpoint, config: Config, engine: Engine, net
 
     Raises:
         DatasetError: the labels differ.
-        ConfigError: the network differs.
+        ConfigError: the network differs, or what of it learns.
     """
     weights = next(iter(newest_first(folder)), folder)
     anew = f"start anew in another directory, with MODEL.WEIGHTS={weights} to take over what fits"
@@ -162,6 +182,12 @@ def require_same_training(state: Checkpoint, config: Config, engine: Engine, net
     if other := _other_tensors(state["model"], network.state_dict()):
         raise ConfigError(
             f"cannot go on from {weights}: it is of another network, {len(other)} tensors differ, e.g. {other[0]}. "
+            f"{_changed_keys(state['config'], config)}\nGive the values that it was trained with, or {anew}."
+        )
+    then_learned = sum(len(group["params"]) for group in state["optimizer"]["param_groups"])
+    if then_learned != (learned := sum(parameter.requires_grad for parameter in network.parameters())):
+        raise ConfigError(
+            f"cannot go on from {weights}: {then_learned} tensors learned then, {learned} would now. "
             f"{_changed_keys(state['config'], config)}\nGive the values that it was trained with, or {anew}."
         )
     then, now = state.get("data"), engine.summary.identity  # not in checkpoints of before 2026-11-26

@@ -23,6 +23,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
 from raytune_m2f.learner.base import Learner
 from raytune_m2f.model import NonFiniteError
+from raytune_m2f.training.average import WeightAverage
 from raytune_m2f.training.memory import (
     ADVICE,
     StartAgain,
@@ -47,6 +48,7 @@ class Stepper:
         forward: the network's forward pass, compiled if the configuration says so.
         micro_batch: images that this worker takes at once; halved where memory does not suffice.
         base_lrs, schedule: the learning rate of each of the optimizer's groups, and the factor on it in an iteration.
+        average: of the weights, where MODEL_EMA says so.
         lr: of the latest step; of several groups the highest.
     """
 
@@ -60,6 +62,7 @@ class Stepper:
     config: Config
     context: TrialContext
     micro_batch: int
+    average: WeightAverage | None = None
     lr: float = 0.0
 
     @classmethod
@@ -84,6 +87,7 @@ class Stepper:
             config=config,
             context=context,
             micro_batch=micro_batch,
+            average=WeightAverage(learner.model, config.MODEL_EMA) if config.MODEL_EMA.ENABLED else None,
         )
 
     @property
@@ -184,6 +188,8 @@ class Stepper:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update(iteration)
 
     def _set_rates(self, iteration: int) -> None:
         factor = self.schedule(iteration)
@@ -191,13 +197,22 @@ class Stepper:
             group["lr"] = base * factor
         self.lr = max(self.base_lrs) * factor
 
+    def evaluated(self) -> contextlib.AbstractContextManager[None]:
+        """While it lasts the network is what is evaluated and kept."""
+        return contextlib.nullcontext() if self.average is None else self.average.in_place()
+
     def state(self) -> dict[str, Any]:
-        """All that a checkpoint needs to continue bit by bit."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        """All that a checkpoint needs to continue bit by bit.
+
+        "model" is what is evaluated; where that is an average, "learned" holds what differs in what is learned.
+        """
+        own = self.model.state_dict()
+        with self.evaluated():
+            kept = self.model.state_dict()
+        state = {"model": kept, "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
+        if self.average is not None:
+            state["learned"] = {n: value for n, value in own.items() if value.data_ptr() != kept[n].data_ptr()}
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take the state of a checkpoint; learning rates, weight decays and the schedule are the configuration's own.
@@ -206,6 +221,10 @@ class Stepper:
         depend on the values), and the schedule continues from its iteration.
         """
         self.model.load_state_dict(state["model"])
+        if learned := state.get("learned"):  # the others are an average
+            if self.average is not None:
+                self.average.begin()
+            self.model.load_state_dict({**state["model"], **learned})
         own = {**state["config"], "DATASETS": self.config.to_dict()["DATASETS"]}  # its modules are not asked
         theirs = self.learner.optimizer(Config.from_dict(own, source="checkpoint"))
         theirs.load_state_dict(state["optimizer"])

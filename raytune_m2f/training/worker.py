@@ -20,7 +20,7 @@ from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.progress import logged, several, still
 from raytune_m2f.storage.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.training import checkpoint
-from raytune_m2f.training.check import check_training, require_same_training
+from raytune_m2f.training.check import START, check_training, require_same_training
 from raytune_m2f.training.memory import Usage, device_name, oom_as_error, usage_report
 from raytune_m2f.training.reports import Report, TrialContext, append_report, rewind
 from raytune_m2f.training.step import LossMeans, Stepper, all_gather, share_buffers
@@ -109,6 +109,7 @@ class Run:
         self._clock = time.monotonic()
         self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
         self._progress = several(logged("iteration", log), self.context.progress)
+        self._start: int = self.config.value(START) if self.config.knows(START) else 0
 
     @property
     def finished(self) -> bool:
@@ -127,7 +128,10 @@ class Run:
         batches = self.engine.train_batches(
             rank=context.rank, world_size=context.world_size, start_iteration=self.iteration
         )
-        return enumerate(batches, start=self.iteration)
+        for iteration, samples in enumerate(batches, start=self.iteration):
+            if iteration == self._start and context.is_main:
+                log.info("iteration %d: images of %d pixels from here on", iteration, self.config.INPUT.IMAGE_SIZE)
+            yield iteration, samples
 
     def restore(self) -> bool:
         """Take the state of the newest readable checkpoint, if there is one; every worker reads the same."""
@@ -174,6 +178,9 @@ class Run:
                 len(self.engine.categories.ids),
                 ", ".join(heads) or "none",
             )
+            if self.iteration < self._start:
+                size = self.config.INPUT.START.IMAGE_SIZE
+                log.info("images of %d pixels up to iteration %d (INPUT.START)", size, self._start)
             self.tell()
 
     def observe(self, losses: dict[str, float]) -> None:
@@ -196,6 +203,10 @@ class Run:
 
         Before the last iteration these are TEST.SUBSET images.
         """
+        with self.stepper.evaluated():
+            return self._evaluate()
+
+    def _evaluate(self) -> Report:
         learner, config, context = self.stepper.learner, self.config, self.context
         learner.model.eval()
         if context.world_size > 1:

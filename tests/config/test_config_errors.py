@@ -85,7 +85,7 @@ def test_a_key_of_detectron2_that_is_not_honoured_is_refused_with_advice(key: st
         ("MODEL.SEM_SEG_HEAD.IN_FEATURES", ["res2"], "['res2', 'res3', 'res4', 'res5']"),
         ("INPUT.FORMAT", "BGR", "'RGB'"),
         ("INPUT.DATASET_MAPPER_NAME", "mask_former_semantic", "'coco_instance_lsj'"),
-        ("INPUT.COLOR_AUG_SSD", True, "false"),
+        ("INPUT.SIZE_DIVISIBILITY", 32, "-1"),
         ("INPUT.CROP.ENABLED", True, "false"),
         ("TEST.AUG.ENABLED", True, "false"),
         ("SOLVER.OPTIMIZER", "SGD", "'ADAMW'"),
@@ -158,6 +158,10 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
     ("values", "messages"),
     [
         ({"INPUT.MIN_SCALE": 3.0}, ["INPUT.MIN_SCALE: got 3.0, which is above INPUT.MAX_SCALE 2.0"]),
+        (
+            {"INPUT.START.ITERS": 1, "INPUT.START.MIN_SCALE": 3.0},
+            ["INPUT.START.MIN_SCALE: got a range from 3.0 to 2.0 (0 is that of INPUT)"],
+        ),
         ({"SOLVER.STEPS": [5, 5]}, ["SOLVER.STEPS: got [5, 5], allowed: iterations in increasing order"]),
         (
             {"SOLVER.MICRO_BATCH": 17},

@@ -112,6 +112,15 @@ def test_a_sample_depends_on_seed_and_position_alone() -> None:
     assert "spoilt" not in ENTRIES[2]
 
 
+def test_the_first_positions_have_their_own_mapper() -> None:
+    def smaller(entry: dict[str, Any]) -> tuple[str, int]:
+        return "smaller", entry["n"]
+
+    dataset = MappedTraining(ENTRIES, drawing, together, seed=3, start=(6, smaller))
+    assert [dataset[2, position][0] for position in (0, 5, 6, 7)] == ["smaller", "smaller", 2, 2]
+    assert dataset[2, 7] == MappedTraining(ENTRIES, drawing, together, seed=3)[2, 7]
+
+
 def test_where_a_mapper_gives_nothing_the_next_image_is_taken() -> None:
     def third(entry: dict[str, Any]) -> tuple[int] | None:
         return (entry["n"],) if entry["n"] == 3 else None

@@ -20,6 +20,30 @@ class TestNativeEngine(EngineConformance):
         return build_engine(tiny_config.with_values({"TEST.SUBSET": 2}))
 
 
+AUGMENTED = {
+    "INPUT.COLOR_AUG_SSD": True,
+    "INPUT.COPY_PASTE.ENABLED": True,
+    "INPUT.START.ITERS": 2,
+    "INPUT.START.IMAGE_SIZE": 32,
+    "INPUT.START.MAX_SCALE": 3.0,
+}
+"""Every augmentation that is off by default; the size changes within the training."""
+
+
+class TestNativeEngineWithAllAugmentations(EngineConformance):
+    @pytest.fixture
+    def engine(self, tiny_config: Config) -> Engine:
+        return build_engine(tiny_config.with_values({**AUGMENTED, "TEST.SUBSET": 2}))
+
+
+def test_the_first_iterations_have_their_own_size(tiny_config: Config) -> None:
+    engine = build_engine(tiny_config.with_values({**AUGMENTED, "TEST.SUBSET": 2}))
+    for start in (0, 1, 3):  # after a break too
+        batches = list(engine.train_batches(rank=0, world_size=1, start_iteration=start))
+        sizes = [{tuple(sample.image.shape[1:]) for sample in batch} for batch in batches]
+        assert sizes == [{(32, 32)}, {(32, 32)}, {(64, 64)}, {(64, 64)}][start:]
+
+
 def changed(config: Config, **datasets: Any) -> Config:
     content = config.to_dict()
     content["DATASETS"].update(datasets)

@@ -35,6 +35,17 @@ def test_confusion_counts_matched_and_labelled_instances() -> None:
     assert evaluation.metrics["colour/matched"] == 2.0
 
 
+def test_balanced_accuracy_is_the_mean_over_the_classes_that_were_found() -> None:
+    data = dataset([annotation(number, number, colour=0) for number in range(1, 5)] + [annotation(5, 5, colour=2)])
+    often = evaluate(data, predictions([1, 2, 3, 4, 5], colours=[0, 0, 0, 0, 0]))
+    assert often.metrics["colour/accuracy"] == pytest.approx(80.0)
+    assert often.metrics["colour/balanced_accuracy"] == pytest.approx(50.0)
+    better = evaluate(data, predictions([1, 2, 3, 4, 5], colours=[0, 1, 0, 0, 2]))
+    assert better.metrics["colour/balanced_accuracy"] == pytest.approx((75 + 100) / 2)
+    one = evaluate(data, predictions([1, 2], colours=[0, 1]))
+    assert one.metrics["colour/balanced_accuracy"] == one.metrics["colour/accuracy"] == pytest.approx(50.0)
+
+
 def test_a_wrong_main_category_is_no_match() -> None:
     evaluation = evaluate(dataset([annotation(1, 0, label=0)]), predictions([0], labels=[1]))
 
@@ -54,8 +65,9 @@ def test_accuracy_is_zero_when_nothing_is_found_and_absent_when_nothing_is_label
     nothing_found = evaluate(dataset([annotation(1, 0)]), predictions([]))
     nothing_labelled = evaluate(dataset([annotation(1, 0, colour=UNKNOWN)]), predictions([0]))
 
-    assert nothing_found.metrics["colour/accuracy"] == 0.0
-    assert "colour/accuracy" not in nothing_labelled.metrics
+    for name in ("colour/accuracy", "colour/balanced_accuracy"):
+        assert nothing_found.metrics[name] == 0.0
+        assert name not in nothing_labelled.metrics
     assert nothing_found.metrics["colour/matched"] == nothing_labelled.metrics["colour/matched"] == 0.0
 
 

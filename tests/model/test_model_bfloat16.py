@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raytune_m2f.model import LossWeights, MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
+from raytune_m2f.model import (
+    LossWeights,
+    MultiTaskMaskFormer,
+    Outputs,
+    RandomPoints,
+    SetCriterion,
+    Target,
+    query_selection,
+)
 from raytune_m2f.model import transformer_decoder as decoder
 
 EPSILON = torch.finfo(torch.bfloat16).eps
@@ -40,9 +48,9 @@ class Masks:
     allowed: list[Tensor] = field(default_factory=list)
     closeness: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, mask_embed: Tensor, features: Tensor) -> Tensor:
+    def __call__(self, mask_embed: Tensor, features: Tensor, *, exact: bool = False) -> Tensor:
         layer = len(self.allowed)
-        self.allowed.append(DECIDE(mask_embed, features))
+        self.allowed.append(DECIDE(mask_embed, features, exact=exact))
         embed, features = mask_embed.float(), features.float()
         with torch.autocast(embed.device.type, enabled=False):
             lengths = embed.norm(dim=2, keepdim=True) * features.norm(dim=1, keepdim=True)
@@ -51,21 +59,29 @@ class Masks:
 
 
 DECIDE = decoder.attention_mask
+PEAKS = query_selection.peaks
 Pair = tuple[Outputs, Outputs, Masks, Masks, int]
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, make_network: Callable[..., MultiTaskMaskFormer]) -> Callable[..., Pair]:
-    """A network of this seed in float32, and in bfloat16 with the same attention masks; and how often it rounds."""
+    """A network of this seed in float32, and in bfloat16 with the same attention masks; and how often it rounds.
+
+    Located queries stand at the same cells too.
+    """
 
     def both(seed: int, device: str, images: list[Tensor]) -> Pair:
         torch.manual_seed(seed)
         network = make_network({"color": 4, "texture": 3}).to(device).eval()
         plain, half = Masks(), Masks()
         monkeypatch.setattr(decoder, "attention_mask", plain)
+        monkeypatch.setattr(query_selection, "peaks", PEAKS)
         outputs = network(images)
         half.given = plain.allowed
         monkeypatch.setattr(decoder, "attention_mask", half)
+        if outputs.maps is not None:
+            cells = PEAKS(outputs.maps.heat, network.num_queries)
+            monkeypatch.setattr(query_selection, "peaks", lambda *_: cells)
         products = Products(network)
         with torch.autocast(device, dtype=torch.bfloat16), products:
             rounded = network(images)
@@ -114,7 +130,8 @@ def test_autocast_takes_the_backbone_and_the_decoder_and_leaves_the_pixel_decode
     with torch.autocast(device, dtype=torch.bfloat16), products:
         outputs = network(images)
     found = {part: set(types) for part, types in products.types.items()}
-    assert found == {"backbone": {torch.bfloat16}, "pixels": {torch.float32}, "decoder": {torch.bfloat16}}
+    exact = {torch.float32} if outputs.maps is not None else set()  # where the objects are
+    assert found == {"backbone": {torch.bfloat16}, "pixels": {torch.float32}, "decoder": {torch.bfloat16} | exact}
     assert outputs.pred_logits.dtype == torch.bfloat16
     assert outputs.mask_features.dtype == torch.float32
     assert outputs.pred_masks.dtype == torch.float32  # outside of autocast the two types do not multiply
@@ -168,7 +185,8 @@ def test_the_loss_of_bfloat16_outputs_is_float32_and_close(
     wanted, losses = (
         criterion(outputs, targets, RandomPoints([1, 2], torch.device(device))) for outputs in (plain, half)
     )
-    assert losses.keys() == {"loss_ce", "loss_mask", "loss_dice", "loss_color", "loss_texture"}
+    of_maps = {"loss_heatmap", "loss_blob"} if plain.maps is not None else set()
+    assert losses.keys() == {"loss_ce", "loss_mask", "loss_dice", "loss_color", "loss_texture"} | of_maps
     for name, term in losses.items():
         assert term.dtype == torch.float32
         assert deviation(term, wanted[name]) < roundings**0.5 * EPSILON, name

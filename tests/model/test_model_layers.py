@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raytune_m2f.model import layers
-from raytune_m2f.model.layers import Conv2d, GroupNorm, Linear, linear, max_pool, softmax_of_few
+from raytune_m2f.model.layers import (
+    Conv2d,
+    DepthwiseConvolution,
+    GroupNorm,
+    Linear,
+    linear,
+    max_pool,
+    softmax_of_few,
+)
 
 LARGE = (3, 70, 256)  # (B, S, C); with 128 outputs more multiplications than WORTH_IT
 
@@ -63,6 +71,42 @@ def test_a_convolution_is_torchs(kernel: int, stride: int, library: str) -> None
         with_gradients(ours, x), with_gradients(lambda x: nn.Conv2d.forward(ours, x), x), strict=True
     ):
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [((16, 24), 1, 2), ((19, 35), 2, 0), ((8, 8), 1, 2), ((7, 9), 1, 0)]
+)
+def test_the_gradients_of_a_depthwise_convolution_are_torchs(
+    size: tuple[int, int], stride: int, padding: int, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 48, *size), torch.randn(48, 1, 5, 5), torch.randn(48)
+    x = x.contiguous(memory_format=layout)
+
+    def ours(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        y: Tensor = DepthwiseConvolution.apply(x, weight, bias, (stride, stride), (padding, padding))
+        return y
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, stride, padding, groups=48)
+
+    wanted = with_gradients(plain, x, weight, bias)
+    for got, theirs in zip(with_gradients(ours, x, weight, bias), wanted, strict=True):
+        torch.testing.assert_close(got, theirs, atol=1e-4, rtol=1e-4)
+    frozen = ours(x, weight.requires_grad_(), bias)  # the gradient of the weights alone
+    assert [torch.is_tensor(grad) for grad in torch.autograd.grad(frozen.sum(), (weight,))] == [True]
+
+
+@pytest.mark.parametrize(("kernel", "groups", "learns", "own"), [
+    (5, 32, True, True), (5, 32, False, False), (3, 32, True, False), (5, 1, True, False), (5, 16, True, False),
+])  # fmt: skip
+def test_the_gradient_of_its_own_is_for_depthwise_5x5_that_learn(
+    kernel: int, groups: int, learns: bool, own: bool, library: str
+) -> None:
+    conv = Conv2d(32, 32, kernel, padding=kernel // 2, groups=groups).requires_grad_(learns)
+    used = operations(conv(torch.randn(2, 32, 20, 24, requires_grad=True)))
+    assert any("DepthwiseConvolution" in name for name in used) == (own and library == "oneDNN")
 
 
 def operations(result: Tensor) -> set[str]:

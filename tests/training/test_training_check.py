@@ -102,6 +102,10 @@ def test_batch_norm_of_a_single_cell_is_refused(tiny_config: Config) -> None:
     for key, value in (("INPUT.IMAGE_SIZE", 33), ("SOLVER.IMS_PER_BATCH", 2), ("MODEL.RESNETS.NORM", "GN")):
         other = tiny_config.with_values({**values, key: value})
         check_experiment(other, build_engine(other))
+    start = {"INPUT.IMAGE_SIZE": 64, "INPUT.START.IMAGE_SIZE": 32}
+    check_experiment(config.with_values(start), build_engine(config))
+    with pytest.raises(ConfigError, match=r"Raise INPUT\.START\.IMAGE_SIZE"):
+        check_experiment(config.with_values({**start, "INPUT.START.ITERS": 1}), build_engine(config))
 
 
 def test_what_is_worth_a_look_is_said(tiny_config: Config) -> None:
@@ -109,6 +113,13 @@ def test_what_is_worth_a_look_is_said(tiny_config: Config) -> None:
     queries, period = check_experiment(config, build_engine(config))
     assert queries.startswith("an image has 4 instances, but MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is 2")
     assert period == "TEST.EVAL_PERIOD = 5000 is beyond SOLVER.MAX_ITER = 4: the training is evaluated only at its end"
+    config = tiny_config.with_values({"INPUT.START.ITERS": 4, "INPUT.START.IMAGE_SIZE": 32})
+    (size,) = check_experiment(config, build_engine(config))
+    paste = {"INPUT.COPY_PASTE.ENABLED": True, "INPUT.COPY_PASTE.MAX_INSTANCES": 3}
+    config = tiny_config.with_values({**paste, "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES": 6})
+    (pasted,) = check_experiment(config, build_engine(config))
+    assert pasted.startswith("an image can have 7 instances with those that are pasted (INPUT.COPY_PASTE), but ")
+    assert size.startswith("INPUT.START.ITERS = 4 is not below SOLVER.MAX_ITER = 4: no iteration has images of ")
 
 
 def test_a_training_logs_what_was_read_once(

@@ -72,6 +72,21 @@ def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: P
         assert torch.equal(value, theirs[name]), name
 
 
+def test_the_size_changes_at_its_iteration_after_a_break_too(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "raytune_m2f")
+    config = tiny_config.with_values({"INPUT.START.ITERS": 3, "INPUT.START.IMAGE_SIZE": 32})
+    train_trial(config, TrialContext(tmp_path / "whole"))
+    said = ["images of 32 pixels up to iteration 3 (INPUT.START)", "iteration 3: images of 64 pixels from here on"]
+    assert [message for message in caplog.messages if "pixels" in message] == said
+    train_trial(config, TrialContext(tmp_path / "broken", report=lambda report: True))
+    train_trial(config, TrialContext(tmp_path / "broken"))
+    whole, broken = (checkpoint.load(tmp_path / f"{n}/checkpoints/best.pth")["model"] for n in ("whole", "broken"))
+    assert all(torch.equal(value, broken[name]) for name, value in whole.items())
+    assert [same(r) for r in read_reports(tmp_path / "whole")] == [same(r) for r in read_reports(tmp_path / "broken")]
+
+
 def test_a_finished_trial_reports_once_more(tiny_config: Config, finished: Path) -> None:
     listener = Listener()
     before = (finished / "metrics.jsonl").read_text()

@@ -1,4 +1,4 @@
-"""`MODEL.BACKBONE`, `MODEL.RESNETS`, `MODEL.SWIN`, `MODEL.MOBILENETV3`: which backbone, and the keys of each.
+"""`MODEL.BACKBONE`, and `RESNETS`, `SWIN`, `MOBILENETV3`, `EFFICIENTNET_LITE`: which backbone, and its keys.
 
 The keys of a backbone that is not chosen are accepted and not read: Mask2Former's Swin YAMLs build on the ResNet's,
 and a search space may have several backbones. Defaults are Mask2Former's. The functions read from the name of
@@ -15,7 +15,7 @@ from pydantic import Field
 
 from raytune_m2f.config.fields.base import Problem, Section, fixed
 
-SCHEMES = ("http", "https", "detectron2", "torchvision")
+SCHEMES = ("http", "https", "detectron2", "torchvision", "package")
 """What a MODEL.WEIGHTS with `://` may start with; everything else is a path."""
 
 TORCHVISION = {
@@ -24,6 +24,12 @@ TORCHVISION = {
     **{f"Swin_{size}": f"a Swin-{size} with window 7" for size in ("T", "S", "B")},
 }
 """torchvision's classes of weights, without `_Weights`, and the backbone of each."""
+
+PACKAGES = {"package://efficientnet-lite0": "an EfficientNet-Lite0"}
+"""Weights that an installed package has in it (`learner.weight_files` says where), and the backbone of each."""
+
+PACKAGE_PIXELS = {"package://efficientnet-lite0": ((127.0,) * 3, (128.0,) * 3)}
+"""PIXEL_MEAN and PIXEL_STD of their training."""
 
 SWIN_SIZES: dict[tuple[int, tuple[int, ...]], str] = {
     (96, (2, 2, 6, 2)): "T",
@@ -45,6 +51,8 @@ def source_problem(source: str) -> str:
     scheme, separator, _ = source.partition("://")
     if separator and scheme not in SCHEMES:
         return f"got {source!r}, allowed: a path, or an address with {', '.join(SCHEMES)}"
+    if scheme == "package" and source not in PACKAGES:
+        return f"got {source!r}, allowed: {', '.join(PACKAGES)}"
     if not source.startswith("torchvision://"):
         return ""
     found = _TORCHVISION.fullmatch(source)
@@ -56,6 +64,8 @@ def source_problem(source: str) -> str:
 
 def backbone_of(source: str) -> str | None:
     """The backbone that these weights were trained for, as `TORCHVISION` has it; None if the name does not tell."""
+    if source in PACKAGES:
+        return PACKAGES[source]
     if found := _TORCHVISION.fullmatch(source):
         return TORCHVISION.get(found[1])
     if found := _RESNET.search(source):
@@ -76,23 +86,38 @@ Blocks = Annotated[int, Field(ge=1, le=64)]
 Heads = Annotated[int, Field(ge=1, le=256)]
 
 
+NORMS = (
+    "Normalisation. FrozenBN never trains, FrozenStatsBN learns scale and shift but keeps the statistics of the "
+    "weights: both are for pretrained MODEL.WEIGHTS only."
+)
+
+
 class Backbone(Section):
     """`MODEL.BACKBONE`."""
 
-    NAME: Literal["build_resnet_backbone", "D2SwinTransformer", "build_mobilenet_v3_backbone"] = Field(
+    NAME: Literal[
         "build_resnet_backbone",
-        description="Backbone: MODEL.RESNETS, MODEL.SWIN or MODEL.MOBILENETV3 says which of its kind.",
+        "D2SwinTransformer",
+        "build_mobilenet_v3_backbone",
+        "build_efficientnet_lite_backbone",
+    ] = Field(
+        "build_resnet_backbone",
+        description="Backbone: MODEL.RESNETS, SWIN, MOBILENETV3 or EFFICIENTNET_LITE says which of its kind.",
     )
-    FREEZE_AT: int = fixed(0, "Stages kept frozen; Mask2Former freezes none (FrozenBN apart) [stages].")
+    FREEZE_AT: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="Stages that never learn, statistics of batch norm included: 1 the stem, 2 stem and res2, and so "
+        "on to 5 with res5. With pretrained MODEL.WEIGHTS only; it saves their backward [stages].",
+    )
 
 
 class ResNets(Section):
     """`MODEL.RESNETS`: ResNets of torchvision under detectron2's names."""
 
     DEPTH: Literal[18, 34, 50, 101] = Field(50, description="Which ResNet [layers].")
-    NORM: Literal["FrozenBN", "BN", "SyncBN", "GN"] = Field(
-        "FrozenBN", description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only."
-    )
+    NORM: Literal["FrozenBN", "FrozenStatsBN", "BN", "SyncBN", "GN"] = Field("FrozenBN", description=NORMS)
     STEM_TYPE: str = fixed("basic", "First layers: the ordinary 7x7 convolution.")
     STEM_OUT_CHANNELS: int = fixed(64, "Width of the stem [channels].")
     RES2_OUT_CHANNELS: int = Field(
@@ -115,9 +140,14 @@ class MobileNetV3(Section):
     """`MODEL.MOBILENETV3`: MobileNetV3 of torchvision."""
 
     ARCH: Literal["small", "large"] = Field("small", description="Which MobileNetV3.")
-    NORM: Literal["FrozenBN", "BN", "SyncBN"] = Field(
-        "FrozenBN", description="Normalisation. FrozenBN never trains: for pretrained MODEL.WEIGHTS only."
-    )
+    NORM: Literal["FrozenBN", "FrozenStatsBN", "BN", "SyncBN"] = Field("FrozenBN", description=NORMS)
+
+
+class EfficientNetLite(Section):
+    """`MODEL.EFFICIENTNET_LITE`: EfficientNet-Lite (no squeeze-and-excitation, ReLU6)."""
+
+    VARIANT: Literal[0, 1, 2] = Field(0, description="Which EfficientNet-Lite.")
+    NORM: Literal["FrozenStatsBN", "FrozenBN", "BN", "SyncBN"] = Field("FrozenStatsBN", description=NORMS)
 
 
 class Swin(Section):

@@ -28,6 +28,37 @@ class Crop(Section):
     ENABLED: bool = fixed(False, "detectron2's random crop; large-scale jitter crops to INPUT.IMAGE_SIZE instead.")
 
 
+class CopyPaste(Section):
+    """`INPUT.COPY_PASTE`: instances of one training image pasted into another (Ghiasi et al. 2021).
+
+    Their labels come along, so one that depends on the surroundings (touching, say) may become wrong.
+    """
+
+    ENABLED: bool = Field(False, description="Whether instances of another training image are pasted.")
+    PROB: float = Field(0.5, ge=0, le=1, description="Share of the training images that get some [probability].")
+    MAX_INSTANCES: int = Field(
+        0, ge=0, le=100_000, description="Instances pasted into an image, at most; 0 = no limit [instances]."
+    )
+
+
+class Start(Section):
+    """`INPUT.START`: the first iterations at a smaller size, where a step costs less.
+
+    Source: progressive resizing, as of Howard et al. 2018 (fast.ai in DAWNBench) and Tan and Le 2021 (EfficientNetV2).
+    """
+
+    ITERS: int = Field(
+        0, ge=0, le=100_000_000, description="Iterations at START's size, before INPUT's; 0 = none [iterations]."
+    )
+    IMAGE_SIZE: int = Field(224, ge=32, le=8192, description="Side of a training image during START [pixels].")
+    MIN_SCALE: float = Field(
+        0.0, ge=0, le=100, description="Smallest resize, in units of START.IMAGE_SIZE; 0 = INPUT.MIN_SCALE [factor]."
+    )
+    MAX_SCALE: float = Field(
+        0.0, ge=0, le=100, description="Largest resize, in units of START.IMAGE_SIZE; 0 = INPUT.MAX_SCALE [factor]."
+    )
+
+
 class Input(Section):
     """`INPUT`: large-scale jitter for training, a resize for testing."""
 
@@ -39,11 +70,15 @@ class Input(Section):
     )
     FORMAT: str = fixed("RGB", "Order of the channels, as MODEL.PIXEL_MEAN has them.")
     DATASET_MAPPER_NAME: str = fixed("coco_instance_lsj", "Augmentation: large-scale jitter.")
-    COLOR_AUG_SSD: bool = fixed(False, "SSD's colour augmentation: not done here.")
+    COLOR_AUG_SSD: bool = Field(
+        False, description="Whether training images change in brightness, contrast, saturation and hue, as in SSD."
+    )
     SIZE_DIVISIBILITY: int = fixed(
         -1, "Padding by the mapper: none, MODEL.MASK_FORMER.SIZE_DIVISIBILITY pads [pixels]."
     )
     CROP: Crop = Crop()
+    START: Start = Start()
+    COPY_PASTE: CopyPaste = CopyPaste()
     MIN_SIZE_TEST: int = Field(
         800, ge=0, le=8192, description="Shorter side of a test image in the network; 0 = no resize [pixels]."
     )
@@ -57,6 +92,24 @@ class Input(Section):
                 ("INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
                 f"got {self.MIN_SCALE}, which is above INPUT.MAX_SCALE {self.MAX_SCALE}",
             )
+        elif self.START.ITERS and (first := self.first).MIN_SCALE > first.MAX_SCALE:
+            yield Problem(
+                ("INPUT.START.MIN_SCALE", "INPUT.START.MAX_SCALE", "INPUT.MIN_SCALE", "INPUT.MAX_SCALE"),
+                f"got a range from {first.MIN_SCALE} to {first.MAX_SCALE} (0 is that of INPUT): the smallest is above "
+                "the largest",
+            )
+
+    @property
+    def first(self) -> Input:
+        """These keys as they are during START."""
+        start = self.START
+        return self.model_copy(
+            update={
+                "IMAGE_SIZE": start.IMAGE_SIZE,
+                "MIN_SCALE": start.MIN_SCALE or self.MIN_SCALE,
+                "MAX_SCALE": start.MAX_SCALE or self.MAX_SCALE,
+            }
+        )
 
 
 class AnyInput(Section, extra="allow"):

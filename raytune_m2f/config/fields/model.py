@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from raytune_m2f.config.fields.backbones import (
+    PACKAGE_PIXELS,
     Backbone,
+    EfficientNetLite,
     MobileNetV3,
     ResNets,
     Swin,
@@ -21,6 +23,10 @@ from raytune_m2f.config.fields.base import Problem, Section, fixed
 LEVELS = 3
 """Maps that the transformer decoder reads in turn."""
 
+FROZEN = {"FrozenBN": "which never trains", "FrozenStatsBN": "which keeps the statistics of the weights"}
+"""Norms that need MODEL.WEIGHTS."""
+
+Balance = Literal["none", "inverse_sqrt", "effective_number"]
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0, le=255)]
 
@@ -56,6 +62,12 @@ class SemSegHead(Section):
     )
     COMMON_STRIDE: int = fixed(4, "Stride of the mask features [pixels].")
     TRANSFORMER_ENC_LAYERS: int = Field(6, ge=1, le=24, description="Layers of the encoder [layers].")
+    TRANSFORMER_ENC_DIM_FEEDFORWARD: int = Field(
+        1024,
+        ge=1,
+        le=16_384,
+        description="Width inside the encoder's feed-forward layers; Mask2Former has no key for it [channels].",
+    )
 
 
 class MaskFormerTest(Section):
@@ -92,6 +104,17 @@ class MaskFormer(Section):
     SUBCATEGORY_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of each subcategory head's loss and matching cost [factor]."
     )
+    CLASS_BALANCE: Balance = Field(
+        "none",
+        description="Weights of the main categories in their cross-entropy, so that rare ones are learned: none, by "
+        "1 / sqrt(instances), or by 1 / effective number (Cui et al. 2019); an instance weighs 1 on average.",
+    )
+    SUBCATEGORY_BALANCE: Balance = Field(
+        "none", description="The same for the classes of every subcategory head, by its own labels."
+    )
+    BALANCE_BETA: float = Field(
+        0.999, ge=0, le=0.999_999, description="Of effective_number: it is 1 / (1 - BALANCE_BETA) at most [share]."
+    )
     HIDDEN_DIM: int = Field(
         256,
         ge=4,
@@ -101,6 +124,21 @@ class MaskFormer(Section):
     )
     NUM_OBJECT_QUERIES: int = Field(
         100, ge=1, le=5000, description="Instances that can be predicted in an image, at most [queries]."
+    )
+    QUERY_SELECTION: Literal["none", "heatmap"] = Field(
+        "none",
+        description="What queries are: learnable (none), or the peaks of a heat map of object centres, which is what "
+        "small data need.",
+    )
+    MASK_PRIOR: bool = Field(
+        False,
+        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; needs QUERY_SELECTION.",
+    )
+    HEATMAP_WEIGHT: float = Field(
+        2.0, ge=0, le=1000, description="Weight of the heat map's focal loss, with QUERY_SELECTION [factor]."
+    )
+    BLOB_WEIGHT: float = Field(
+        1.0, ge=0, le=1000, description="Weight of the objects' centres and shapes, with QUERY_SELECTION [factor]."
     )
     NHEADS: int = Field(
         8,
@@ -135,6 +173,11 @@ class MaskFormer(Section):
     TEST: MaskFormerTest = MaskFormerTest()
 
     def clashes(self) -> Iterator[Problem]:
+        if self.MASK_PRIOR and self.QUERY_SELECTION == "none":
+            yield Problem(
+                ("MODEL.MASK_FORMER.MASK_PRIOR", "MODEL.MASK_FORMER.QUERY_SELECTION"),
+                "got true, but learnable queries have no place to begin at; set QUERY_SELECTION to heatmap",
+            )
         if self.HIDDEN_DIM % self.NHEADS:
             yield Problem(
                 ("MODEL.MASK_FORMER.NHEADS", "MODEL.MASK_FORMER.HIDDEN_DIM"),
@@ -163,8 +206,8 @@ class Model(Section):
     )
     WEIGHTS: str = Field(
         "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-        description="Weights to start from: a path or an address (torchvision://..., detectron2://..., https://...); "
-        '"" = from scratch.',
+        description="Weights to start from: a path or an address (package://..., torchvision://..., detectron2://..., "
+        'https://...); "" = from scratch.',
     )
     COMPILE: bool = Field(
         False,
@@ -181,6 +224,7 @@ class Model(Section):
     RESNETS: ResNets = ResNets()
     SWIN: Swin = Swin()
     MOBILENETV3: MobileNetV3 = MobileNetV3()
+    EFFICIENTNET_LITE: EfficientNetLite = EfficientNetLite()
     SEM_SEG_HEAD: SemSegHead = SemSegHead()
     MASK_FORMER: MaskFormer = MaskFormer()
 
@@ -204,15 +248,29 @@ class Model(Section):
 
     def _weight_clashes(self) -> Iterator[Problem]:
         kind, size_keys, norm_key, norm = self._backbone()
-        if not self.WEIGHTS and norm == "FrozenBN":
+        if not self.WEIGHTS and norm in FROZEN:
             smallest = ", GN for tiny batches" if norm_key == "MODEL.RESNETS.NORM" else ""
             yield Problem(
                 (norm_key, "MODEL.WEIGHTS", "MODEL.BACKBONE.NAME"),
-                'got FrozenBN, which never trains, with MODEL.WEIGHTS "" (from scratch); set it to BN '
+                f'got {norm}, {FROZEN[norm]}, with MODEL.WEIGHTS "" (from scratch); set it to BN '
                 f"(SyncBN on several GPUs{smallest}), or give MODEL.WEIGHTS",
+            )
+        if not self.WEIGHTS and self.BACKBONE.FREEZE_AT:
+            yield Problem(
+                ("MODEL.BACKBONE.FREEZE_AT", "MODEL.WEIGHTS"),
+                f'got {self.BACKBONE.FREEZE_AT}, stages that never learn, with MODEL.WEIGHTS "" (from scratch); set it '
+                "to 0, or give MODEL.WEIGHTS",
             )
         if problem := source_problem(self.WEIGHTS):
             yield Problem(("MODEL.WEIGHTS",), problem)
+        pixels = PACKAGE_PIXELS.get(self.WEIGHTS)
+        if pixels and pixels != (self.PIXEL_MEAN, self.PIXEL_STD):
+            mean, std = map(list, pixels)
+            yield Problem(
+                ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.WEIGHTS"),
+                f"got {list(self.PIXEL_MEAN)} (PIXEL_STD {list(self.PIXEL_STD)}), but {self.WEIGHTS} was trained with "
+                f"{mean} (PIXEL_STD {std}); give these",
+            )
         theirs = backbone_of(self.WEIGHTS)
         if theirs and theirs != kind:
             how = f" (with {norm_key} BN)" if norm_key else ""
@@ -230,4 +288,8 @@ class Model(Section):
         if self.BACKBONE.NAME == "build_mobilenet_v3_backbone":
             arch, norm = self.MOBILENETV3.ARCH, self.MOBILENETV3.NORM
             return f"a MobileNetV3-{arch}", ("MODEL.MOBILENETV3.ARCH",), "MODEL.MOBILENETV3.NORM", norm
+        if self.BACKBONE.NAME == "build_efficientnet_lite_backbone":
+            variant, norm = self.EFFICIENTNET_LITE.VARIANT, self.EFFICIENTNET_LITE.NORM
+            keys = ("MODEL.EFFICIENTNET_LITE.VARIANT",)
+            return f"an EfficientNet-Lite{variant}", keys, "MODEL.EFFICIENTNET_LITE.NORM", norm
         return f"a ResNet-{self.RESNETS.DEPTH}", ("MODEL.RESNETS.DEPTH",), "MODEL.RESNETS.NORM", self.RESNETS.NORM

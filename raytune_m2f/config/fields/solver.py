@@ -1,4 +1,7 @@
-"""`SOLVER`: optimizer, schedule, batch. Defaults are those of Mask2Former's COCO instance YAML."""
+"""`SOLVER` and `MODEL_EMA`: optimizer, schedule, batch, averaged weights.
+
+Defaults are those of Mask2Former's COCO instance YAML.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,23 @@ class Amp(Section):
     ENABLED: bool = Field(True, description="Whether a GPU trains in mixed precision; a CPU never does.")
     PRECISION: Literal["bfloat16", "float16"] = Field(
         "bfloat16", description="The lower precision; float16 (with loss scaling) for GPUs without bfloat16."
+    )
+
+
+class ModelEma(Section):
+    """`MODEL_EMA`: an average of the weights of all steps, in d2go's keys."""
+
+    ENABLED: bool = Field(
+        False, description="Whether averaged weights are evaluated and exported, instead of those of the last step."
+    )
+    DECAY: float = Field(
+        0.999,
+        ge=0,
+        le=0.999_999,
+        description="How much of the average is kept at each step: 1 / (1 - DECAY) steps [share].",
+    )
+    DECAY_WARM_UP_FACTOR: int = Field(
+        10, ge=-1, le=1_000_000, description="Until then (1 + step) / (this + step), if it is less; -1 = no [steps]."
     )
 
 

@@ -173,19 +173,21 @@ class MappedTraining:
     """Mapped training images. `dataset[index, position]` depends on its arguments, not on what was drawn before.
 
     Where the mapper gives None (an image of no use) the next image is taken. `finish` makes of what it gives, and a
-    seed, what the network learns from.
+    seed, what the network learns from. `start` is a number of positions, the first ones, and the mapper for them.
     """
 
     entries: Sequence[Entry]
     mapper: Mapper
     finish: Callable[[Any, int], Any]
     seed: int
+    start: tuple[int, Mapper] | None = None
 
     def __getitem__(self, ticket: Ticket) -> Any:
         index, position = ticket
+        mapper = self.start[1] if self.start and position < self.start[0] else self.mapper
         with seeded(self.seed, position) as number:
             for skipped in range(len(self)):
-                mapped = map_entry(self.mapper, self.entries[(index + skipped) % len(self)])
+                mapped = map_entry(mapper, self.entries[(index + skipped) % len(self)])
                 if mapped is not None:
                     return self.finish(mapped, number)
         raise DatasetError("the mapper refuses every training image (it gives None)")

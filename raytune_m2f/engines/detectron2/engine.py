@@ -52,11 +52,13 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         default_mapper: the class in `library` that maps where no module of the user's has a `build_mapper`.
         finish_train: makes a sample of what the mapper gives, and a seed for what is drawn later.
         finish_test: makes a sample of what the mapper gives, and the entry that it was given.
+        start: how many positions of the stream have another mapper, the first ones, and that mapper.
     """
 
     default_mapper: str
     finish_train: Callable[[Any, int], Train]
     finish_test: Callable[[Any, Entry], Test]
+    start: tuple[int, Mapper] | None = None
 
     def __init__(self, config: Config):
         self.library = load_library()
@@ -67,7 +69,7 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         self._train_entries: Sequence[Entry] = self.library.DatasetFromList(self._trained(entries))
         self._test_entries = _by_id(self.datasets.test, entries[self.datasets.test.name])
         self.check_config()
-        self._mappers = {is_train: self._mapper(is_train=is_train) for is_train in (True, False)}
+        self._mappers = {is_train: self._mapper(self._cfg, is_train=is_train) for is_train in (True, False)}
 
     def _load(self, config: Config, entries: dict[str, list[Entry]], name: str) -> CocoDataset:
         """A dataset, checked; afterwards it is in the catalog, and its entries are in `entries`."""
@@ -90,21 +92,21 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
             raise DatasetError(f"data sets {', '.join(names)}: no image has an instance that is not a crowd")
         return kept
 
-    def _mapper(self, *, is_train: bool) -> Mapper:
+    def _mapper(self, cfg: Any, *, is_train: bool) -> Mapper:
         """That of the user's modules (`build_mapper(cfg, is_train)`), or the engine's own."""
         build, of = getattr(self.library, self.default_mapper), "(INPUT)"
         for module in reversed(import_modules(self.config.DATASETS.IMPORT)):  # the first one counts
             if hasattr(module, "build_mapper"):
                 build, of = module.build_mapper, f"of {module.__file__} (build_mapper)"
         with one_config_error(f"the mapper {of}"):
-            return cast(Mapper, build(self._cfg, is_train))
+            return cast(Mapper, build(cfg, is_train))
 
     @abstractmethod
     def check_config(self) -> None:
         """Compare the configuration with the datasets. Raises ConfigError."""
 
     def train_samples(self) -> MappedTraining:
-        return MappedTraining(self._train_entries, self._mappers[True], self.finish_train, self.config.SEED)
+        return MappedTraining(self._train_entries, self._mappers[True], self.finish_train, self.config.SEED, self.start)
 
     def test_samples(self, dataset: CocoDataset) -> MappedTest:
         entries = [self._test_entries[record.id] for record in dataset.records]
@@ -124,12 +126,17 @@ class CatalogEngine(MappedEngine[TrainSample, TestSample, Found]):
     def __init__(self, config: Config):
         super().__init__(config)
         self.finish_train = partial(self.library.train_sample, heads=tuple(self.categories.sizes))
+        if config.INPUT.START.ITERS:
+            cfg = cfg_of(config.model_copy(update={"INPUT": config.INPUT.first}))
+            positions = config.INPUT.START.ITERS * config.SOLVER.IMS_PER_BATCH
+            self.start = positions, self._mapper(cfg, is_train=True)
 
     def check_config(self) -> None:
         check_num_classes(self.config, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", self.datasets.train, may_be_0=True)
 
     def learner(self) -> MaskFormerLearner:
-        return MaskFormerLearner(self.config, build_network(self.config, self.categories))
+        network = build_network(self.config, self.categories)
+        return MaskFormerLearner(self.config, network, self.summary.class_counts)
 
 
 class AnyModelEngine(MappedEngine[Entry, Entry, Any]):

@@ -31,6 +31,7 @@ from raytune_m2f import model as ours
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import config_from_cfg
 from raytune_m2f.data import CocoDataset, TrainSample, load_coco, resize_shortest_edge
+from raytune_m2f.data.augment import ColorJitter
 from raytune_m2f.data.masks import parse_segmentation, to_rle
 from raytune_m2f.engines.detectron2.catalog import Entry, categories_of, entries_of, metadata_of, test_sample
 from raytune_m2f.engines.detectron2.cfg import set_values
@@ -116,6 +117,18 @@ def index_stream(cfg: Any, entries: Sequence[Entry], seed: int) -> Iterator[int]
     return cast("Iterator[int]", sampler._infinite_indices())  # its __iter__ would give this worker's only
 
 
+class ColorAugmentation(T.Augmentation):  # type: ignore[misc]
+    """The native engine's colour jitter, of numpy's global generator, as all of detectron2's augmentations."""
+
+    def get_transform(self, image: Any) -> Any:
+        colors = ColorJitter.draw(np.random.default_rng(np.random.randint(2**31)))
+
+        def changed(pixels: Any) -> Any:
+            return colors(torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+        return T.ColorTransform(changed)
+
+
 class MultiTaskMapper:
     """Mask2Former's augmentation by detectron2's transforms; `gt_<head>` for every subcategory head.
 
@@ -132,7 +145,8 @@ class MultiTaskMapper:
         side, flip = cfg.INPUT.IMAGE_SIZE, cfg.INPUT.RANDOM_FLIP
         flips = [T.RandomFlip(horizontal=flip == "horizontal", vertical=flip == "vertical")] if flip != "none" else []
         scale = T.ResizeScale(cfg.INPUT.MIN_SCALE, cfg.INPUT.MAX_SCALE, target_height=side, target_width=side)
-        self.augmentations = T.AugmentationList([*flips, scale, T.FixedSizeCrop(crop_size=(side, side))])
+        colors = [ColorAugmentation()] if cfg.INPUT.COLOR_AUG_SSD else []  # before the crop pads
+        self.augmentations = T.AugmentationList([*flips, scale, *colors, T.FixedSizeCrop(crop_size=(side, side))])
 
     def __call__(self, entry: Entry) -> Entry:
         image = utils.read_image(entry["file_name"], format="RGB")
