@@ -132,7 +132,7 @@ class MaskFormer(Section):
     )
     MASK_PRIOR: bool = Field(
         False,
-        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; needs QUERY_SELECTION.",
+        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; with heatmap only.",
     )
     HEATMAP_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of the heat map's focal loss, with QUERY_SELECTION [factor]."
