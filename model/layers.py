@@ -95,6 +95,9 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     With one thread torch leaves 1x1 convolutions to MKL (see `linear`), unless they are dilated: which for a single
     tap means nothing. The weights' gradient of a depthwise 5x5 is `DepthwiseConvolution`'s.
     """
+    if weight.requires_grad and not x.is_contiguous():
+        # the gradient in the layout of the weights, not of the maps: DDP's buckets have that one
+        weight = weight.flatten(1).view(weight.shape)
     depthwise = conv.groups == x.shape[1] == len(weight) > 1 and conv.kernel_size == (5, 5)
     if depthwise and by_onednn(x) and torch.is_grad_enabled() and weight.requires_grad:
         y: Tensor = DepthwiseConvolution.apply(x, weight, bias, conv.stride, conv.padding)
