@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     setting = Setting(pixels=arguments.pixels, batch=arguments.batch)
     r50, _ = step_of(R50, setting)
-    for file in sorted(CONFIGS.glob("maskformer2_*_instance.yaml")):
+    for file in sorted([*CONFIGS.glob("maskformer2_*_instance.yaml"), *CONFIGS.glob("efficientnet_*.yaml")]):
         run, size = step_of(file, setting)
         pairs = alternate(r50, run, arguments.pairs)
         print(f"{file.stem:40} {size:6.1f} M parameters   {1 / pairs.ratio:5.2f} x R50", flush=True)

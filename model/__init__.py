@@ -10,7 +10,9 @@ deformable_attention.py   its attention, for each kind of device
 transformer_decoder.py    masked attention of the queries; one classifier per task
 layers.py                 small layers and the position encoding
 inference.py              from outputs to instances
+query_selection.py        located queries: peaks of a heat map, and masks that begin there
 criterion.py              the loss
+object_loss.py            the loss of the heat map
 matcher.py                assignment of queries to instances
 points.py                 points on masks, where matching and loss compare
 structures.py             Target, Instances, PackedInstances, MaskCrop

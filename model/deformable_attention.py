@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .layers import Linear, linear
+from .layers import Linear, linear, softmax_of_few
 
 Shapes = Sequence[tuple[int, int]]
 """Height and width of each level, coarse to fine."""
@@ -74,7 +74,7 @@ class MSDeformAttn(nn.Module):
         value = self.value_proj(source).view(B, S, M, C // M)
         # the paper scales offsets by the level's size to move in [0, 1]; in cells they are what they are
         places = reference[:, :, None, :, None] + self.offsets(query).view(B, S, 2, M, L, P)
-        weights = self.attention_weights(query).view(B, S, M, L * P).softmax(-1).view(B, S, M, L, P)
+        weights = softmax_of_few(self.attention_weights(query).view(B, S, M, L * P)).view(B, S, M, L, P)
         attended: Tensor = self.output_proj(deformable_sampling(value, shapes, places, weights))
         return attended
 

@@ -75,7 +75,7 @@ def instances_of_image(
     pairs = _best_pairs(outputs, image, max_instances, ranking)
     parts = list(_mask_parts(outputs, image, pairs.kept, frame))
     crops = [crop for some, _ in parts for crop in some]
-    scores, order = pairs.ranked(torch.cat([quality for _, quality in parts]))
+    scores, order = pairs.ranked(torch.cat([pairs.scores[:0], *(quality for _, quality in parts)]))
     masks = scores.new_zeros(len(scores), *frame.original, dtype=torch.bool)
     for mask, kept in zip(masks, pairs.position[order].tolist(), strict=True):
         crops[kept].paste(mask)
@@ -98,7 +98,7 @@ def packed_instances_of_image(
     for crops, quality in _mask_parts(outputs, image, pairs.kept, frame):
         packed += pack(crops, frame.original)
         qualities.append(quality)
-    scores, order = pairs.ranked(torch.cat(qualities))
+    scores, order = pairs.ranked(torch.cat([pairs.scores[:0], *qualities]))
     return PackedInstances(scores, masks=[packed[i] for i in pairs.position[order].tolist()], **pairs.chosen(order))
 
 
@@ -220,15 +220,15 @@ def _cropped(logits: Tensor, frame: Frame) -> Iterator[tuple[list[MaskCrop], Ten
     columns. Where rounding could decide on which side of 0 a pixel lies, the mask is that of `whole_masks`.
     """
     rows, columns = (_Axis.of(logits.shape[1 + axis], frame, axis) for axis in (0, 1))
-    positive = logits > 0
-    across, down = rows.reached(positive.any(2)), columns.reached(positive.any(1))
+    across, down = rows.reached(logits.amax(2)), columns.reached(logits.amax(1))
     peaks = logits.abs().amax((1, 2)).tolist()
     for cells, (top, bottom), (left, right), peak in zip(logits, across, down, peaks, strict=True):
-        if top >= bottom or left >= right:
-            yield [MaskCrop(positive.new_zeros(0, 0))], logits.new_zeros(1)
-            continue
-        found = _Crop(cells, rows, columns, peak).pixels(top, bottom, left, right) if math.isfinite(peak) else None
-        if found is None:
+        if not math.isfinite(peak):
+            masks, quality = whole_masks(cells[None], frame)
+            yield [MaskCrop(masks[0])], quality
+        elif top >= bottom or left >= right:
+            yield [MaskCrop(torch.zeros(0, 0, dtype=torch.bool))], logits.new_zeros(1)
+        elif (found := _Crop(cells, rows, columns, peak).pixels(top, bottom, left, right)) is None:
             masks, quality = whole_masks(cells[None], frame)
             yield [MaskCrop(masks[0, top:bottom, left:right], top, left)], quality
         else:
@@ -277,9 +277,9 @@ class _Axis:
             high=(cells - used[:, ::-1].argmax(1)).tolist(),
         )
 
-    def reached(self, positive: Tensor) -> list[tuple[int, int]]:
-        """(K, n) bool, whether a line of cells has a positive one: the range of pixels that can be positive."""
-        cells = positive.numpy()
+    def reached(self, highest: Tensor) -> list[tuple[int, int]]:
+        """(K, n) highest logits of each line of cells: the range of pixels that can be positive."""
+        cells = highest.numpy() > 0
         first = self.first[cells.argmax(1)]
         last = self.last[cells.shape[1] - 1 - cells[:, ::-1].argmax(1)]
         stop = np.where(cells.any(1), last + 1, 0)

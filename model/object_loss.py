@@ -53,7 +53,7 @@ def moments(masks: Tensor, cells: tuple[int, int]) -> Blobs:
 
 
 def object_losses(maps: ObjectMaps, batch: TargetBatch, num_masks: Tensor) -> tuple[Tensor, Tensor]:
-    """(1,) each: the heat map's focal loss, and the L1 distance of centre and shape, summed over instances / `num_masks`.
+    """(1,) each: the heat map's focal loss, and the L1 distance of centre and shape; sums over instances / `num_masks`.
 
     Args:
         maps: predicted for the batch.

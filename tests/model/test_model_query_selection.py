@@ -22,6 +22,7 @@ from raytune_m2f.model.query_selection import (
     log_covariance,
     peaks,
     precision,
+    repetitions,
 )
 from raytune_m2f.model.structures import TargetBatch
 
@@ -102,6 +103,56 @@ def test_peaks_come_first_then_the_best_of_the_others() -> None:
     assert cells[0].tolist().index(7) < 12
     assert sorted(cells[0].tolist()) == list(range(20))
     assert peaks(heat, 50).shape == (2, 50)  # more than there are cells
+
+
+def gaussian_distance(blobs: Blobs, i: int, j: int) -> float:
+    """Bhattacharyya's, from the covariances as matrices."""
+    one, other = (
+        torch.linalg.matrix_exp(torch.tensor([[m + p, q], [q, m - p]], dtype=torch.float64))
+        for m, p, q in (blobs.shape[0, k].tolist() for k in (i, j))
+    )
+    mean, apart = (one + other) / 2, (blobs.centre[0, i] - blobs.centre[0, j]).double()
+    spread = mean.det().log() - (one.det().log() + other.det().log()) / 2
+    return float(apart @ mean.inverse() @ apart / 8 + spread / 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_repeats_a_better_blob_is_found_as_one_by_one(seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    blobs = Blobs(4 * torch.randn(1, 40, 2, generator=rng), 0.5 * torch.randn(1, 40, 3, generator=rng) + 1)
+    kept: list[int] = []
+    for i in range(40):
+        if all(gaussian_distance(blobs, i, j) >= 0.5 for j in kept):
+            kept.append(i)
+    assert 5 < len(kept) < 30
+    assert (~repetitions(blobs)[0]).nonzero()[:, 0].tolist() == kept
+
+
+def test_neighbours_that_touch_and_a_small_one_inside_a_large_one_do_not_repeat_each_other() -> None:
+    radius, tiny = 2.0, 0.5
+    centres = torch.tensor([[[0.0, 0.0], [2 * radius, 0.0], [0.0, 0.0], [0.2 * radius, 0.0]]])
+    sizes = [2 * math.log(r / 2) for r in (radius, radius, tiny, radius)]
+    shape = torch.tensor([[[m, 0.0, 0.0] for m in sizes]])
+    assert repetitions(Blobs(centres, shape)).tolist() == [[False, False, False, True]]
+
+
+def test_a_query_that_repeats_another_changes_nothing(
+    make_network: Callable[..., MultiTaskMaskFormer], images: list[Tensor]
+) -> None:
+    """With twice as many queries as there are distinct blobs the others' outputs stay."""
+    torch.manual_seed(0)
+    network = make_network({"color": 4}, num_queries=40).eval()
+    if network.sem_seg_head.predictor.query_selection is None:
+        pytest.skip("learnable queries")
+    outputs = network(images[:1])
+    assert outputs.distinct is not None
+    count = int(outputs.distinct.sum())
+    assert 0 < count < 20
+    assert outputs.distinct[0, :count].all()
+    network.sem_seg_head.predictor.query_selection.num_queries = 20
+    fewer = network(images[:1])
+    torch.testing.assert_close(fewer.pred_logits[:, :, :count], outputs.pred_logits[:, :, :count])
+    torch.testing.assert_close(fewer.mask_embed[:, :, :count], outputs.mask_embed[:, :, :count])
 
 
 def test_the_focal_loss_is_the_papers() -> None:

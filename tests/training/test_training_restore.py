@@ -11,7 +11,9 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
+from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
+from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.checkpoint import snapshot
 from raytune_m2f.training.reports import TrialContext, read_reports
@@ -126,3 +128,48 @@ def test_a_best_model_without_a_checkpoint_is_of_a_run_that_has_gone(tiny_config
     checkpoint.save(stale, tmp_path / "checkpoints/best.pth")
     last = train_trial(tiny_config.with_values({"SOLVER.MAX_ITER": 1}), TrialContext(tmp_path))
     assert checkpoint.load(tmp_path / "checkpoints/best.pth")["report"] == last
+
+
+FROZEN = {
+    "MODEL.WEIGHTS": "package://efficientnet-lite0",
+    "MODEL.PIXEL_MEAN": [127, 127, 127],
+    "MODEL.PIXEL_STD": [128, 128, 128],
+    "MODEL.BACKBONE.NAME": "build_efficientnet_lite_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+}
+
+
+@pytest.mark.parametrize("norm", ["FrozenStatsBN", "BN"])
+def test_frozen_stages_stay_and_going_on_equals_no_break(tiny_config: Config, tmp_path: Path, norm: str) -> None:
+    config = tiny_config.with_values({**FROZEN, "MODEL.EFFICIENTNET_LITE.NORM": norm})
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    train_trial(config, TrialContext(whole))
+    train_trial(config, TrialContext(broken, report=lambda report: True))  # stopped at its first report
+    train_trial(config, TrialContext(broken))
+    ours, theirs = (checkpoint.load(folder / "checkpoints/iter_0000004.pth") for folder in (broken, whole))
+    assert_same(ours["model"], theirs["model"])
+    assert repr(ours["optimizer"]) == repr(theirs["optimizer"])
+    published = read_state_dict(config.MODEL.WEIGHTS)
+    kept = {name for name, value in ours["model"].items() if torch.equal(value, published.get(name[9:], value + 1))}
+    frozen = {f"backbone.{name}" for name in published if name.startswith(("_conv_stem", "_bn0", *BLOCKS_OF_RES2))}
+    statistics = {f"backbone.{name}" for name in published if name.endswith(STATISTICS) and not name.startswith("_bn1")}
+    assert {name for name in kept if not name.endswith("num_batches_tracked")} == {
+        name
+        for name in (frozen | statistics if norm == "FrozenStatsBN" else frozen)
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+BLOCKS_OF_RES2 = tuple(f"_blocks.{number}." for number in range(3))
+STATISTICS = ("running_mean", "running_var")
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 0), (0, 3)])
+def test_other_frozen_stages_are_another_training(tiny_config: Config, tmp_path: Path, before: int, after: int) -> None:
+    config = tiny_config.with_values(FROZEN)
+    train_trial(
+        config.with_values({"MODEL.BACKBONE.FREEZE_AT": before}), TrialContext(tmp_path, report=lambda report: True)
+    )
+    with pytest.raises(ConfigError, match=r"\d+ tensors learned then, \d+ would now\.") as caught:
+        train_trial(config.with_values({"MODEL.BACKBONE.FREEZE_AT": after}), TrialContext(tmp_path))
+    assert f"MODEL.BACKBONE.FREEZE_AT was {before}, is {after}" in str(caught.value)

@@ -33,10 +33,10 @@ class Listener:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(any_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A trial that ran without a break."""
     output = tmp_path_factory.mktemp("finished")
-    train_trial(tiny_config, TrialContext(output))
+    train_trial(any_config, TrialContext(output))
     return output
 
 
@@ -58,11 +58,11 @@ def test_a_trial_leaves_what_its_directory_promises(finished: Path) -> None:
     assert {"segm/AP_se", "host", "memory_gb", "latency_ms", "seconds"} < reports[0].keys()
 
 
-def test_going_on_after_a_break_equals_no_break(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
-    train_trial(tiny_config, TrialContext(tmp_path, report=lambda report: True))  # stopped at its first report
+def test_going_on_after_a_break_equals_no_break(any_config: Config, finished: Path, tmp_path: Path) -> None:
+    train_trial(any_config, TrialContext(tmp_path, report=lambda report: True))  # stopped at its first report
     assert [report["iteration"] for report in read_reports(tmp_path)] == [2]
     listener = Listener()
-    train_trial(tiny_config, TrialContext(tmp_path, report=listener))
+    train_trial(any_config, TrialContext(tmp_path, report=listener))
     assert listener.told == [2, 4]  # the one before the break is told again
     assert [same(r) for r in read_reports(tmp_path)] == [same(r) for r in read_reports(finished)]
     ours, theirs = (
@@ -89,28 +89,28 @@ def test_the_size_changes_at_its_iteration_after_a_break_too(
     assert [same(r) for r in read_reports(tmp_path / "whole")] == [same(r) for r in read_reports(tmp_path / "broken")]
 
 
-def test_a_finished_trial_reports_once_more(tiny_config: Config, finished: Path) -> None:
+def test_a_finished_trial_reports_once_more(any_config: Config, finished: Path) -> None:
     listener = Listener()
     before = (finished / "metrics.jsonl").read_text()
-    train_trial(tiny_config, TrialContext(finished, report=listener))
+    train_trial(any_config, TrialContext(finished, report=listener))
     assert listener.told == [4]
     assert (finished / "metrics.jsonl").read_text() == before
 
 
-def test_a_report_without_its_checkpoint_is_made_again(tiny_config: Config, finished: Path, tmp_path: Path) -> None:
+def test_a_report_without_its_checkpoint_is_made_again(any_config: Config, finished: Path, tmp_path: Path) -> None:
     """A kill after the report was written, with the newest checkpoint cut short: go on from the one before."""
-    train_trial(tiny_config, TrialContext(tmp_path))
+    train_trial(any_config, TrialContext(tmp_path))
     newest = tmp_path / "checkpoints/iter_0000004.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
     listener = Listener()
-    train_trial(tiny_config, TrialContext(tmp_path, report=listener))
+    train_trial(any_config, TrialContext(tmp_path, report=listener))
     assert listener.told == [2, 4]
     assert [same(r) for r in read_reports(tmp_path)] == [same(r) for r in read_reports(finished)]
 
 
-def test_micro_batches_do_not_change_what_is_learned(tiny_config: Config, tmp_path: Path) -> None:
+def test_micro_batches_do_not_change_what_is_learned(any_config: Config, tmp_path: Path) -> None:
     # Adam's first steps are the sign of the gradient: at a high rate they amplify float noise where it is nearly 0
-    config = tiny_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
+    config = any_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
     train_trial(config, TrialContext(tmp_path / "whole"))
     train_trial(config.with_values({"SOLVER.MICRO_BATCH": 1}, source="test"), TrialContext(tmp_path / "small"))
     for small, whole in zip(read_reports(tmp_path / "small"), read_reports(tmp_path / "whole"), strict=True):
@@ -140,8 +140,8 @@ def test_evaluations_before_the_last_score_a_subset_which_the_last_supersedes(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler, about itself
-def test_compiled_training_is_the_same(tiny_config: Config, tmp_path: Path) -> None:
-    config = tiny_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
+def test_compiled_training_is_the_same(any_config: Config, tmp_path: Path) -> None:
+    config = any_config.with_values({"SOLVER.BASE_LR": 1e-5, "TEST.EVAL_PERIOD": 1}, source="test")
     train_trial(config, TrialContext(tmp_path / "plain"))
     train_trial(config.with_values({"MODEL.COMPILE": True}, source="test"), TrialContext(tmp_path / "compiled"))
     for compiled, plain in zip(read_reports(tmp_path / "compiled"), read_reports(tmp_path / "plain"), strict=True):

@@ -146,7 +146,7 @@ class MobileNetV3(Section):
 class EfficientNetLite(Section):
     """`MODEL.EFFICIENTNET_LITE`: EfficientNet-Lite (no squeeze-and-excitation, ReLU6)."""
 
-    VARIANT: Literal[0, 1, 2] = Field(0, description="Which EfficientNet-Lite.")
+    VARIANT: Literal[0, 1, 2] = Field(0, description="Which EfficientNet-Lite; a larger one is wider, deeper [number].")
     NORM: Literal["FrozenStatsBN", "FrozenBN", "BN", "SyncBN"] = Field("FrozenStatsBN", description=NORMS)
 
 

@@ -132,7 +132,7 @@ class MaskFormer(Section):
     )
     MASK_PRIOR: bool = Field(
         False,
-        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; needs QUERY_SELECTION.",
+        description="Whether a mask begins as an ellipse at its query's peak, of predicted size; with heatmap only.",
     )
     HEATMAP_WEIGHT: float = Field(
         2.0, ge=0, le=1000, description="Weight of the heat map's focal loss, with QUERY_SELECTION [factor]."
@@ -263,6 +263,18 @@ class Model(Section):
             )
         if problem := source_problem(self.WEIGHTS):
             yield Problem(("MODEL.WEIGHTS",), problem)
+        theirs = backbone_of(self.WEIGHTS)
+        if theirs == kind:
+            yield from self._pixel_clashes()
+        elif theirs:
+            how = f" (with {norm_key} BN)" if norm_key else ""
+            yield Problem(
+                ("MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", *size_keys),
+                f"got {self.WEIGHTS!r}, of {theirs}, but the backbone is {kind} (MODEL.BACKBONE.NAME, "
+                f'{", ".join(size_keys)}); give weights that fit, or "" to train from scratch{how}',
+            )
+
+    def _pixel_clashes(self) -> Iterator[Problem]:
         pixels = PACKAGE_PIXELS.get(self.WEIGHTS)
         if pixels and pixels != (self.PIXEL_MEAN, self.PIXEL_STD):
             mean, std = map(list, pixels)
@@ -270,14 +282,6 @@ class Model(Section):
                 ("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.WEIGHTS"),
                 f"got {list(self.PIXEL_MEAN)} (PIXEL_STD {list(self.PIXEL_STD)}), but {self.WEIGHTS} was trained with "
                 f"{mean} (PIXEL_STD {std}); give these",
-            )
-        theirs = backbone_of(self.WEIGHTS)
-        if theirs and theirs != kind:
-            how = f" (with {norm_key} BN)" if norm_key else ""
-            yield Problem(
-                ("MODEL.WEIGHTS", "MODEL.BACKBONE.NAME", *size_keys),
-                f"got {self.WEIGHTS!r}, of {theirs}, but the backbone is {kind} (MODEL.BACKBONE.NAME, "
-                f'{", ".join(size_keys)}); give weights that fit, or "" to train from scratch{how}',
             )
 
     def _backbone(self) -> tuple[str, tuple[str, ...], str, str]:
