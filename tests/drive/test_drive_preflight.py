@@ -36,8 +36,8 @@ def test_sizes_averages_and_balance_can_be_searched(tiny_config: Config) -> None
         "INPUT.START.ITERS": {"type": "int", "low": 0, "high": 8},
         "INPUT.START.IMAGE_SIZE": {"type": "categorical", "choices": [32, 64]},
         "INPUT.COLOR_AUG_SSD": {"type": "categorical", "choices": [True, False]},
-        "INPUT.COPY_PASTE.PROB": {"type": "float", "low": 0.1, "high": 1.0},
-        "MODEL_EMA.DECAY": {"type": "float", "low": 0.9, "high": 0.999},
+        "INPUT.COPY_PASTE.PROB": {"type": "uniform", "low": 0.1, "high": 1.0},
+        "MODEL_EMA.DECAY": {"type": "uniform", "low": 0.9, "high": 0.999},
         "MODEL.MASK_FORMER.SUBCATEGORY_BALANCE": {"type": "categorical", "choices": ["none", "inverse_sqrt"]},
     }
     assert check_before_start(config, SearchSpace.from_dict(keys), workers=1) == []
