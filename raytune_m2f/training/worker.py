@@ -129,7 +129,7 @@ class Run:
             rank=context.rank, world_size=context.world_size, start_iteration=self.iteration
         )
         for iteration, samples in enumerate(batches, start=self.iteration):
-            if iteration == self._start and context.is_main:
+            if 0 < iteration == self._start and context.is_main:
                 log.info("iteration %d: images of %d pixels from here on", iteration, self.config.INPUT.IMAGE_SIZE)
             yield iteration, samples
 

@@ -164,6 +164,10 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
     [
         ({"INPUT.MIN_SCALE": 3.0}, ["INPUT.MIN_SCALE: got 3.0, which is above INPUT.MAX_SCALE 2.0"]),
         (
+            {"INPUT.COPY_PASTE.ENABLED": True, "ENGINE": "detectron2"},
+            ["INPUT.COPY_PASTE.ENABLED: got true with ENGINE: detectron2, whose mappers see one image at a time"],
+        ),
+        (
             {"INPUT.START.ITERS": 1, "INPUT.START.MIN_SCALE": 3.0},
             ["INPUT.START.MIN_SCALE: got a range from 3.0 to 2.0 (0 is that of INPUT)"],
         ),

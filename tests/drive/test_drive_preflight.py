@@ -30,6 +30,19 @@ def test_fewer_queries_than_instances_are_worth_a_note(tiny_config: Config) -> N
     assert check_before_start(tiny_config, space(QUERIES, type="int", low=4, high=20), workers=1) == []
 
 
+def test_sizes_averages_and_balance_can_be_searched(tiny_config: Config) -> None:
+    config = tiny_config.with_values({"MODEL_EMA.ENABLED": True, "SOLVER.MAX_ITER": 10})
+    keys = {
+        "INPUT.START.ITERS": {"type": "int", "low": 0, "high": 8},
+        "INPUT.START.IMAGE_SIZE": {"type": "categorical", "choices": [32, 64]},
+        "INPUT.COLOR_AUG_SSD": {"type": "categorical", "choices": [True, False]},
+        "INPUT.COPY_PASTE.PROB": {"type": "uniform", "low": 0.1, "high": 1.0},
+        "MODEL_EMA.DECAY": {"type": "uniform", "low": 0.9, "high": 0.999},
+        "MODEL.MASK_FORMER.SUBCATEGORY_BALANCE": {"type": "categorical", "choices": ["none", "inverse_sqrt"]},
+    }
+    assert check_before_start(config, SearchSpace.from_dict(keys), workers=1) == []
+
+
 def test_a_batch_smaller_than_the_workers_is_refused(tiny_config: Config) -> None:
     batches = space(BATCH, type="categorical", choices=[2, 4, 8])
     assert check_before_start(tiny_config, batches, workers=2) == []

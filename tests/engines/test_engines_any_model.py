@@ -17,6 +17,7 @@ from raytune_m2f.export import export_run, load_export
 from raytune_m2f.launch.trial import run_training
 from raytune_m2f.predict import evaluate_export
 from raytune_m2f.study.space import SearchSpace, check_space
+from raytune_m2f.training import checkpoint
 from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.step import Stepper
@@ -95,6 +96,17 @@ def test_training_on_after_a_restore_is_training_without_a_break(config: Config,
     for before, after in zip(reports(run), reports(tmp_path), strict=True):
         for key in before.keys() - {"seconds", "latency_ms", "memory_gb"}:
             assert before[key] == after[key], key
+
+
+def test_weights_are_averaged_and_what_is_learned_is_the_same(config: Config, run: Path, tmp_path: Path) -> None:
+    averaging = config.with_values({"MODEL_EMA.ENABLED": True})
+    train_trial(averaging, TrialContext(tmp_path, report=lambda report: True))
+    train_trial(averaging, TrialContext(tmp_path))
+    last = {folder: checkpoint.load(checkpoint.newest_first(folder / "checkpoints")[0]) for folder in (run, tmp_path)}
+    learned = last[tmp_path]["learned"]
+    assert learned
+    for name, value in last[run]["model"].items():
+        assert torch.equal(learned.get(name, last[tmp_path]["model"][name]), value), name
 
 
 def test_batches_do_not_depend_on_the_workers(config: Config) -> None:

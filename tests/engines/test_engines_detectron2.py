@@ -37,6 +37,35 @@ class TestDetectron2Engine(EngineConformance):
         return build_engine(config.with_values({"TEST.SUBSET": 2}))
 
 
+AUGMENTED = {"INPUT.COLOR_AUG_SSD": True, "INPUT.START.ITERS": 2, "INPUT.START.IMAGE_SIZE": 32}
+
+
+class TestDetectron2EngineWithAllAugmentations(EngineConformance):
+    @pytest.fixture
+    def engine(self, config: Config) -> Engine:
+        return build_engine(config.with_values({**AUGMENTED, "TEST.SUBSET": 2}))
+
+
+def test_the_first_iterations_have_their_own_size(config: Config) -> None:
+    engine = build_engine(config.with_values(AUGMENTED))
+    for start in (0, 1, 3):
+        batches = engine.train_batches(rank=0, world_size=1, start_iteration=start)
+        sizes = [{tuple(sample.image.shape[1:]) for sample in batch} for batch in batches]
+        assert sizes == [{(32, 32)}, {(32, 32)}, {(64, 64)}, {(64, 64)}][start:]
+
+
+def test_only_colours_change_and_not_those_of_the_padding(config: Config) -> None:
+    half = config.with_values({"INPUT.MIN_SCALE": 0.5, "INPUT.MAX_SCALE": 0.5, "INPUT.RANDOM_FLIP": "none"})
+    plain, colored = build_engine(half), build_engine(half.with_values({"INPUT.COLOR_AUG_SSD": True}))
+    before, after = (
+        [sample for batch in engine.train_batches(rank=0, world_size=1, start_iteration=0) for sample in batch]
+        for engine in (plain, colored)
+    )
+    assert all(torch.equal(one.target.masks, other.target.masks) for one, other in zip(before, after, strict=True))
+    assert all((other.image[:, 40:, 40:] == 128).all() for other in after)
+    assert sum(not torch.equal(one.image, other.image) for one, other in zip(before, after, strict=True)) > 8
+
+
 def test_the_same_weights_predict_the_same_in_both_engines(tiny_config: Config, config: Config) -> None:
     values = {"INPUT.MIN_SIZE_TEST": 50}  # resized, for there the engines could differ
     native, other = (build_engine(one.with_values(values)) for one in (tiny_config, config))

@@ -76,6 +76,8 @@ def test_the_size_changes_at_its_iteration_after_a_break_too(
     tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "raytune_m2f")
+    train_trial(tiny_config, TrialContext(tmp_path / "one_size", report=lambda report: True))
+    assert not any("pixels" in message for message in caplog.messages)
     config = tiny_config.with_values({"INPUT.START.ITERS": 3, "INPUT.START.IMAGE_SIZE": 32})
     train_trial(config, TrialContext(tmp_path / "whole"))
     said = ["images of 32 pixels up to iteration 3 (INPUT.START)", "iteration 3: images of 64 pixels from here on"]
