@@ -124,7 +124,7 @@ class DepthwiseConvolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, stride, padding, 1, len(weight))
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         wants_x, _, wants_bias, *_ = ctx.needs_input_grad

@@ -159,7 +159,8 @@ class QuerySelection(nn.Module):
         return x / mask_features.shape[-1] + 0.5, y / mask_features.shape[-2] + 0.5
 
     def _blobs_at(self, maps: ObjectMaps, cells: Tensor) -> Blobs:
-        middle = cell_middles(*maps.heat.shape[-2:], cells.device)[cells]  # (B, Q, 2)
+        height, width = maps.heat.shape[-2:]
+        middle = cell_middles(height, width, cells.device)[cells]  # (B, Q, 2)
         return Blobs(middle + gather_cells(maps.centre, cells), gather_cells(maps.shape, cells))
 
 

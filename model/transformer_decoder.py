@@ -194,7 +194,8 @@ class MultiTaskTransformerDecoder(nn.Module):
         else:
             x, query_pos = selected.content, selected.position
         if self.mask_prior:
-            places = coordinate_features(*mask_features.shape[-2:], mask_features.device)
+            height, width = mask_features.shape[-2:]
+            places = coordinate_features(height, width, mask_features.device)
             mask_features = torch.cat((mask_features, places.expand(B, -1, -1, -1)), 1)
         # resizing is linear, so the masks' resized logits are the products with resized features; channels last once,
         # or on a CPU every call makes that copy for itself

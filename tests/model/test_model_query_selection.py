@@ -238,6 +238,7 @@ def test_queries_stand_where_the_map_is_hot(
     if selection is None:
         pytest.skip("learnable queries")
     nn.init.zeros_(selection.maps.weight)
+    assert selection.maps.bias is not None
     selection.maps.bias.data[3] = 2 * math.log(1.4)
     selection.maps.register_forward_hook(lambda module, args, maps: _hot(maps))
     outputs = network(images)
