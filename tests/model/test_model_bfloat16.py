@@ -59,7 +59,7 @@ class Masks:
 
 
 DECIDE = decoder.attention_mask
-PEAKS = query_selection.peaks
+PEAKS, REPEATED = query_selection.peaks, query_selection.repetitions
 Pair = tuple[Outputs, Outputs, Masks, Masks, int]
 
 
@@ -76,12 +76,20 @@ def run(monkeypatch: pytest.MonkeyPatch, make_network: Callable[..., MultiTaskMa
         plain, half = Masks(), Masks()
         monkeypatch.setattr(decoder, "attention_mask", plain)
         monkeypatch.setattr(query_selection, "peaks", PEAKS)
+        repeated: list[Tensor] = []
+
+        def noted(blobs: query_selection.Blobs) -> Tensor:
+            repeated.append(REPEATED(blobs))
+            return repeated[0]
+
+        monkeypatch.setattr(query_selection, "repetitions", noted)
         outputs = network(images)
         half.given = plain.allowed
         monkeypatch.setattr(decoder, "attention_mask", half)
         if outputs.maps is not None:
-            cells = PEAKS(outputs.maps.heat, network.num_queries)
+            cells = PEAKS(outputs.maps.heat, query_selection.CANDIDATES * network.num_queries)
             monkeypatch.setattr(query_selection, "peaks", lambda *_: cells)
+            monkeypatch.setattr(query_selection, "repetitions", lambda _: repeated[0])
         products = Products(network)
         with torch.autocast(device, dtype=torch.bfloat16), products:
             rounded = network(images)
