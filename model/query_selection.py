@@ -122,7 +122,8 @@ class QuerySelection(nn.Module):
     def __init__(self, *, mask_dim: int, in_channels: int, hidden_dim: int, num_queries: int):
         super().__init__()
         self.num_queries = num_queries
-        self.stem = ConvNorm(mask_dim, WIDTH, 3, norm=True, relu=True)
+        self.project = Conv2d(mask_dim, WIDTH, 1) if mask_dim > WIDTH else nn.Identity()  # wide ones cost too much
+        self.stem = ConvNorm(min(mask_dim, WIDTH), WIDTH, 3, norm=True, relu=True)
         self.maps = Conv2d(WIDTH, 6, 1)
         nn.init.normal_(self.maps.weight, std=0.01)
         first = [math.log(RARE / (1 - RARE)), 0.0, 0.0, 2 * math.log(FIRST_SIZE), 0.0, 0.0]
@@ -139,7 +140,7 @@ class QuerySelection(nn.Module):
             mask_features: (B, D, h, w).
         """
         with torch.autocast(mask_features.device.type, enabled=False):
-            heat, centre, shape = self.maps(self.stem(mask_features.float())).split((1, 2, 3), 1)
+            heat, centre, shape = self.maps(self.stem(self.project(mask_features.float()))).split((1, 2, 3), 1)
             maps = ObjectMaps(heat[:, 0], centre, shape)
             cells = peaks(maps.heat.detach(), CANDIDATES * self.num_queries)
             blobs = self._blobs_at(maps, cells).detach()
