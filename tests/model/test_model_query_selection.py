@@ -16,6 +16,7 @@ from raytune_m2f.model.query_selection import (
     Blobs,
     MaskPrior,
     ObjectMaps,
+    QuerySelection,
     cell_middles,
     coordinate_features,
     ellipse_coefficients,
@@ -258,3 +259,13 @@ def _hot(out: Tensor) -> Tensor:
     for number, (row, column) in enumerate(HOT):
         out[:, 0, row, column] = 9.0 - number
     return out
+
+
+def test_wide_mask_features_are_chosen_from_too() -> None:
+    torch.manual_seed(0)
+    selection = QuerySelection(mask_dim=128, in_channels=32, hidden_dim=16, num_queries=5)
+    selected = selection(torch.randn(2, 32, 4, 4), torch.randn(2, 128, 8, 8, requires_grad=True))
+    assert selected.content.shape == selected.position.shape == (2, 5, 16)
+    (selected.content.sum() + selected.maps.heat.sum()).backward()
+    assert isinstance(selection.project, nn.Conv2d)
+    assert selection.project.weight.grad is not None

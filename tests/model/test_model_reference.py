@@ -118,16 +118,20 @@ def test_outputs_and_instances_are_the_references(pair: tuple[Any, MultiTaskMask
     batch = batch_of(3)
     theirs = reference.sem_seg_head(reference.backbone(ours.preprocess(batch.images)))
     outputs = ours(batch.images)
-    logits, masks = (
+    logits, mask_logits = (
         float((a - b).abs().max())
         for a, b in ((outputs.pred_logits[-1], theirs["pred_logits"]), (outputs.pred_masks, theirs["pred_masks"]))
     )
-    print(f"logits: {logits:.1e}; masks: {masks:.1e}, of up to {float(theirs['pred_masks'].abs().max()):.1f}")
+    print(f"logits: {logits:.1e}; masks: {mask_logits:.1e}, of up to {float(theirs['pred_masks'].abs().max()):.1f}")
     assert logits < 1e-4
-    assert masks < 1e-4
+    assert mask_logits < 1e-4
     wanted = [result["instances"] for result in reference(batch.reference_inputs())]
     for instances, want in zip(ours.predict(batch.images, batch.originals, max_instances=100), wanted, strict=True):
         order = want.scores.argsort(descending=True, stable=True)
         torch.testing.assert_close(instances.scores, want.scores[order], atol=1e-5, rtol=0)
         assert torch.equal(instances.labels, want.pred_classes[order])
-        assert (instances.masks != want.pred_masks[order].bool()).float().mean() < 1e-4
+        # two of the same score to rounding may have changed places
+        masks = want.pred_masks[order].bool()
+        apart = torch.stack([(instances.masks != masks.roll(by, 0)).float().mean((1, 2)) for by in (-1, 0, 1)])
+        assert apart.amin(0).mean() < 1e-4
+        assert (apart[1] > 1e-2).sum() <= 4
