@@ -131,7 +131,7 @@ def test_out_of_memory_in_evaluation_says_so(
     def predict(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError(CPU_ALLOCATOR)
 
-    monkeypatch.setattr(MultiTaskMaskFormer, "predict", predict)
+    monkeypatch.setattr(MultiTaskMaskFormer, "predict_packed", predict)
     with pytest.raises(OutOfMemoryError, match=r"out of memory in evaluation: .*Lower TEST\.IMS_PER_BATCH"):
         train_trial(slow_learner, TrialContext(tmp_path))
 
