@@ -1,6 +1,6 @@
 """What located queries add to a training step: the same network with learnable and with located queries, in turn.
 
-    PYTHONPATH=. python benchmarks/located.py [--config maskformer2_R50_instance] [--pixels 1024] [--batch 1] [--pairs 3]
+    PYTHONPATH=. python benchmarks/located.py [--config maskformer2_R50_instance] [--pixels 1024] [--batch 1]
 
 One thread, CPU time; the weights are random, and data are not read.
 """
