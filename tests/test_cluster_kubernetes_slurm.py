@@ -74,7 +74,7 @@ def test_the_autoscaler_of_ray_reads_the_cluster(spec: dict[str, Any]) -> None:
 def test_versions_are_those_of_the_image(spec: dict[str, Any]) -> None:
     assert spec["rayVersion"] == constraint("ray")
     assert f"FROM python:{sys.version_info[0]}." in DOCKERFILE
-    assert '--constraint /src/constraints.txt "/src[cluster]"' in DOCKERFILE
+    assert '--constraint /src/constraints.txt "/src[cluster,pretrained]"' in DOCKERFILE
     tag = re.search(r"--tag REGISTRY/(\S+)", DOCKERFILE)
     assert tag
     assert {container["image"] for pod in pods(spec) for container in pod["containers"]} == {
