@@ -144,9 +144,11 @@ class QuerySelection(nn.Module):
             maps = ObjectMaps(heat[:, 0], centre, shape)
             cells = peaks(maps.heat.detach(), CANDIDATES * self.num_queries)
             blobs = self._blobs_at(maps, cells).detach()
-            repeated, order = repetitions(blobs).sort(dim=1, stable=True)
-            repeated, order = repeated[:, : self.num_queries], order[:, : self.num_queries]  # (B, Q)
-            cells, blobs = cells.gather(1, order), blobs.chosen(order)
+            repeated = repetitions(blobs)
+            order = repeated.byte().argsort(dim=1, stable=True)[
+                :, : self.num_queries
+            ]  # (B, Q), not every GPU sorts bool
+            repeated, cells, blobs = repeated.gather(1, order), cells.gather(1, order), blobs.chosen(order)
             content = self.from_mask_features(gather_cells(mask_features.float(), cells))
             coarse = _coarser(cells, mask_features.shape[-2:], memory.shape[-2:])
             content = self.norm(content + self.from_memory(gather_cells(memory.float(), coarse)))
