@@ -82,8 +82,8 @@ class SetCriterion:
             counts = count_targets(targets, queries, tuple(outputs.pred_sublogits), self.class_weights)
         images, num_masks, matched, main, *known = counts.to(outputs.pred_logits.device, non_blocking=True).unbind()
         unmatched = self.weights.no_object * (images * queries - matched)
-        if outputs.distinct is not None:  # how many of the global batch count is not known here: as many as instances
-            unmatched = matched
+        if outputs.distinct is not None:  # how many of the global batch count is not known here: as many as instances,
+            unmatched = matched.clamp(min=1)  # and without any as if there were one
         batch = TargetBatch.of(targets)
         matches = self.matcher(outputs, batch, points)
         weights = {name: w.to(unmatched.device) for name, w in self.class_weights.items()}

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import pytest
@@ -21,6 +22,8 @@ from raytune_m2f.model import Instances, build_model
 from raytune_m2f.study.space import load_space
 print(model.OWN, configs.OWN, search_spaces.OWN, Instances.__module__, len(shipped_configs()))
 """
+
+ONLY_DATA: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
 
 
 def built(folder: Path, source: Path = REPOSITORY) -> Path:
@@ -58,7 +61,7 @@ def test_modules_of_the_user_keep_their_names(installed: Path, tmp_path: Path, e
 def test_a_wheel_made_from_the_source_archive_is_the_same(tmp_path: Path) -> None:
     (archive,) = SdistBuilder(str(REPOSITORY)).build(directory=str(tmp_path))
     with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extractall(tmp_path, **ONLY_DATA)
     source = next(path for path in tmp_path.iterdir() if path.is_dir())
     with ZipFile(built(tmp_path / "a")) as one, ZipFile(built(tmp_path / "b", source)) as other:
         assert {*one.namelist()} == {*other.namelist()}

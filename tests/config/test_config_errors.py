@@ -307,6 +307,8 @@ def test_weights_of_another_backbone_are_refused_by_their_name(chosen: str, thei
         (["mask"], "mask_embed"),
         (["query"], "query_embed"),
         (["level"], "level_embed"),
+        (["ce"], "got 'ce', which the loss uses itself (loss_ce)"),
+        (["heatmap"], "loss_heatmap"),
         (["bbox"], "its own meaning in COCO"),
         (["segm"], "which the metrics use themselves"),
         (["a", "b", "a"], "got 'a', 2 times; name each head once"),

@@ -21,12 +21,14 @@ from raytune_m2f.data import generate_shapes
 STORED = Path(__file__).parent / "stored" / "study_e848991.tar.xz"
 OLD_ROOT = "/OLD"  # the folder of the study and its data, then
 
+ONLY_DATA: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from 3.11.4 on
+
 
 @pytest.fixture
 def older(tmp_path: Path) -> Path:
     generate_shapes(tmp_path / "data", train_images=12, val_images=6, image_size=64, max_instances=4)
     with tarfile.open(STORED) as packed:
-        packed.extractall(tmp_path, filter="data")
+        packed.extractall(tmp_path, **ONLY_DATA)
     for file in (path for path in (tmp_path / "study").rglob("*") if path.is_file() and path.suffix != ".pth"):
         file.write_text(file.read_text(encoding="utf-8").replace(OLD_ROOT, str(tmp_path)), encoding="utf-8")
     return tmp_path / "study"

@@ -84,6 +84,15 @@ def test_parts_add_up_where_classes_have_weights(
         torch.testing.assert_close(parts[0][name] + parts[1][name], value, msg=name, atol=1e-4, rtol=1e-4)
 
 
+def test_images_without_instances_have_no_larger_loss_than_others(
+    network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
+) -> None:
+    """Learnable queries: the mean over all. Located ones: their sum, as if there were one instance."""
+    without = criterion(network(images), [make_target(0), make_target(0)], points(1, 2))
+    assert (without["loss_ce"] < 2 * network.num_queries).all()
+    assert (without["loss_color"] < 2 * network.num_queries).all()
+
+
 def test_an_image_without_instances_trains(
     network: MultiTaskMaskFormer, images: list[Tensor], criterion: SetCriterion, make_target: MakeTarget
 ) -> None:

@@ -16,6 +16,8 @@ from raytune_m2f.config.fields.base import Problem, Section, fixed
 
 NETWORK_NAMES = ("class", "mask", "query", "level")
 """`<name>_embed` is a head's name in the state dict of the predictor; these are Mask2Former's own."""
+LOSS_NAMES = ("ce", "dice", "heatmap", "blob")
+"""`loss_<name>` is a head's term of the loss; these are the network's own."""
 ANNOTATION_FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 """Fields that COCO gives to every annotation."""
 METRIC_GROUPS = ("segm",)
@@ -171,6 +173,8 @@ def _subcategory_problem(name: str, count: int) -> str:
         return "allowed: letters, digits and _, not beginning with a digit (rename the field in the annotations)"
     if name in NETWORK_NAMES:
         return f"which the network uses itself ({name}_embed); rename the field in the annotations"
+    if name in LOSS_NAMES:
+        return f"which the loss uses itself (loss_{name}); rename the field in the annotations"
     if name in ANNOTATION_FIELDS:
         return "which has its own meaning in COCO; name the field that holds the subcategory"
     if name in METRIC_GROUPS:
