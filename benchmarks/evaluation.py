@@ -22,8 +22,9 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, cast
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 from torch import Tensor
 
-from benchmarks.measure import Pairs, memory_mib, peak_memory
+from benchmarks.measure import Pairs, peak_memory
 
 HERE = Path(__file__).resolve().parents[1]
 HEIGHT, WIDTH, STRIDE = 480, 640, 4
@@ -143,7 +144,7 @@ class Evaluation:
         nothing = torch.zeros(3, 1, 1, dtype=torch.uint8)
         self.samples = [TestSample(nothing, r.id, r.height, r.width, r.file) for r in records]
         self.evaluator = CocoEvaluator(data, bootstrap=100)
-        self.instances = _of_checkout() if find_spec("raytune_m2f.model") else _of_old_checkout()
+        self.instances = _predictor()
 
     def run(self, *, memory: bool) -> dict[str, Any]:
         """CPU milliseconds of each stage for an image, the metrics, the instances; MiB too if asked for."""
@@ -164,10 +165,7 @@ class Evaluation:
             start = time.process_time()
             torch.einsum("kd,dhw->khw", embed, outputs["mask_features"][0])
             times["product"] += time.process_time() - start
-            if number == 0:
-                one = memory_mib()
         if memory:
-            mib["more images"] = memory_mib() - one
             mib["evaluate"] = peak_memory(self.evaluator.evaluate)  # before this process does: threads do not fork
         start = time.process_time()
         metrics = self.evaluator.evaluate()
@@ -177,24 +175,31 @@ class Evaluation:
         return {"times": per_image, "metrics": metrics, "results": results, "mib": mib}
 
 
-def _of_checkout() -> Any:
-    from raytune_m2f.data.masks import encode_crops
-    from raytune_m2f.model import Outputs, inference
+def _predictor() -> Callable[[dict[str, Any]], Any]:
+    """From a network's outputs to an image's instances, as the checkout's training predicts them."""
+    old = find_spec("raytune_m2f.model") is None  # at 451fa21
+    network_type: Any = import_module("model" if old else "raytune_m2f.model").MultiTaskMaskFormer
+    outputs_type = import_module("model.transformer_decoder" if old else "raytune_m2f.model").Outputs
 
-    frame = inference.Frame((HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH), (HEIGHT, WIDTH))
-    options: dict[str, Any] = {"max_instances": QUERIES, "ranking": "main", "pack": encode_crops}
-    return lambda outputs: inference.packed_instances_of_image(Outputs(**outputs), 0, frame, **options)
+    class Network(network_type):  # type: ignore[misc]  # of this checkout or of the other
+        size_divisibility = 32
 
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
 
-def _of_old_checkout() -> Any:
-    """Of 451fa21."""
-    from model.inference import instances_of_image
-    from model.transformer_decoder import Outputs
+        def forward(self, images: Any) -> Any:
+            return self.outputs
 
-    size = (HEIGHT, WIDTH)
-    options: dict[str, Any] = {"padded": size, "resized": size, "original": size}
-    options |= {"max_instances": QUERIES, "ranking": "main"}
-    return lambda outputs: instances_of_image(Outputs(**outputs), 0, **options)
+    config = import_module("raytune_m2f.config").Config()
+    network, images, sizes = Network(), [torch.zeros(1, 1, 1).expand(3, HEIGHT, WIDTH)], [(HEIGHT, WIDTH)]
+
+    def instances(outputs: dict[str, Any]) -> Any:
+        network.outputs = outputs_type(**outputs)
+        if old:
+            return network.predict(images, sizes, max_instances=QUERIES)[0]
+        return import_module("raytune_m2f.learner.prediction").predict(network, config, images, sizes)[0]
+
+    return instances
 
 
 def worker(root: str, images: int) -> None:
