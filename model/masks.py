@@ -174,9 +174,9 @@ def _tiled(logits: Tensor, frame: Frame, rows: _Tiles, columns: _Tiles) -> tuple
         if near.any():
             around = _resized(np.abs(read[near]), down, across[near])
             defined[masks[near][(np.abs(pixels[near]) < ROUNDING * around).any((1, 2))]] = True
-        sums += np.bincount(masks, _probabilities(pixels), len(cells))
         starts = (masks * width + tiles * columns.side) * (height + 1) + band * rows.side
         changes.append(_changes(pixels > 0, starts, height + 1))
+        sums += np.bincount(masks, _probabilities(pixels), len(cells))
     edges = _split(np.sort(np.concatenate(changes), kind="stable"), len(cells), frame.original)
     areas = [int(each[1::2].sum() - each[::2].sum()) for each in edges]
     quality = torch.from_numpy(sums / (np.array(areas) + 1e-6)).float()
@@ -199,8 +199,8 @@ def _resized(read: Floats, down: Floats, across: Floats) -> Floats:
 
 
 def _probabilities(pixels: Floats) -> Floats:
-    """(T,): the sum over the positive ones of a tile's own pixels."""
-    inside = F.threshold(torch.from_numpy(pixels), 0, -math.inf).sigmoid_()
+    """(T,): the sum over the positive ones of a tile's own pixels; `pixels` are used up."""
+    inside = F.threshold_(torch.from_numpy(pixels), 0, -math.inf).sigmoid_()
     sums: Floats = inside[:, :, 1:-1].sum((1, 2)).numpy()
     return sums
 
@@ -260,10 +260,11 @@ class _Tiles:
         numbers = np.arange(tiles)[:, None] * side + np.arange(-more, side + more)
         weights = np.pad(weights, ((more, numbers.max() + 1 - original), (0, 0)))[numbers + more]
         used = weights.any(1)  # (tiles, cells)
-        first, last = used.argmax(1), cells - used[:, ::-1].argmax(1)
-        width = (last - first).max()
+        first = used.argmax(1)
+        stop = np.where(used.any(1), cells - used[:, ::-1].argmax(1), 0)  # beside a window nothing is read
+        width = max(1, (stop - first).max())
         low = np.minimum(first, cells - width)
-        read = low[:, None] + np.arange(width)
-        reads = np.zeros((tiles, cells), np.float32)
-        np.put_along_axis(reads, read, 1, 1)
-        return cls(side, low, np.take_along_axis(weights, read[:, None], 2), reads)
+        taps = np.take_along_axis(weights, (low[:, None] + np.arange(width))[:, None], 2)
+        place = np.arange(cells)
+        reads = (first[:, None] <= place) & (place < stop[:, None])
+        return cls(side, low, taps, reads.astype(np.float32))
