@@ -200,7 +200,7 @@ def _resized(read: Floats, down: Floats, across: Floats) -> Floats:
 
 def _probabilities(pixels: Floats) -> Floats:
     """(T,): the sum over the positive ones of a tile's own pixels; `pixels` are used up."""
-    inside = F.threshold_(torch.from_numpy(pixels), 0, -math.inf).sigmoid_()
+    inside = torch.threshold_(torch.from_numpy(pixels), 0, -math.inf).sigmoid_()
     sums: Floats = inside[:, :, 1:-1].sum((1, 2)).numpy()
     return sums
 
