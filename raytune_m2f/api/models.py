@@ -305,7 +305,8 @@ def require_result_files(output: PathOrAddress | None, predictions: PathOrAddres
 
 def _scores_as_json(evaluator: CocoEvaluator, metrics: dict[str, float]) -> str:
     content = {name: value if value == value else None for name, value in metrics.items()}
-    tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
+    assert evaluator.evaluation is not None
+    tables = {name: head.confusion.tolist() for name, head in evaluator.evaluation.heads.items()}
     return sealed_json({"metrics": content, "confusion": tables}, indent=2)
 
 
