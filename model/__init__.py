@@ -20,7 +20,7 @@ structures.py             Target, Instances, PackedInstances, MaskCrop
 
 from .backbones import Backbone, EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
 from .criterion import MAIN, SetCriterion, count_targets
-from .inference import Frame
+from .inference import Choice, Frame
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
 from .points import RandomPoints
@@ -31,6 +31,7 @@ __all__ = [
     "MAIN",
     "UNKNOWN",
     "Backbone",
+    "Choice",
     "EfficientNetLite",
     "Frame",
     "Instances",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -19,7 +19,8 @@ from torch import Tensor
 from .structures import Instances, MaskCrop, PackedInstances
 from .transformer_decoder import Outputs
 
-Ranking = Literal["main", "sum", "product"]
+Ranking = Literal["main", "sum", "logits", "product"]
+DropNoObject = Literal["none", "any", "all"]
 Size = tuple[int, int]
 T = TypeVar("T")
 Pack = Callable[[Sequence[MaskCrop], Size], Sequence[T]]
@@ -54,13 +55,54 @@ class Frame:
     left: int = 0
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which (query, category) pairs of an image may be instances, and by what they compete; by default Mask2Former's.
+
+    A probability is one of a softmax over the classes and "no object". The subcategory heads' sieves drop nothing where
+    there is no head.
+
+    Attributes:
+        ranking: see `ranking_scores`.
+        class_threshold: of the pair's category, the least probability.
+        subcategory_threshold: of the best class of every subcategory head, the least probability.
+        drop_no_object: the queries of which "any" or "all" subcategory heads find "no object" likelier than every class
+            are dropped.
+        one_label: whether a query has its most probable category alone.
+    """
+
+    ranking: Ranking = "main"
+    class_threshold: float = 0.0
+    subcategory_threshold: float = 0.0
+    drop_no_object: DropNoObject = "none"
+    one_label: bool = False
+
+    def passed(self, probs: Tensor, subprobs: Sequence[Tensor]) -> Tensor | None:
+        """(Q, C) bool, the pairs that no sieve drops; None, without any work, where there is no sieve.
+
+        Args:
+            probs, subprobs: of `ranking_scores`.
+        """
+        if replace(self, ranking="main") == MASK2FORMER:
+            return None
+        classes = probs[:, :-1]
+        passed = classes >= self.class_threshold
+        if subprobs:
+            best = torch.stack([p[:, :-1].amax(-1) for p in subprobs])  # (heads, Q)
+            passed &= (best >= self.subcategory_threshold).all(0)[:, None]
+            nothing = torch.stack([p[:, -1] for p in subprobs]) > best
+            if self.drop_no_object != "none":
+                passed &= ~(nothing.any(0) if self.drop_no_object == "any" else nothing.all(0))[:, None]
+        if self.one_label:
+            passed &= torch.zeros_like(passed).scatter_(1, classes.argmax(-1, keepdim=True), True)
+        return passed
+
+
+MASK2FORMER = Choice()
+
+
 def instances_of_image(
-    outputs: Outputs,
-    image: int,
-    frame: Frame,
-    *,
-    max_instances: int,
-    ranking: Ranking,
+    outputs: Outputs, image: int, frame: Frame, choice: Choice = MASK2FORMER, *, max_instances: int
 ) -> Instances:
     """Keep the best (query, category) pairs of an image and build their masks.
 
@@ -70,36 +112,37 @@ def instances_of_image(
         outputs: of the whole batch.
         image: which one of the batch.
         max_instances: TEST.DETECTIONS_PER_IMAGE; all pairs are kept if there are fewer.
-        ranking: see `ranking_scores`.
     """
-    pairs = _best_pairs(outputs, image, max_instances, ranking)
-    parts = list(_mask_parts(outputs, image, pairs.kept, frame))
+    pairs = _best_pairs(outputs, image, max_instances, choice)
+    kept = pairs.queries.unique()
+    parts = list(_mask_parts(outputs, image, kept, frame))
     crops = [crop for some, _ in parts for crop in some]
-    scores, order = pairs.ranked(torch.cat([pairs.scores[:0], *(quality for _, quality in parts)]))
-    masks = scores.new_zeros(len(scores), *frame.original, dtype=torch.bool)
-    for mask, kept in zip(masks, pairs.position[order].tolist(), strict=True):
-        crops[kept].paste(mask)
-    return Instances(scores, masks=masks, **pairs.chosen(order))
+    found, places = pairs.ranked(kept, torch.cat([pairs.scores[:0], *(quality for _, quality in parts)]))
+    masks = pairs.scores.new_zeros(len(places), *frame.original, dtype=torch.bool)
+    for mask, place in zip(masks, places, strict=True):
+        crops[place].paste(mask)
+    return Instances(masks=masks, **found)
 
 
 def packed_instances_of_image(
-    outputs: Outputs,
-    image: int,
-    frame: Frame,
-    *,
-    max_instances: int,
-    ranking: Ranking,
-    pack: Pack[T],
-) -> PackedInstances[T]:
-    """`instances_of_image`, whose masks are never all in memory at once: `pack` makes of each some what is kept."""
-    pairs = _best_pairs(outputs, image, max_instances, ranking)
+    outputs: Outputs, image: int, frame: Frame, choices: Sequence[Choice], *, max_instances: int, pack: Pack[T]
+) -> list[PackedInstances[T]]:
+    """`instances_of_image` for each of several choices. A query's mask is built once for all that keep it.
+
+    The masks are never all in memory at once: `pack` makes of each some what is kept.
+    """
+    chosen = [_best_pairs(outputs, image, max_instances, choice) for choice in choices]
+    kept = torch.cat([pairs.queries for pairs in chosen]).unique()
     packed: list[T] = []
     qualities = []
-    for crops, quality in _mask_parts(outputs, image, pairs.kept, frame):
+    for crops, quality in _mask_parts(outputs, image, kept, frame):
         packed += pack(crops, frame.original)
         qualities.append(quality)
-    scores, order = pairs.ranked(torch.cat([pairs.scores[:0], *qualities]))
-    return PackedInstances(scores, masks=[packed[i] for i in pairs.position[order].tolist()], **pairs.chosen(order))
+    found = []
+    for pairs in chosen:
+        instances, places = pairs.ranked(kept, torch.cat([pairs.scores[:0], *qualities]))
+        found.append(PackedInstances(masks=[packed[place] for place in places], **instances))
+    return found
 
 
 @dataclass(frozen=True)
@@ -109,65 +152,93 @@ class _Pairs:
     Attributes:
         scores: (K,).
         labels, queries: (K,).
-        kept: the different queries among them, each of whose masks is built once.
-        position: (K,), which of `kept` each pair has.
         subprobs: of all queries.
     """
 
     scores: Tensor
     labels: Tensor
     queries: Tensor
-    kept: Tensor
-    position: Tensor
     subprobs: dict[str, Tensor]
 
-    def ranked(self, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Final scores, best first, and the order that makes them so; `quality` is of the masks of `kept`."""
-        final = self.scores * quality[self.position]
-        order = final.argsort(descending=True, stable=True)
-        return final[order], order
+    def ranked(self, kept: Tensor, quality: Tensor) -> tuple[dict[str, Any], list[int]]:
+        """All of `Instances` but the masks, best first, and the place of each one's query in `kept`.
 
-    def chosen(self, order: Tensor) -> dict[str, Any]:
+        Args:
+            kept: (M,) different queries in ascending order, these among them.
+            quality: (M,), of their masks.
+        """
+        places = torch.searchsorted(kept, self.queries)
+        final = self.scores * quality[places]
+        order = final.argsort(descending=True, stable=True)
         queries = self.queries[order]
         subprobs = {name: probs[queries] for name, probs in self.subprobs.items()}
-        return {"labels": self.labels[order], "queries": queries, "subprobs": subprobs}
+        found = {"scores": final[order], "labels": self.labels[order], "queries": queries, "subprobs": subprobs}
+        return found, places[order].tolist()
 
 
-def _best_pairs(outputs: Outputs, image: int, max_instances: int, ranking: Ranking) -> _Pairs:
-    logits = outputs.pred_logits[-1, image].float()
-    subprobs = {name: head[-1, image].float().softmax(-1)[:, :-1] for name, head in outputs.pred_sublogits.items()}
-    scores = ranking_scores(logits.softmax(-1)[:, :-1], list(subprobs.values()), ranking)  # (Q, C)
-    if outputs.distinct is not None:
-        scores = scores[outputs.distinct[image]]  # they come first: the others' numbers stay
-    best, index = scores.flatten().topk(min(max_instances, scores.numel()), sorted=False)
-    queries, labels = index // scores.shape[1], index % scores.shape[1]
-    kept, position = queries.unique(return_inverse=True)
-    return _Pairs(best, labels, queries, kept, position, subprobs)
+def _best_pairs(outputs: Outputs, image: int, max_instances: int, choice: Choice) -> _Pairs:
+    probs = outputs.pred_logits[-1, image].float().softmax(-1)
+    subprobs = {name: head[-1, image].float().softmax(-1) for name, head in outputs.pred_sublogits.items()}
+    scores = ranking_scores(probs, list(subprobs.values()), choice.ranking)  # (Q, C)
+    passed = choice.passed(probs, list(subprobs.values()))
+    if outputs.distinct is not None:  # they come first: the others' numbers stay
+        distinct = outputs.distinct[image]
+        scores, passed = scores[distinct], None if passed is None else passed[distinct]
+    if passed is None:
+        best, index = scores.flatten().topk(min(max_instances, scores.numel()), sorted=False)
+    else:
+        places = passed.flatten().nonzero()[:, 0]
+        best, order = scores.flatten()[places].topk(min(max_instances, len(places)), sorted=False)
+        index = places[order]
+    labels, queries = index % scores.shape[1], index // scores.shape[1]
+    return _Pairs(best, labels, queries, {name: p[:, :-1] for name, p in subprobs.items()})
 
 
 def _mask_parts(outputs: Outputs, image: int, queries: Tensor, frame: Frame) -> Iterator[tuple[list[MaskCrop], Tensor]]:
-    return build_mask_parts(
-        outputs.mask_embed[-1, image, queries].float(),
-        outputs.mask_features[image].float(),
-        frame,
-    )
+    if len(queries):  # nothing cannot be resized
+        yield from build_mask_parts(
+            outputs.mask_embed[-1, image, queries].float(),
+            outputs.mask_features[image].float(),
+            frame,
+        )
 
 
-def ranking_scores(probs: Tensor, subprobs: list[Tensor], ranking: Ranking) -> Tensor:
-    """(Q, C): by what instances compete, in [0, 1].
+def ranking_scores(probs: Tensor, subprobs: Sequence[Tensor], ranking: Ranking) -> Tensor:
+    """(Q, C): by what instances compete, in [0, 1]; without a subcategory head it is p in every ranking.
+
+    With p the main category's probability, p_k the highest of head k (of K heads), and logit(p) = log(p / (1 - p)):
+
+        main      p, as in Mask2Former
+        sum       (p + p_1 + ... + p_K) / (1 + K)
+        logits    sigmoid((logit(p) + logit(p_1) + ... + logit(p_K)) / (1 + K))
+        product   p p_1 ... p_K, the sum of the logarithms
+
+    A classifier's own outputs are no choice for `logits`: the softmax, and so the loss, does not change if a number is
+    added to all outputs of a query, hence their size says nothing and differs from query to query. logit(p) is such an
+    output less the log-sum-exp of the others; its mean is the logarithmic opinion pool (Genest & Zidek 1986).
 
     Args:
-        probs: (Q, C), the main categories' probabilities.
-        subprobs: (Q, C_k) of every subcategory head.
-        ranking: "main" is Mask2Former's; "sum" is the mean of the main probability and every head's highest;
-            "product" is their product.
+        probs: (Q, C + 1), the main categories' probabilities, that of "no object" the last.
+        subprobs: (Q, C_k + 1) of every subcategory head.
     """
+    classes = probs[:, :-1]
     if ranking == "main" or not subprobs:
-        return probs
-    best = torch.stack([p.amax(-1) for p in subprobs])[:, :, None]  # (heads, Q, 1)
-    if ranking == "sum":
-        return (probs + best.sum(0)) / (1 + len(best))
-    return probs * best.prod(0)
+        return classes
+    if ranking == "logits":
+        classes, subprobs = _logits(probs)[:, :-1], [_logits(p) for p in subprobs]
+    best = torch.stack([p[:, :-1].amax(-1) for p in subprobs])[:, :, None]  # (heads, Q, 1)
+    if ranking == "product":
+        return classes * best.prod(0)
+    mean = (classes + best.sum(0)) / (1 + len(best))
+    return mean.sigmoid() if ranking == "logits" else mean
+
+
+def _logits(probs: Tensor) -> Tensor:
+    """log(p / (1 - p)) of the rows of a softmax; 1 - p of the largest is the sum of the others, which loses nothing."""
+    largest = probs.argmax(-1, keepdim=True)
+    rest = (1 - probs).scatter(-1, largest, probs.scatter(-1, largest, 0).sum(-1, keepdim=True))
+    least = torch.finfo(probs.dtype).tiny
+    return probs.clamp(min=least).log() - rest.clamp(min=least).log()
 
 
 def build_mask_parts(

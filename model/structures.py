@@ -154,3 +154,13 @@ class PackedInstances(Generic[T]):
             queries=self.queries.to(device),
             subprobs={name: probs.to(device) for name, probs in self.subprobs.items()},
         )
+
+    def chosen(self, index: Tensor) -> PackedInstances[T]:
+        """The instances of these numbers (k,) int64, in their order."""
+        return PackedInstances(
+            scores=self.scores[index],
+            labels=self.labels[index],
+            masks=[self.masks[i] for i in index.tolist()],
+            queries=self.queries[index],
+            subprobs={name: probs[index] for name, probs in self.subprobs.items()},
+        )

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from raytune_m2f.evaluation import CocoEvaluator
     from raytune_m2f.export import ExportedModel
     from raytune_m2f.model import PackedInstances
+    from raytune_m2f.rankings import RankingComparison
     from raytune_m2f.study.directory import StudyDirectory
 
 log = logging.getLogger(__name__)
@@ -264,7 +265,6 @@ class LoadedModel:
             InputError: a file of the user's would be written over; see `require_result_files`.
             DatasetError: the annotations are wrong or have other categories, or images cannot be read.
         """
-        from raytune_m2f.evaluation import results_to_json
         from raytune_m2f.predict import evaluate_export
 
         require_result_files(output, predictions)
@@ -279,11 +279,40 @@ class LoadedModel:
             )
         with still(log, "scoring"):
             metrics = evaluator.evaluate()
-        if predictions is not None:
-            results_to_json(evaluator.results, Path(predictions))
-        if output is not None:
-            write_atomically(Path(output), _scores_as_json(evaluator, metrics))
+        _write_results(evaluator, metrics, output, predictions)
         return metrics
+
+    def compare_rankings(
+        self,
+        annotations: PathOrAddress,
+        images: PathOrAddress,
+        *,
+        output: PathOrAddress | None = None,
+        predictions: PathOrAddress | None = None,
+        max_megapixels: float | None = None,
+        progress: WorkProgress = None,
+    ) -> RankingComparison:
+        """`evaluate`, and beside it every MODEL.MASK_FORMER.TEST.RANKING without a sieve, with each and with all.
+
+        The arguments and errors are those of `evaluate`; the comparison is in `output` too, as "rankings".
+
+        Raises:
+            ModelError: the network is one of detectron2's, which has no queries to rank.
+        """
+        from raytune_m2f.rankings import compare_rankings
+
+        require_result_files(output, predictions)
+        log.info("comparing rankings and sieves of %s on %s", self.folder, annotations)
+        with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
+            evaluator, comparison = compare_rankings(
+                self.exported,
+                Path(annotations),
+                Path(images),
+                max_megapixels=max_megapixels,
+                progress=_drop_name(told),
+            )
+        _write_results(evaluator, comparison.metrics, output, predictions, rankings=comparison.as_dict())
+        return comparison
 
 
 def require_result_files(output: PathOrAddress | None, predictions: PathOrAddress | None) -> None:
@@ -303,11 +332,22 @@ def require_result_files(output: PathOrAddress | None, predictions: PathOrAddres
         Path(file or ".").parent.mkdir(parents=True, exist_ok=True)
 
 
-def _scores_as_json(evaluator: CocoEvaluator, metrics: dict[str, float]) -> str:
-    content = {name: value if value == value else None for name, value in metrics.items()}
-    assert evaluator.evaluation is not None
-    tables = {name: head.confusion.tolist() for name, head in evaluator.evaluation.heads.items()}
-    return sealed_json({"metrics": content, "confusion": tables}, indent=2)
+def _write_results(
+    evaluator: CocoEvaluator,
+    metrics: dict[str, float],
+    output: PathOrAddress | None,
+    predictions: PathOrAddress | None,
+    **more: Any,
+) -> None:
+    """The files of `LoadedModel.evaluate` that were asked for; `more` is for the first."""
+    if predictions is not None:
+        from raytune_m2f.evaluation import results_to_json
+
+        results_to_json(evaluator.results, Path(predictions))
+    if output is not None:
+        content = {name: value if value == value else None for name, value in metrics.items()}
+        tables = {name: head.confusion.tolist() for name, head in evaluator.evaluation.heads.items()}
+        write_atomically(Path(output), sealed_json({"metrics": content, "confusion": tables, **more}, indent=2))
 
 
 def _drop_name(progress: Progress) -> Callable[[int, int, str], None]:

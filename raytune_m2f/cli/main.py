@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -27,6 +27,9 @@ from raytune_m2f.cli.options import (
     require_finite,
 )
 from raytune_m2f.errors import InputError
+
+if TYPE_CHECKING:
+    from raytune_m2f.rankings import RankingComparison
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +146,13 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option(help="New file for all detections: COCO's results (JSON), as its loadRes reads them.")
     ] = None,
+    compare_rankings: Annotated[
+        bool,
+        typer.Option(
+            "--compare-rankings",
+            help="Score every MODEL.MASK_FORMER.TEST.RANKING too, without a sieve, with each sieve and with all.",
+        ),
+    ] = False,
     max_megapixels: MaxMegapixels = None,
     trust: Trust = False,
 ) -> None:
@@ -154,10 +164,14 @@ def evaluate(
         from raytune_m2f.api.models import require_result_files
 
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
-        metrics = rm.load_model(model, trust=trust).evaluate(
-            **given(context, "model", "trust"), progress=show_progress("evaluating", "image")
-        )
-        _print_metrics(metrics, f"{model} on {annotations}")
+        loaded, title = rm.load_model(model, trust=trust), f"{model} on {annotations}"
+        words = given(context, "model", "trust", "compare_rankings")
+        if not compare_rankings:
+            _print_metrics(loaded.evaluate(**words, progress=show_progress("evaluating", "image")), title)
+            return
+        comparison = loaded.compare_rankings(**words, progress=show_progress("evaluating", "image"))
+        _print_metrics(comparison.metrics, title)
+        _print_rankings(comparison)
 
 
 @app.command()
@@ -192,6 +206,18 @@ def _print_metrics(report: dict[str, float], title: str) -> None:
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
     out.print(title, soft_wrap=True, markup=False, highlight=False)
     print_table(table)
+
+
+def _print_rankings(comparison: RankingComparison) -> None:
+    """A row for each ranking with each sieve, and what the table says."""
+    table = Table("RANKING", "sieve", *comparison.columns, "instances an image")
+    for row in comparison.rows:
+        values = [row.metrics[name] for name in comparison.columns]
+        numbers = ["" if value != value else f"{value:.2f}" for value in values]
+        table.add_row(row.ranking, row.sieve, *numbers, f"{row.instances:.1f}")
+    print_table(table)
+    for line in comparison.verdict():
+        out.print(line, soft_wrap=True, highlight=False)
 
 
 def main() -> None:

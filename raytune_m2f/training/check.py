@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
+from raytune_m2f.data.summary import cap_warnings
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
@@ -126,6 +127,8 @@ def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iter
             f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
             f"{QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: of a fuller one so many are learned"
         )
+    test = engine.summary.test
+    yield from cap_warnings(test.file, test.most_instances, config.TEST.DETECTIONS_PER_IMAGE)
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if period > end:
         yield f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end"
