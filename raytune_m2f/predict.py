@@ -119,7 +119,8 @@ def evaluate_export(
     """
     dataset = load_for_model(exported.categories, annotations, images)
     _require_images(dataset, lambda record: check_image(record.file, max_megapixels=max_megapixels))
-    evaluator = CocoEvaluator(dataset, max_detections=exported.config.TEST.DETECTIONS_PER_IMAGE)
+    settings = exported.config.TEST
+    evaluator = CocoEvaluator(dataset, max_detections=settings.DETECTIONS_PER_IMAGE, evaluator=settings.EVALUATOR)
     for done, record in enumerate(dataset.records, start=1):
         try:
             pixels = read_record(record, max_megapixels=max_megapixels)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from pycocotools import mask as mask_utils
-from pycocotools.coco import COCO
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -20,7 +19,15 @@ from raytune_m2f.data import Categories, CocoDataset, TestSample
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
-from raytune_m2f.evaluation.coco import Task, coco_ground_truth, coco_metrics, run_cocoeval
+from raytune_m2f.evaluation.coco import (
+    EvaluatorName,
+    GroundTruth,
+    Task,
+    coco_ground_truth,
+    require_evaluator,
+    run_cocoeval,
+    standard_metrics,
+)
 from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
 from raytune_m2f.model import Instances, PackedInstances
 from raytune_m2f.storage.files import write_atomically
@@ -59,7 +66,7 @@ class Evaluation:
     """All that is measured.
 
     Attributes:
-        metrics: "segm/..." of `coco_metrics`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
+        metrics: "segm/..." of `standard_metrics`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
         heads: each subcategory head with its confusion table.
     """
 
@@ -68,12 +75,13 @@ class Evaluation:
 
 
 def evaluate_results(
-    ground_truth: CocoDataset | COCO,
+    ground_truth: CocoDataset | GroundTruth,
     results: Sequence[Mapping[str, Any]],
     *,
     tasks: Sequence[Task] = ("segm",),
     max_detections: int = 100,
     bootstrap: int = 0,
+    evaluator: EvaluatorName = "hotcoco",
 ) -> Evaluation:
     """All metrics of a list of results.
 
@@ -83,17 +91,21 @@ def evaluate_results(
         tasks: what is compared, masks or boxes; heads and the standard error are the first one's.
         max_detections: detections counted per image and category.
         bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
+        evaluator: TEST.EVALUATOR, what computes the metrics of the tasks.
 
     Raises:
         DatasetError: a result names an unknown image or category, or lacks a head.
+        MissingDependencyError: the evaluator is not installed.
     """
     truth = coco_ground_truth(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
     _check_heads(truth.dataset.get("subcategories", {}), results)
-    evaluations = [run_cocoeval(truth, results, task, max_detections=max_detections) for task in tasks]
-    metrics = {name: value for evaluation in evaluations for name, value in coco_metrics(evaluation).items()}
+    metrics: dict[str, float] = {}
+    for task in tasks:
+        metrics |= standard_metrics(truth, results, task, max_detections=max_detections, evaluator=evaluator)
+    evaluation = run_cocoeval(truth, results, tasks[0], max_detections=max_detections)
     if bootstrap:
-        metrics[f"{tasks[0]}/AP_se"] = ap_standard_error(evaluations[0], bootstrap)
-    heads = evaluate_heads(evaluations[0], results)
+        metrics[f"{tasks[0]}/AP_se"] = ap_standard_error(evaluation, bootstrap)
+    heads = evaluate_heads(evaluation, results)
     return Evaluation(metrics | head_metrics(heads), heads)
 
 
@@ -159,9 +171,12 @@ class CocoEvaluator:
 
     Args:
         dataset: the ground truth, prepared here once for all evaluations of a run.
-        tasks, max_detections, bootstrap: of `evaluate_results`.
+        tasks, max_detections, bootstrap, evaluator: of `evaluate_results`.
         gather: `torch.distributed.all_gather_object` over the workers as a function; None for one worker.
         to_results: how samples and predictions are read; by default TestSample and Instances.
+
+    Raises:
+        MissingDependencyError: the evaluator is not installed.
     """
 
     def __init__(
@@ -171,14 +186,21 @@ class CocoEvaluator:
         tasks: Sequence[Task] = ("segm",),
         max_detections: int = 100,
         bootstrap: int = 0,
+        evaluator: EvaluatorName = "hotcoco",
         gather: Gather | None = None,
         to_results: ToResults = instance_results,
     ) -> None:
+        require_evaluator(evaluator)
         self.heads: dict[str, HeadEvaluation] = {}
         """After `evaluate`: each subcategory head with its confusion table."""
         self.dataset = dataset
         self._ground_truth = coco_ground_truth(dataset)
-        self._settings: dict[str, Any] = {"tasks": tasks, "max_detections": max_detections, "bootstrap": bootstrap}
+        self._settings: dict[str, Any] = {
+            "tasks": tasks,
+            "max_detections": max_detections,
+            "bootstrap": bootstrap,
+            "evaluator": evaluator,
+        }
         self._gather = gather
         self._to_results = to_results
         self._images: dict[int, list[Result]] = {}

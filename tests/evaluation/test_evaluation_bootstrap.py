@@ -9,36 +9,35 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import annotation, dataset, indexed, predictions
+from evaluation_cases import annotation, dataset, predictions
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 
 from raytune_m2f.evaluation import coco_ground_truth, evaluate_results, instances_to_results
 from raytune_m2f.evaluation.bootstrap import ap_of_draws, ap_standard_error
-from raytune_m2f.evaluation.coco import coco_metrics, numbered, run_cocoeval, with_numbers
+from raytune_m2f.evaluation.coco import GroundTruth, coco_metrics, numbered, run_cocoeval
 
 Results = list[dict[str, Any]]
 
 
-def repeated(truth: COCO, results: Results, counts: NDArray[np.int64]) -> tuple[COCO, Results]:
+def repeated(truth: GroundTruth, results: Results, counts: NDArray[np.int64]) -> tuple[GroundTruth, Results]:
     """A data set in which image i is there counts[i] times, and the results for it."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     copies: Results = []
-    truth = with_numbers(truth)
     results = numbered(truth, results)
-    for image_id, count in zip(sorted(truth.imgs), counts.tolist(), strict=True):
+    by_id = {image["id"]: image for image in truth.dataset["images"]}
+    for image_id, count in zip(sorted(by_id), counts.tolist(), strict=True):
         for _ in range(count):
             new = len(images) + 1
-            images.append({**truth.imgs[image_id], "id": new})
+            images.append({**by_id[image_id], "id": new})
             annotations += [{**a, "image_id": new} for a in truth.dataset["annotations"] if a["image_id"] == image_id]
             copies += [{**r, "image_id": new} for r in results if r["image_id"] == image_id]
-    annotations = [{**a, "id": number} for number, a in enumerate(annotations, start=1)]
-    return indexed({"images": images, "categories": truth.dataset["categories"], "annotations": annotations}), copies
+    content = {"images": images, "categories": truth.dataset["categories"], "annotations": annotations}
+    return GroundTruth.of_file(content), copies
 
 
-def assert_equals_pycocotools(truth: COCO, results: Results, draws: int, *, max_detections: int = 100) -> None:
-    count = len(truth.imgs)
+def assert_equals_pycocotools(truth: GroundTruth, results: Results, draws: int, *, max_detections: int = 100) -> None:
+    count = len(truth.dataset["images"])
     counts = np.random.default_rng(1).multinomial(count, [1 / count] * count, size=draws)
     found = ap_of_draws(run_cocoeval(truth, results, max_detections=max_detections), counts)
     for value, drawn in zip(found, counts, strict=True):
@@ -46,7 +45,7 @@ def assert_equals_pycocotools(truth: COCO, results: Results, draws: int, *, max_
         assert value == pytest.approx(expected["segm/AP"], abs=1e-9, nan_ok=True)
 
 
-def random_set(seed: int) -> tuple[COCO, Results]:
+def random_set(seed: int) -> tuple[GroundTruth, Results]:
     """8 images with up to 4 squares, some of them crowds; detections on and beside them, often of equal score."""
     rng = np.random.default_rng(seed)
     images = [
@@ -85,7 +84,7 @@ def test_random_sets_equal_pycocotools_on_repeated_images(seed: int, max_detecti
 def test_published_results_equal_pycocotools_on_repeated_images(data_root: Path, truth: str, detections: str) -> None:
     file = data_root / "eval_fixtures" / truth
     results = json.loads((file.parent / detections).read_text())
-    assert_equals_pycocotools(indexed(json.loads(file.read_text())), results, draws=2)
+    assert_equals_pycocotools(GroundTruth.of_file(json.loads(file.read_text())), results, draws=2)
 
 
 def test_as_drawn_once_it_is_the_ap_itself() -> None:

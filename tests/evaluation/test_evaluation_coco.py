@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from evaluation_cases import CATEGORIES, annotation, dataset, indexed, predictions
-from pycocotools.coco import COCO
+from evaluation_cases import CATEGORIES, annotation, dataset, predictions
 
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation import coco_ground_truth, instances_to_results
-from raytune_m2f.evaluation.coco import Task, coco_metrics, run_cocoeval
+from raytune_m2f.evaluation.coco import GroundTruth, Task, standard_metrics
 from raytune_m2f.model import Instances
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -31,8 +30,8 @@ def evaluate(data: CocoDataset, *images: Instances, max_detections: int = 100) -
     return evaluate_segm(coco_ground_truth(data), results, max_detections=max_detections)
 
 
-def evaluate_segm(truth: COCO, results: list[dict[str, Any]], *, max_detections: int = 100) -> dict[str, float]:
-    return coco_metrics(run_cocoeval(truth, results, max_detections=max_detections))
+def evaluate_segm(truth: GroundTruth, results: list[dict[str, Any]], *, max_detections: int = 100) -> dict[str, float]:
+    return standard_metrics(truth, results, max_detections=max_detections)
 
 
 def percent(value: float) -> float:
@@ -44,26 +43,30 @@ def test_official_results_give_the_official_numbers(data_root: Path, task: Task)
     folder = data_root / "eval_fixtures" / "coco_val2014_fake100"
     expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
     results = json.loads((folder / f"instances_val2014_fake{task}100_results.json").read_text())
-    ground_truth = indexed(json.loads((folder / "instances_val2014_100.json").read_text()))
+    content = json.loads((folder / "instances_val2014_100.json").read_text())
 
-    metrics = coco_metrics(run_cocoeval(ground_truth, results, task, max_detections=100))
+    metrics = standard_metrics(GroundTruth.of_file(content), results, task, max_detections=100)
 
     for name, value in zip(NAMES, expected[task], strict=True):
         assert metrics[f"{task}/{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
+    names = {category["id"]: category["name"] for category in content["categories"]}
     for category_id, value in expected[f"{task}_per_category_AP_measured_here"].items():
-        name = ground_truth.cats[int(category_id)]["name"]
-        assert metrics[f"{task}/AP-{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
+        assert metrics[f"{task}/AP-{names[int(category_id)]}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
     assert len(metrics) == 12 + 80
 
 
 def test_area_of_a_detection_is_its_mask_s_even_where_a_box_is_given(data_root: Path) -> None:
     folder = data_root / "eval_fixtures" / "faster_coco_eval_small"
     expected: dict[str, Any] = json.loads((folder / "expected.json").read_text())
-    ground_truth = indexed(json.loads((folder / "gt_dataset.json").read_text()))
+    content = json.loads((folder / "gt_dataset.json").read_text())
     detections = json.loads((folder / "dt_dataset.json").read_text())
-    results = [{**d, "segmentation": ground_truth.annToRLE(d), "bbox": [0, 0, 999, 999]} for d in detections]
+    masks = GroundTruth.of_file({**content, "annotations": detections}).dataset["annotations"]  # as run lengths
+    results = [
+        {**detection, "segmentation": mask["segmentation"], "bbox": [0, 0, 999, 999]}
+        for detection, mask in zip(detections, masks, strict=True)
+    ]
 
-    metrics = evaluate_segm(ground_truth, results)
+    metrics = evaluate_segm(GroundTruth.of_file(content), results)
 
     for name, value in zip(NAMES, expected["segm_detections_without_bbox"], strict=True):
         assert metrics[f"segm/{name}"] == pytest.approx(percent(value), abs=1e-9, nan_ok=True)
