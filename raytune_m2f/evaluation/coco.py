@@ -47,9 +47,9 @@ class GroundTruth:
     Attributes:
         dataset: a COCO file's content, where
             "images" and "categories" have ids from 1, in the order of the file's ids;
-            "annotations" have ids from 1 (COCOeval takes 0 for "no match"), "image_id", "category_id", "bbox",
-            "area", "iscrowd", their masks as compressed RLE with text ("segmentation"; absent where the file has
-            none), and from `coco_ground_truth` "sublabels", the class of each head;
+            "annotations" have ids from 1 (COCOeval takes 0 for "no match"), "image_id", "category_id", "area",
+            "iscrowd", "bbox" and their masks as compressed RLE with text ("segmentation"; both absent where the file
+            has none), and from `coco_ground_truth` "sublabels", the class of each head;
             "image_numbers" and "category_numbers" map the file's ids to these;
             "subcategories", from `coco_ground_truth`, are the names of each head's classes.
     """
@@ -62,7 +62,8 @@ class GroundTruth:
         """An annotation file's content, which is left as it is.
 
         Raises:
-            DatasetError: an annotation names an image or a category that the file does not have.
+            DatasetError: an annotation names an image or a category that the file does not have, has no area, or
+                an area or a box that is not finite.
         """
         images, categories = ({entry["id"]: entry for entry in content[key]} for key in ("images", "categories"))
         known = {
@@ -70,6 +71,13 @@ class GroundTruth:
             "category_numbers": {i: number for number, i in enumerate(sorted(categories), 1)},
         }
         _require_known(content["annotations"], known, "the annotations", "the file", "Correct the annotation file.")
+        for annotation in content["annotations"]:
+            numbers = [annotation.get("area", math.nan), *annotation.get("bbox", ())]
+            if not all(map(math.isfinite, numbers)):
+                raise DatasetError(
+                    f"annotation {annotation['id']} must have an area and a box of finite numbers, got area "
+                    f"{annotation.get('area')} and bbox {annotation.get('bbox')}. Correct the annotation file."
+                )
         annotations = [
             {**annotation, "id": number, "iscrowd": int(annotation.get("iscrowd", 0)), **_rle_of(annotation, images)}
             for number, annotation in enumerate(content["annotations"], start=1)
@@ -208,14 +216,14 @@ def precision_recall(
 
     Raises:
         DatasetError: a result names an image or a category that the ground truth does not have.
-        NonFiniteLossError: a score is NaN.
+        NonFiniteLossError: a score is NaN, or a box of "bbox" NaN or infinite.
         MissingDependencyError: hotcoco is not installed.
     """
-    _check(ground_truth, results)
     if evaluator == "pycocotools":
-        evaluated = run_cocoeval(ground_truth, results, task, max_detections=max_detections)
-        return _curves_of(evaluated)
+        return _curves_of(run_cocoeval(ground_truth, results, task, max_detections=max_detections))
     require_evaluator(evaluator)
+    _require_known_ids(ground_truth, results)
+    _require_numbers(results, task)
     import hotcoco
 
     evaluation = hotcoco.COCOeval(ground_truth.hotcoco, _hotcoco_detections(ground_truth, results, task), task)
@@ -232,9 +240,8 @@ def numbered(ground_truth: GroundTruth, results: _Entries) -> list[dict[str, Any
 
     Raises:
         DatasetError: a result names an image or a category that the ground truth does not have.
-        NonFiniteLossError: a score is NaN.
     """
-    _check(ground_truth, results)
+    _require_known_ids(ground_truth, results)
     return _renumber(results, ground_truth.dataset)
 
 
@@ -243,6 +250,7 @@ def run_cocoeval(ground_truth: GroundTruth, results: _Entries, task: Task = "seg
 
     Args, Raises: of `precision_recall`. Number i of the results has id i + 1 in COCOeval's arrays.
     """
+    _require_numbers(results, task)
     detections = _detections(ground_truth, numbered(ground_truth, results), task)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(ground_truth.pycocotools, detections, iouType=task)
@@ -287,16 +295,27 @@ def _bounds(max_detections: int) -> list[int]:
     return sorted({1, min(10, max_detections), max_detections})
 
 
-def _check(ground_truth: GroundTruth, results: _Entries) -> None:
+def _require_known_ids(ground_truth: GroundTruth, results: _Entries) -> None:
     cure = "Evaluate against the annotation file whose images were predicted."
     _require_known(results, ground_truth.dataset, "the results", "the ground truth", cure)
-    for number, result in enumerate(results):  # COCOeval would give NaN some place in its order
+
+
+def _require_numbers(results: _Entries, task: Task) -> None:
+    """Raises NonFiniteLossError for a score without a rank, and for boxes whose IoU would be NaN.
+
+    Of a NaN as IoU pycocotools makes a match, at every threshold, and hotcoco none.
+    """
+    for number, result in enumerate(results, start=1):
         if math.isnan(result["score"]):
-            raise NonFiniteLossError(
-                f"result {number} (image_id {result['image_id']}) has the score {result['score']}: detections are "
-                "ranked by their scores, and what is no number has no rank. The weights of the network are probably "
-                "NaN too."
-            )
+            what, why = f"the score {result['score']}", "detections are ranked by their scores, and this has no rank"
+        elif task == "bbox" and not all(map(math.isfinite, result["bbox"])):
+            what, why = f"the box {result['bbox']}", "it has no intersection with any other"
+        else:
+            continue
+        raise NonFiniteLossError(
+            f"result {number} of {len(results)} (image_id {result['image_id']}) has {what}: {why}. The network's "
+            "weights or its input are probably not finite."
+        )
 
 
 def _require_known(entries: _Entries, known: Mapping[str, Any], what: str, where: str, cure: str) -> None:
