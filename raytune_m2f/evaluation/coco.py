@@ -142,7 +142,7 @@ def require_evaluator(evaluator: EvaluatorName) -> None:
             raise MissingDependencyError(
                 f"TEST.EVALUATOR: hotcoco needs hotcoco, which cannot be imported here ({error}). Install it: "
                 "pip install 'hotcoco>=1.3'; or, where there is none for this machine, set TEST.EVALUATOR: "
-                "pycocotools, which gives the same numbers and takes longer."
+                "pycocotools (of an exported model: in its config.yaml), which gives the same numbers and takes longer."
             ) from None
 
 
