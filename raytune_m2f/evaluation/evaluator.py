@@ -224,9 +224,8 @@ class CocoEvaluator:
         to_results: ToResults = instance_results,
         **settings: Any,
     ) -> None:
-        self.evaluation: Evaluation | None = None
-        """After `evaluate`."""
         self.dataset = dataset
+        self._evaluation: Evaluation | None = None
         self._scorer = Scorer(dataset, **settings)
         self._gather = gather
         self._to_results = to_results
@@ -234,7 +233,7 @@ class CocoEvaluator:
 
     def reset(self) -> None:
         self._images = {}
-        self.evaluation = None
+        self._evaluation = None
 
     def process(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         for sample, prediction in zip(inputs, outputs, strict=True):
@@ -247,8 +246,15 @@ class CocoEvaluator:
             pairs = chain.from_iterable(self._gather(list(self._images.items())))
             self._images = dict(reversed(list(pairs)))  # of repeated images the lowest rank's, so that all agree
         found = Found.joined([each for _, each in self._images.values()], self._scorer.truths)
-        self.evaluation = self._scorer.evaluate(self.results, found)
-        return self.evaluation.metrics
+        self._evaluation = self._scorer.evaluate(self.results, found)
+        return self._evaluation.metrics
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """All that the last `evaluate` measured."""
+        if self._evaluation is None:
+            raise RuntimeError("nothing has been evaluated yet: call evaluate()")
+        return self._evaluation
 
     @property
     def results(self) -> list[Result]:
