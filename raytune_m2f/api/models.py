@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from raytune_m2f.evaluation import CocoEvaluator
     from raytune_m2f.export import ExportedModel
     from raytune_m2f.model import PackedInstances
-    from raytune_m2f.rankings import RankingComparison
+    from raytune_m2f.scores import Scores
     from raytune_m2f.study.directory import StudyDirectory
 
 log = logging.getLogger(__name__)
@@ -245,74 +245,62 @@ class LoadedModel:
         annotations: PathOrAddress,
         images: PathOrAddress,
         *,
+        against: LoadedModel | PathOrAddress | None = None,
+        compare_rankings: bool = False,
         output: PathOrAddress | None = None,
         predictions: PathOrAddress | None = None,
         max_megapixels: float | None = None,
         progress: WorkProgress = None,
-    ) -> dict[str, float]:
+    ) -> Scores:
         """Score the model on a dataset.
 
         Args:
             annotations, images: a COCO file with the labels that the model knows, and the folder of its images.
-            output: file for the metrics and the confusion tables (JSON); one of ours is replaced.
+            against: another model, which is scored on the same images and compared.
+            compare_rankings: whether every MODEL.MASK_FORMER.TEST.RANKING is scored too, without a sieve, with each
+                sieve and with all.
+            output: file for all that is measured (JSON); one of ours is replaced.
             predictions: new file for all detections: COCO's results (JSON).
             max_megapixels: larger images are refused; see `read_image`.
 
         Returns:
-            every metric by its name: "segm/AP", "<head>/accuracy" ...; NaN where there is no ground truth.
+            every metric by its name: "segm/AP", "segm/AP_all", "<head>/accuracy" ...; NaN where there is no ground
+            truth; and how sure they are.
 
         Raises:
             InputError: a file of the user's would be written over; see `require_result_files`.
             DatasetError: the annotations are wrong or have other categories, or images cannot be read.
+            ModelError: there is no other model, or the network is one of detectron2's and has no rankings.
         """
+        from raytune_m2f.evaluation import results_to_json
         from raytune_m2f.predict import evaluate_export
+        from raytune_m2f.rankings import compare_rankings as compare
+        from raytune_m2f.scores import Scores
 
         require_result_files(output, predictions)
-        log.info("evaluating %s on %s", self.folder, annotations)
-        with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
-            evaluator = evaluate_export(
-                self.exported,
-                Path(annotations),
-                Path(images),
-                max_megapixels=max_megapixels,
-                progress=_drop_name(told),
-            )
+        other = against if isinstance(against, LoadedModel | None) else load_model(against)
+        models = [self] if other is None else [self, other]
+        found: list[CocoEvaluator] = []
+        rankings = None
+        for number, model in enumerate(models):
+            log.info("evaluating %s on %s", model.folder, annotations)
+            with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
+                settings: dict[str, Any] = {"max_megapixels": max_megapixels, "progress": _drop_name(told)}
+                if compare_rankings and number == 0:
+                    evaluator, rankings = compare(model.exported, Path(annotations), Path(images), **settings)
+                else:
+                    evaluator = evaluate_export(model.exported, Path(annotations), Path(images), **settings)
+            found.append(evaluator)
         with still(log, "scoring"):
-            metrics = evaluator.evaluate()
-        _write_results(evaluator, metrics, output, predictions)
-        return metrics
-
-    def compare_rankings(
-        self,
-        annotations: PathOrAddress,
-        images: PathOrAddress,
-        *,
-        output: PathOrAddress | None = None,
-        predictions: PathOrAddress | None = None,
-        max_megapixels: float | None = None,
-        progress: WorkProgress = None,
-    ) -> RankingComparison:
-        """`evaluate`, and beside it every MODEL.MASK_FORMER.TEST.RANKING without a sieve, with each and with all.
-
-        The arguments and errors are those of `evaluate`; the comparison is in `output` too, as "rankings".
-
-        Raises:
-            ModelError: the network is one of detectron2's, which has no queries to rank.
-        """
-        from raytune_m2f.rankings import compare_rankings
-
-        require_result_files(output, predictions)
-        log.info("comparing rankings and sieves of %s on %s", self.folder, annotations)
-        with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
-            evaluator, comparison = compare_rankings(
-                self.exported,
-                Path(annotations),
-                Path(images),
-                max_megapixels=max_megapixels,
-                progress=_drop_name(told),
-            )
-        _write_results(evaluator, comparison.metrics, output, predictions, rankings=comparison.as_dict())
-        return comparison
+            for evaluator in found:
+                evaluator.evaluate()
+            beside = None if other is None else (str(other.folder), found[1].evaluation)
+            scores = Scores(found[0].evaluation, against=beside, rankings=rankings)
+        if predictions is not None:
+            results_to_json(found[0].results, Path(predictions))
+        if output is not None:
+            write_atomically(Path(output), sealed_json(scores.as_dict(), indent=2))
+        return scores
 
 
 def require_result_files(output: PathOrAddress | None, predictions: PathOrAddress | None) -> None:
@@ -330,24 +318,6 @@ def require_result_files(output: PathOrAddress | None, predictions: PathOrAddres
         raise InputError(f"--output and --predictions are the same file, {output}: give two.")
     for file in (output, predictions):
         Path(file or ".").parent.mkdir(parents=True, exist_ok=True)
-
-
-def _write_results(
-    evaluator: CocoEvaluator,
-    metrics: dict[str, float],
-    output: PathOrAddress | None,
-    predictions: PathOrAddress | None,
-    **more: Any,
-) -> None:
-    """The files of `LoadedModel.evaluate` that were asked for; `more` is for the first."""
-    if predictions is not None:
-        from raytune_m2f.evaluation import results_to_json
-
-        results_to_json(evaluator.results, Path(predictions))
-    if output is not None:
-        content = {name: value if value == value else None for name, value in metrics.items()}
-        tables = {name: head.confusion.tolist() for name, head in evaluator.evaluation.heads.items()}
-        write_atomically(Path(output), sealed_json({"metrics": content, "confusion": tables, **more}, indent=2))
 
 
 def _drop_name(progress: Progress) -> Callable[[int, int, str], None]:

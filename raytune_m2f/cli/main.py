@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -26,10 +26,8 @@ from raytune_m2f.cli.options import (
     given,
     require_finite,
 )
+from raytune_m2f.cli.scores import print_scores
 from raytune_m2f.errors import InputError
-
-if TYPE_CHECKING:
-    from raytune_m2f.rankings import RankingComparison
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +140,13 @@ def evaluate(
     model: ModelDir,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
-    output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    output: Annotated[Path | None, typer.Option(help="File for all that is measured (JSON).")] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="New file for all detections: COCO's results (JSON), as its loadRes reads them.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another exported model, on the same images: which one is better, and how sure that is."),
     ] = None,
     compare_rankings: Annotated[
         bool,
@@ -156,7 +158,7 @@ def evaluate(
     max_megapixels: MaxMegapixels = None,
     trust: Trust = False,
 ) -> None:
-    """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
+    """Score an exported model on a dataset: segm AP, joint AP of categories and subcategories, and every head.
 
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
@@ -164,14 +166,11 @@ def evaluate(
         from raytune_m2f.api.models import require_result_files
 
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
-        loaded, title = rm.load_model(model, trust=trust), f"{model} on {annotations}"
-        words = given(context, "model", "trust", "compare_rankings")
-        if not compare_rankings:
-            _print_metrics(loaded.evaluate(**words, progress=show_progress("evaluating", "image")), title)
-            return
-        comparison = loaded.compare_rankings(**words, progress=show_progress("evaluating", "image"))
-        _print_metrics(comparison.metrics, title)
-        _print_rankings(comparison)
+        words = given(context, "model", "trust", "against")
+        if against is not None:
+            words["against"] = rm.load_model(against, trust=trust)
+        scores = rm.load_model(model, trust=trust).evaluate(**words, progress=show_progress("evaluating", "image"))
+        print_scores(scores, f"{model} on {annotations}")
 
 
 @app.command()
@@ -199,25 +198,13 @@ def predict(
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:
-    """Segm AP and subcategory accuracies, a row each."""
+    """Every metric of a report, a row each."""
     table = Table(show_header=False)
     for name, value in report.items():
         if "/" in name:
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
     out.print(title, soft_wrap=True, markup=False, highlight=False)
     print_table(table)
-
-
-def _print_rankings(comparison: RankingComparison) -> None:
-    """A row for each ranking with each sieve, and what the table says."""
-    table = Table("RANKING", "sieve", *comparison.columns, "instances an image")
-    for row in comparison.rows:
-        values = [row.metrics[name] for name in comparison.columns]
-        numbers = ["" if value != value else f"{value:.2f}" for value in values]
-        table.add_row(row.ranking, row.sieve, *numbers, f"{row.instances:.1f}")
-    print_table(table)
-    for line in comparison.verdict():
-        out.print(line, soft_wrap=True, highlight=False)
 
 
 def main() -> None:

@@ -32,14 +32,19 @@ class Interval(NamedTuple):
     error: float
 
     @property
+    def margin(self) -> float:
+        """Half of the interval of 95 %, which lies around the value: draws, in which images repeat, lie beside it."""
+        return Z * self.error
+
+    @property
     def low(self) -> float:
-        """Where the interval of 95 % begins. It lies around the value, as draws, in which images repeat, lie off it."""
-        return self.value - Z * self.error
+        """Where the interval of 95 % begins."""
+        return self.value - self.margin
 
     @property
     def high(self) -> float:
         """Where it ends."""
-        return self.value + Z * self.error
+        return self.value + self.margin
 
 
 class Difference(NamedTuple):

@@ -48,12 +48,6 @@ class HeadEvaluation:
         table, labelled = self.confusion[..., None].astype(np.float64), np.array([float(self.labelled)])
         return {name: float(values[0]) for name, values in head_measures(table, labelled).items()}
 
-    @property
-    def informs(self) -> bool:
-        """Whether it is right more often than the most frequent class would be, each class counted alike."""
-        there = int(np.count_nonzero(self.confusion.sum(1)))
-        return there > 1 and self.measures["balanced_accuracy"] > 100 / there
-
 
 def head_measures(confusion: Floats, labelled: Floats) -> dict[str, Floats]:
     """(B,) each, in percent, of B confusion tables (C, C, B) with (B,) labelled annotations.
