@@ -282,15 +282,16 @@ class LoadedModel:
         models = [self] if other is None else [self, other]
         found: list[CocoEvaluator] = []
         rankings = None
-        for number, model in enumerate(models):
-            log.info("evaluating %s on %s", model.folder, annotations)
-            with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
-                settings: dict[str, Any] = {"max_megapixels": max_megapixels, "progress": _drop_name(told)}
+        with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
+            for number, model in enumerate(models):
+                log.info("evaluating %s on %s", model.folder, annotations)
+                part: Progress = partial(_tell_part, told, number, len(models))
+                settings: dict[str, Any] = {"max_megapixels": max_megapixels, "progress": _drop_name(part)}
                 if compare_rankings and number == 0:
                     evaluator, rankings = compare(model.exported, Path(annotations), Path(images), **settings)
                 else:
                     evaluator = evaluate_export(model.exported, Path(annotations), Path(images), **settings)
-            found.append(evaluator)
+                found.append(evaluator)
         with still(log, "scoring"):
             for evaluator in found:
                 evaluator.evaluate()
@@ -318,6 +319,11 @@ def require_result_files(output: PathOrAddress | None, predictions: PathOrAddres
         raise InputError(f"--output and --predictions are the same file, {output}: give two.")
     for file in (output, predictions):
         Path(file or ".").parent.mkdir(parents=True, exist_ok=True)
+
+
+def _tell_part(progress: Progress, number: int, parts: int, done: int, total: int, /) -> None:
+    """Tell how far all parts of some work are, each as long as the others, by how far part `number` is."""
+    progress(number * total + done, parts * total)
 
 
 def _drop_name(progress: Progress) -> Callable[[int, int, str], None]:

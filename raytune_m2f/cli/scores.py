@@ -71,9 +71,9 @@ def _print_against(against: Against) -> None:
     for name in ("this", "other", "difference", "+- (95 %)", "better in draws"):
         table.add_column(name, justify="right")
     for name, (ours, theirs, difference, better) in against.differences.items():
-        share = "" if math.isnan(better) else f"{100 * better:.1f} %"
-        numbers = (_number(each) for each in (ours, theirs, difference.value, difference.margin))
-        table.add_row(Text(name), *numbers, share)
+        if not math.isnan(better) and not name.endswith(("/matched", "/majority")):
+            numbers = (_number(each) for each in (ours, theirs, difference.value, difference.margin))
+            table.add_row(Text(name), *numbers, f"{100 * better:.1f} %")
     print_table(table)
     for name in against.differences:
         if name.endswith(("/AP", "/AP_all")):

@@ -14,7 +14,7 @@ from raytune_m2f.evaluation.joint import JointAP, joint_ap
 from raytune_m2f.evaluation.matching import NONE
 from raytune_m2f.evaluation.overlaps import Bools, Floats, Found, Task, Truths
 from raytune_m2f.evaluation.ranked import Classes, Ranked, rank
-from raytune_m2f.evaluation.subcategories import HeadMatches, head_matches
+from raytune_m2f.evaluation.subcategories import OF_FOUND_ALONE, HeadMatches, head_matches
 
 EVERY_SIZE = (0.0, 1e5**2)
 """COCO's limits of an area, both within [pixels]."""
@@ -134,8 +134,7 @@ class Measures:
         named = {f"{self.task}/{name}": count for name, count in counts.items()}
         for head, matches in self.heads.items():
             found, labelled = len(matches.image), len(matches.labelled)
-            of_found = ("accuracy", "majority", "balanced_accuracy", "macro_f1")
-            named |= {f"{head}/{name}": found for name in of_found}
+            named |= {f"{head}/{name}": found for name in OF_FOUND_ALONE}
             named |= {f"{head}/{name}": labelled for name in ("coverage", "found_and_right", "matched")}
         return named
 
