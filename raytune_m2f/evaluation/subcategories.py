@@ -17,7 +17,6 @@ from raytune_m2f.evaluation.overlaps import Floats, Found, Ints, Truths
 from raytune_m2f.evaluation.ranked import Ranked, summed
 from raytune_m2f.model import UNKNOWN
 
-
 OF_FOUND_ALONE = ("accuracy", "majority", "balanced_accuracy", "macro_f1")
 """Measures of a head that say nothing of what was not found."""
 
