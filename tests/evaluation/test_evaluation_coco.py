@@ -162,7 +162,7 @@ def test_unknown_ids_are_refused(key: str, value: int) -> None:
         evaluate_segm(coco_ground_truth(data), [{**result, key: value}])
 
 
-def test_ground_truth_can_be_used_again_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ground_truth_can_be_used_again_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     data = dataset([annotation(1, 0), annotation(2, 1)])
     ground_truth = coco_ground_truth(data)
     results = instances_to_results(predictions([0]), image_id=10, categories=CATEGORIES)
@@ -171,7 +171,9 @@ def test_ground_truth_can_be_used_again_and_nothing_is_printed(capsys: pytest.Ca
     evaluate_segm(ground_truth, [])
 
     assert evaluate_segm(ground_truth, results) == pytest.approx(first, nan_ok=True)
-    assert capsys.readouterr().out == ""
+    for bound in (1, 9, 300):
+        evaluate_segm(ground_truth, results, max_detections=bound)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
