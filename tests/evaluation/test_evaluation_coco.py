@@ -220,6 +220,16 @@ def test_a_file_that_the_evaluators_read_differently_is_refused(change: dict[str
         GroundTruth.of_file(content)
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize(("task", "key"), [("segm", "segmentation"), ("bbox", "bbox")])
+def test_a_file_without_what_is_compared_is_refused(task: Task, key: str, evaluator: EvaluatorName) -> None:
+    content = coco_ground_truth(dataset([annotation(1, 0), annotation(2, 1)])).dataset
+    del content["annotations"][1][key]
+
+    with pytest.raises(DatasetError, match=f"1 annotations have no '{key}', which '{task}' compares"):
+        standard_metrics(GroundTruth.of_file(content), [], task, max_detections=100, evaluator=evaluator)
+
+
 def test_without_hotcoco_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     data = dataset([annotation(1, 0)])
