@@ -32,6 +32,8 @@ from raytune_m2f.evaluation.overlaps import Task as Task
 if TYPE_CHECKING:
     import hotcoco
 
+_SHAPES: dict[Task, str] = {"segm": "segmentation", "bbox": "bbox"}
+"""What a task compares."""
 _Entries = Sequence[Mapping[str, Any]]
 
 AREAS = ("all", "small", "medium", "large")
@@ -39,6 +41,15 @@ AREAS = ("all", "small", "medium", "large")
 _AREA_SUFFIXES = {"small": "s", "medium": "m", "large": "l"}
 _THRESHOLDS = {"AP50": 0, "AP75": 5}
 """Their indices in axis T."""
+_ERRORS = {
+    "classification": "Cls",
+    "localisation": "Loc",
+    "both": "Both",
+    "duplicate": "Dupe",
+    "background": "Bkg",
+    "missed": "Miss",
+}
+"""Kinds of errors, and TIDE's names of them."""
 
 
 class GroundTruth:
@@ -215,60 +226,43 @@ def precision_recall(
         evaluator: what matches and counts. Both give the same arrays, to the last bit in all that was tried.
 
     Raises:
-        DatasetError: a result names an image or a category that the ground truth does not have.
+        DatasetError: a result names an image or a category that the ground truth does not have, or an annotation lacks
+            what the task compares.
         NonFiniteLossError: a score is NaN, or a box of "bbox" NaN or infinite.
         MissingDependencyError: hotcoco is not installed.
     """
-    if evaluator == "pycocotools":
-        return _curves_of(run_cocoeval(ground_truth, results, task, max_detections=max_detections))
     require_evaluator(evaluator)
-    _require_known_ids(ground_truth, results)
-    _require_numbers(results, task)
-    import hotcoco
-
-    evaluation = hotcoco.COCOeval(ground_truth.hotcoco, _hotcoco_detections(ground_truth, results, task), task)
-    evaluation.params.max_dets = _bounds(max_detections)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    arrays = evaluation.eval
-    assert arrays is not None  # after accumulate()
-    return Curves(arrays["precision"], arrays["recall"], tuple(_bounds(max_detections)))
+    _check(ground_truth, results, task)
+    evaluated = _by_hotcoco if evaluator == "hotcoco" else _by_pycocotools
+    bounds = sorted({1, min(10, max_detections), max_detections})
+    arrays: Any = evaluated(ground_truth, results, task, bounds).eval
+    return Curves(arrays["precision"], arrays["recall"], tuple(bounds))
 
 
-def numbered(ground_truth: GroundTruth, results: _Entries) -> list[dict[str, Any]]:
-    """Results under the numbers that the ground truth gives images and categories.
+def error_gains(
+    ground_truth: GroundTruth, results: _Entries, task: Task = "segm", *, max_detections: int
+) -> dict[str, float]:
+    """How far AP50 would rise, in percent points, if one kind of error were mended and nothing else.
 
-    Raises:
-        DatasetError: a result names an image or a category that the ground truth does not have.
+    Bolya et al. 2020, "TIDE: A General Toolbox for Identifying Object Detection Errors", as hotcoco computes it: each
+    detection that is no match at IoU 0.5 has one kind of error, and an annotation that none of them is about is missed.
+    It takes some four times as long as the evaluation.
+
+    Args, Raises: of `precision_recall`; hotcoco is needed.
+
+    Returns:
+        "classification": on an annotation of another category; "localisation": its IoU with one of its own is from 0.1
+        to 0.5; "both": from 0.1 to 0.5 with one of another; "duplicate": the annotation has a match of higher score;
+        "background": an IoU below 0.1 with all; "missed": if such annotations were not there, so that a category in
+        which nothing is right stays at 0. NaN where there is nothing to find.
     """
-    _require_known_ids(ground_truth, results)
-    return _renumber(results, ground_truth.dataset)
-
-
-def run_cocoeval(ground_truth: GroundTruth, results: _Entries, task: Task = "segm", *, max_detections: int) -> COCOeval:
-    """pycocotools' COCOeval after evaluate() and accumulate(), without what it prints.
-
-    Args, Raises: of `precision_recall`. Number i of the results has id i + 1 in COCOeval's arrays.
-    """
-    _require_numbers(results, task)
-    detections = _detections(ground_truth, numbered(ground_truth, results), task)
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(ground_truth.pycocotools, detections, iouType=task)
-        evaluation.params.maxDets = _bounds(max_detections)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return evaluation
-
-
-def coco_metrics(evaluation: COCOeval) -> dict[str, float]:
-    """`standard_metrics` of what `run_cocoeval` gave."""
-    names = [evaluation.cocoGt.cats[i]["name"] for i in evaluation.params.catIds]
-    return _metrics(_curves_of(evaluation), evaluation.params.iouType, names)
-
-
-def _curves_of(evaluation: COCOeval) -> Curves:
-    arrays = evaluation.eval
-    return Curves(arrays["precision"], arrays["recall"], tuple(evaluation.params.maxDets))
+    require_evaluator("hotcoco")
+    _check(ground_truth, results, task)
+    evaluation = _by_hotcoco(ground_truth, results, task, [max_detections])
+    if all(annotation["iscrowd"] for annotation in ground_truth.dataset["annotations"]):
+        return dict.fromkeys(_ERRORS, float("nan"))
+    gains = evaluation.tide_errors()["delta_ap"]
+    return {name: 100.0 * gains[key] for name, key in _ERRORS.items()}
 
 
 def _metrics(curves: Curves, task: Task, names: Sequence[str]) -> dict[str, float]:
@@ -291,20 +285,18 @@ def _percent(values: NDArray[np.float64]) -> float:
     return 100.0 * float(measured.mean()) if measured.size else float("nan")
 
 
-def _bounds(max_detections: int) -> list[int]:
-    return sorted({1, min(10, max_detections), max_detections})
+def _check(ground_truth: GroundTruth, results: _Entries, task: Task) -> None:
+    """Raises what `precision_recall` raises, where the two evaluators would differ or know nothing to say.
 
-
-def _require_known_ids(ground_truth: GroundTruth, results: _Entries) -> None:
+    Of a NaN as IoU pycocotools makes a match at every threshold, hotcoco none.
+    """
+    key = _SHAPES[task]
+    if lacking := sum(key not in annotation for annotation in ground_truth.dataset["annotations"]):
+        raise DatasetError(
+            f"{lacking} annotations have no {key!r}, which {task!r} compares. Correct the annotation file."
+        )
     cure = "Evaluate against the annotation file whose images were predicted."
     _require_known(results, ground_truth.dataset, "the results", "the ground truth", cure)
-
-
-def _require_numbers(results: _Entries, task: Task) -> None:
-    """Raises NonFiniteLossError for a score without a rank, and for boxes whose IoU would be NaN.
-
-    Of a NaN as IoU pycocotools makes a match, at every threshold, and hotcoco none.
-    """
     for number, result in enumerate(results, start=1):
         if math.isnan(result["score"]):
             what, why = f"the score {result['score']}", "detections are ranked by their scores, and this has no rank"
@@ -351,8 +343,8 @@ def _rle_of(annotation: Mapping[str, Any], images: Mapping[int, Mapping[str, Any
     return {"segmentation": {"size": list(rle["size"]), "counts": text}}
 
 
-def _hotcoco_detections(ground_truth: GroundTruth, results: _Entries, task: Task) -> hotcoco.COCO:
-    """Results in columns, which hotcoco reads several times faster than dicts: image, box, score, category."""
+def _by_hotcoco(ground_truth: GroundTruth, results: _Entries, task: Task, bounds: list[int]) -> hotcoco.COCOeval:
+    """After accumulate(). Results go in as columns and masks: there is no copy of all else that a result holds."""
     import hotcoco
 
     images, categories = ground_truth.dataset["image_numbers"], ground_truth.dataset["category_numbers"]
@@ -361,29 +353,40 @@ def _hotcoco_detections(ground_truth: GroundTruth, results: _Entries, task: Task
     columns[:, 5] = [result["score"] for result in results]
     columns[:, 6] = [categories[result["category_id"]] for result in results]
     if task == "bbox":
-        if results:
-            columns[:, 1:5] = [result["bbox"] for result in results]
-        return ground_truth.hotcoco.load_res(columns)
-    masks = [result["segmentation"] for result in results]
-    detections = ground_truth.hotcoco.load_res(columns, segmentation=masks)
-    if masks:  # load_res takes the area of the box, as pycocotools does where there is one
+        columns[:, 1:5] = np.array([result["bbox"] for result in results]).reshape(-1, 4)
+        detections = ground_truth.hotcoco.load_res(columns)
+    else:
+        masks = [result["segmentation"] for result in results]
+        detections = ground_truth.hotcoco.load_res(columns, segmentation=masks)
+        # load_res takes the area of the box, also beside a mask
         detections.update_anns(ids=np.arange(1, len(masks) + 1), area=hotcoco.mask.area(masks))
-    return detections
+    evaluation = hotcoco.COCOeval(ground_truth.hotcoco, detections, task)
+    evaluation.params.max_dets = bounds
+    evaluation.evaluate()
+    evaluation.accumulate()
+    return evaluation
 
 
-def _detections(ground_truth: GroundTruth, results: _Entries, task: Task) -> COCO:
-    """What COCO.loadRes does, but also for no results at all, and with the area of the task's own shape.
+def _by_pycocotools(ground_truth: GroundTruth, results: _Entries, task: Task, bounds: list[int]) -> COCOeval:
+    """After accumulate(), without what it prints.
 
-    loadRes takes the area of a "bbox" for "segm" too where the results have one, which moves APs, APm and APl.
+    COCO.loadRes fails on no results at all, and takes the area of the box for "segm" too where a result has one, which
+    moves APs, APm and APl.
     """
-    return _indexed(
+    detections = _indexed(
         images=ground_truth.dataset["images"],
         categories=ground_truth.dataset["categories"],
         annotations=[
             {**result, "id": number, "area": _area(result, task), "iscrowd": 0}
-            for number, result in enumerate(results, start=1)
+            for number, result in enumerate(_renumber(results, ground_truth.dataset), start=1)
         ],
     )
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(ground_truth.pycocotools, detections, iouType=task)
+        evaluation.params.maxDets = bounds
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation
 
 
 def _area(result: Mapping[str, Any], task: Task) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raytune_m2f.evaluation import coco_ground_truth, evaluate_results, instances_to_results
 from raytune_m2f.evaluation.bootstrap import ap_standard_error, differences, draw, intervals
-from raytune_m2f.evaluation.coco import GroundTruth, numbered, standard_metrics
+from raytune_m2f.evaluation.coco import GroundTruth, standard_metrics
 from raytune_m2f.evaluation.evaluator import Scorer
 from raytune_m2f.evaluation.measures import Measures
 from raytune_m2f.evaluation.overlaps import found_in
@@ -27,7 +27,10 @@ def repeated(truth: GroundTruth, results: Results, counts: NDArray[np.int64]) ->
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     copies: Results = []
-    results = numbered(truth, results)
+    of_image, of_category = truth.dataset["image_numbers"], truth.dataset["category_numbers"]
+    results = [
+        {**r, "image_id": of_image[r["image_id"]], "category_id": of_category[r["category_id"]]} for r in results
+    ]
     by_id = {image["id"]: image for image in truth.dataset["images"]}
     for image_id, count in zip(sorted(by_id), counts.tolist(), strict=True):
         for _ in range(count):

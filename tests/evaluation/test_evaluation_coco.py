@@ -12,10 +12,10 @@ from typing import Any, get_args
 import pytest
 from evaluation_cases import CATEGORIES, annotation, dataset, predictions
 
-from raytune_m2f.data import CocoDataset
+from raytune_m2f.data import Annotation, CocoDataset
 from raytune_m2f.errors import DatasetError, MissingDependencyError, NonFiniteLossError
 from raytune_m2f.evaluation import CocoEvaluator, coco_ground_truth, instances_to_results
-from raytune_m2f.evaluation.coco import EvaluatorName, GroundTruth, Task, standard_metrics
+from raytune_m2f.evaluation.coco import EvaluatorName, GroundTruth, Task, error_gains, standard_metrics
 from raytune_m2f.model import Instances
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -162,7 +162,7 @@ def test_unknown_ids_are_refused(key: str, value: int) -> None:
         evaluate_segm(coco_ground_truth(data), [{**result, key: value}])
 
 
-def test_ground_truth_can_be_used_again_and_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ground_truth_can_be_used_again_and_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     data = dataset([annotation(1, 0), annotation(2, 1)])
     ground_truth = coco_ground_truth(data)
     results = instances_to_results(predictions([0]), image_id=10, categories=CATEGORIES)
@@ -171,7 +171,9 @@ def test_ground_truth_can_be_used_again_and_nothing_is_printed(capsys: pytest.Ca
     evaluate_segm(ground_truth, [])
 
     assert evaluate_segm(ground_truth, results) == pytest.approx(first, nan_ok=True)
-    assert capsys.readouterr().out == ""
+    for bound in (1, 9, 300):
+        evaluate_segm(ground_truth, results, max_detections=bound)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("evaluator", EVALUATORS)
@@ -218,6 +220,16 @@ def test_a_file_that_the_evaluators_read_differently_is_refused(change: dict[str
         GroundTruth.of_file(content)
 
 
+@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize(("task", "key"), [("segm", "segmentation"), ("bbox", "bbox")])
+def test_a_file_without_what_is_compared_is_refused(task: Task, key: str, evaluator: EvaluatorName) -> None:
+    content = coco_ground_truth(dataset([annotation(1, 0), annotation(2, 1)])).dataset
+    del content["annotations"][1][key]
+
+    with pytest.raises(DatasetError, match=f"1 annotations have no '{key}', which '{task}' compares"):
+        standard_metrics(GroundTruth.of_file(content), [], task, max_detections=100, evaluator=evaluator)
+
+
 def test_without_hotcoco_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hotcoco", None)
     data = dataset([annotation(1, 0)])
@@ -226,3 +238,73 @@ def test_without_hotcoco_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPat
         CocoEvaluator(data)
 
     assert CocoEvaluator(data, evaluator="pycocotools").evaluate()["segm/AP"] == 0.0
+
+
+NUT, FIG = 0, 1
+GAINS: dict[str, tuple[list[Annotation], Instances, dict[str, float]]] = {
+    "perfect": ([annotation(1, 0), annotation(2, 1, FIG)], predictions([0, 1], [NUT, FIG]), {}),
+    # each is right under the other's name, and then both categories are perfect
+    "swapped": (
+        [annotation(1, 0), annotation(2, 1, FIG)],
+        predictions([0, 1], [FIG, NUT]),
+        {"classification": 100.0},
+    ),
+    # the second of three by score: precision is 1 up to recall 0.5, then 2 / 3 at 50 of 101 points
+    "duplicate": (
+        [annotation(1, 0), annotation(2, 1)],
+        predictions([0, 0, 1]),
+        {"duplicate": 100 / 3 * 50 / 101},
+    ),
+    # the first of two by score: precision is 1 / 2
+    "background": ([annotation(1, 0)], predictions([9, 0]), {"background": 50.0}),
+    # 51 of 101 recall points are reached
+    "missed": ([annotation(1, 0), annotation(2, 1)], predictions([0]), {"missed": 100 * 50 / 101}),
+    "nothing found": (
+        [annotation(1, 0), annotation(2, 1)],
+        predictions([]),
+        {},
+    ),  # TIDE's rule, not what one may expect
+    "in a crowd": ([annotation(1, 0), annotation(2, 1, crowd=True)], predictions([1, 0]), {}),
+}
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_gains_of_hand_worked_errors(name: str) -> None:
+    annotations, found, expected = GAINS[name]
+    data = dataset(annotations)
+    results = instances_to_results(found, image_id=10, categories=CATEGORIES)
+
+    gains = error_gains(coco_ground_truth(data), results, max_detections=100)
+
+    every = ("classification", "localisation", "both", "duplicate", "background", "missed")
+    assert gains == pytest.approx(dict.fromkeys(every, 0.0) | expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("label", "shift", "expected"),
+    [
+        (NUT, 1, {}),  # an IoU of 12 / 20 is a match
+        (NUT, 2, {"localisation": 100 / 2}),  # 8 / 24 is none: of two categories one is at 0
+        (NUT, 4, {}),  # without it, as without the nut that is missed, nuts stay at 0
+        (FIG, 1, {"classification": (100 + 50) / 2}),  # nuts rise from 0, figs from precision 1 / 2
+        (FIG, 2, {"both": 50 / 2}),
+        (FIG, 4, {"background": 50 / 2}),
+    ],
+)
+def test_gains_of_a_square_beside_its_place(label: int, shift: int, expected: dict[str, float]) -> None:
+    truth = coco_ground_truth(dataset([annotation(1, 0, NUT), annotation(2, 30, FIG)]))
+    found = instances_to_results(predictions([0, 30], [label, FIG]), image_id=10, categories=CATEGORIES)
+    x, *rest = found[0]["bbox"]
+    found[0]["bbox"] = [x + shift, *rest]
+
+    gains = error_gains(truth, found, "bbox", max_detections=100)
+
+    assert gains == pytest.approx(dict.fromkeys(gains, 0.0) | expected, abs=1e-9)
+
+
+def test_without_anything_to_find_there_are_no_gains() -> None:
+    crowd = dataset([annotation(1, 0, crowd=True)], [])
+    for data in (crowd, dataset([], []), dataset()):
+        gains = error_gains(coco_ground_truth(data), [], max_detections=100)
+        assert len(gains) == 6
+        assert all(math.isnan(value) for value in gains.values())
