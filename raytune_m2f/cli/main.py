@@ -164,7 +164,8 @@ def evaluate(
         from raytune_m2f.api.models import require_result_files
 
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
-        loaded, title = rm.load_model(model, trust=trust), f"{model} on {annotations}"
+        loaded = rm.load_model(model, trust=trust)
+        title = f"{model} on {annotations}, maxDets {loaded.max_detections} (TEST.DETECTIONS_PER_IMAGE)"
         words = given(context, "model", "trust", "compare_rankings")
         if not compare_rankings:
             _print_metrics(loaded.evaluate(**words, progress=show_progress("evaluating", "image")), title)
