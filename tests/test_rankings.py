@@ -102,11 +102,15 @@ def test_a_row_is_what_a_model_configured_so_scores(
 ) -> None:
     model = LoadedModel(Path("m"), with_test(exported, **own))
     seen: list[tuple[int, int]] = []
+
+    def tell(done: int, total: int, /, **facts: Any) -> None:
+        seen.append((done, total))
+
     comparison = model.compare_rankings(
         *val,
         output=tmp_path / "scores.json",
         predictions=tmp_path / "predictions.json",
-        progress=lambda done, total, **_: seen.append((done, total)),
+        progress=tell,
     )
     assert seen == [(done, 6) for done in range(1, 7)]  # the network sees an image once
     rows = {(row.ranking, row.sieve): row for row in comparison.rows}
