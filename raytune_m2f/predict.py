@@ -232,6 +232,8 @@ class _Content:
             area = int(mask_utils.area(result["segmentation"]))
             if result["score"] >= self._threshold and area > 0:
                 annotation = {"id": len(self._annotations) + 1, **result, "area": area, "iscrowd": 0}
+                for head in self._categories.subcategories:
+                    del annotation[f"{head}_probabilities"]  # for evaluation: an annotation states the class alone
                 self._annotations.append(annotation)
 
     def as_dict(self) -> dict[str, Any]:

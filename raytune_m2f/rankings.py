@@ -196,5 +196,5 @@ def compare_rankings(
             for number, variant in enumerate(compared, start=1)
         )
         metrics = scored(0)  # the last: the evaluator then holds the results of the model as it is
-    heads, most = tuple(evaluator.heads), exported.config.TEST.DETECTIONS_PER_IMAGE
+    heads, most = tuple(evaluator.evaluation.heads), exported.config.TEST.DETECTIONS_PER_IMAGE
     return evaluator, RankingComparison(metrics, rows, heads, len(found), most)

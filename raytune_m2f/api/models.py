@@ -351,7 +351,7 @@ def _write_results(
         results_to_json(evaluator.results, Path(predictions))
     if output is not None:
         content = {name: value if value == value else None for name, value in metrics.items()}
-        tables = {name: head.confusion.tolist() for name, head in evaluator.heads.items()}
+        tables = {name: head.confusion.tolist() for name, head in evaluator.evaluation.heads.items()}
         write_atomically(Path(output), sealed_json({"metrics": content, "confusion": tables, **more}, indent=2))
 
 

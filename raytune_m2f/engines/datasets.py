@@ -31,7 +31,7 @@ from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
 from raytune_m2f.evaluation.coco import Task
-from raytune_m2f.evaluation.evaluator import Found, ToResults, instance_results
+from raytune_m2f.evaluation.evaluator import Predicted, ToResults, instance_results
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.storage.temporary import keep_multiprocessing_short
 
@@ -129,7 +129,7 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
         )
 
 
-class NativeEngine(DatasetEngine[TrainSample, TestSample, Found]):
+class NativeEngine(DatasetEngine[TrainSample, TestSample, Predicted]):
     """COCO files in, batches out.
 
     Raises:
