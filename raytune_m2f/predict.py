@@ -140,7 +140,8 @@ def evaluator_of(
     for warning in cap_warnings(annotations, max(len(record.instances) for record in dataset.records), most):
         log.warning("%s", warning)
     _require_images(dataset, lambda record: check_image(record.file, max_megapixels=max_megapixels))
-    return CocoEvaluator(dataset, max_detections=most, bootstrap=bootstrap)
+    evaluator = exported.config.TEST.EVALUATOR
+    return CocoEvaluator(dataset, max_detections=most, bootstrap=bootstrap, evaluator=evaluator)
 
 
 def images_of(

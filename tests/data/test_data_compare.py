@@ -100,9 +100,11 @@ def test_labels_are_matched_by_name(load: Any, caplog: pytest.LogCaptureFixture)
     assert "in another order: they are matched by name" in caplog.text
     found = [
         {"image_id": 5, "category_id": dataset.categories.ids[a.label], "segmentation": a.rle(30, 40), "score": 1.0,
-         **a.sublabels} for a in dataset.records[0].annotations
+         **a.sublabels, **{f"{h}_probabilities": [float(i == label) for i in range(2)] for h, label in a.sublabels.items()}}
+        for a in dataset.records[0].annotations
     ]  # fmt: skip
-    assert evaluate_results(dataset, found).metrics["segm/AP-red"] == pytest.approx(100)
+    metrics = evaluate_results(dataset, found).metrics
+    assert metrics["segm/AP-red"] == metrics["segm/AP_all"] == pytest.approx(100)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_cases import CATEGORIES, annotation, dataset, indexed, predictions, square
+from evaluation_cases import CATEGORIES, annotation, dataset, predictions, square
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset
 from raytune_m2f.evaluation import evaluate_results, instances_to_results
-from raytune_m2f.evaluation.coco import coco_metrics, run_cocoeval
+from raytune_m2f.evaluation.coco import GroundTruth, standard_metrics
 from raytune_m2f.model import UNKNOWN, Instances
 
 Results = list[dict[str, Any]]
@@ -341,7 +341,7 @@ def test_random_cases_equal_pycocotools_on_virtual_categories(seed: int) -> None
                     "iscrowd": int(a.iscrowd),
                 }
                 annotations.append(entry)
-    truth = indexed(
+    truth = GroundTruth.of_file(
         {
             "images": [{"id": r.id, "height": r.height, "width": r.width} for r in data.records],
             "categories": [{"id": k, "name": str(pair)} for pair, k in pairs.items()],
@@ -359,6 +359,6 @@ def test_random_cases_equal_pycocotools_on_virtual_categories(seed: int) -> None
         for label in labels
         if (p := probability(r, "colour", label)) > 0
     ]
-    expected = coco_metrics(run_cocoeval(truth, virtual, max_detections=100))
+    expected = standard_metrics(truth, virtual, max_detections=100, evaluator="pycocotools")
     ours = evaluate_results(data, results).metrics["segm/AP_joint_colour"]
     assert ours == pytest.approx(expected["segm/AP"], abs=1e-9, nan_ok=True)
