@@ -221,7 +221,6 @@ def compare_rankings(
         evaluator.reset()
         evaluator.process(samples, [of_image[number] for of_image in found])
         evaluator.evaluate()
-        assert evaluator.evaluation is not None
         return evaluator.evaluation
 
     draws = exported.config.TEST.BOOTSTRAP or DRAWS

@@ -24,7 +24,7 @@ from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.errors import ModelError
 from raytune_m2f.export import ExportedModel, export_run, load_export
 from raytune_m2f.predict import INSTANCES, evaluate_export
-from raytune_m2f.rankings import RankingComparison, Row, variants
+from raytune_m2f.rankings import RankingComparison, Row, compare_rankings, variants
 from raytune_m2f.storage.files import is_ours
 from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.worker import train_trial
@@ -98,21 +98,13 @@ def test_without_heads_there_is_one_ranking_and_no_sieve_of_theirs() -> None:
 
 @pytest.mark.parametrize("own", [{}, {"RANKING": "product", "NMS_THRESHOLD": 0.3}])
 def test_a_row_is_what_a_model_configured_so_scores(
-    exported: ExportedModel, val: tuple[Path, Path], tmp_path: Path, own: dict[str, Any]
+    exported: ExportedModel, val: tuple[Path, Path], own: dict[str, Any]
 ) -> None:
-    model = LoadedModel(Path("m"), with_test(exported, **own))
+    model = with_test(exported, **own)
     seen: list[tuple[int, int]] = []
-
-    def tell(done: int, total: int, /, **facts: Any) -> None:
-        seen.append((done, total))
-
-    comparison = model.compare_rankings(
-        *val,
-        output=tmp_path / "scores.json",
-        predictions=tmp_path / "predictions.json",
-        progress=tell,
-    )
+    evaluator, comparison = compare_rankings(model, *val, progress=lambda done, total, name: seen.append((done, total)))
     assert seen == [(done, 6) for done in range(1, 7)]  # the network sees an image once
+    assert (comparison.images, comparison.max_detections, comparison.heads) == (6, 100, ("color", "texture"))
     rows = {(row.ranking, row.sieve): row for row in comparison.rows}
     assert len(rows) == 24
     checked: list[tuple[tuple[str, str], dict[str, Any]]] = [
@@ -122,53 +114,63 @@ def test_a_row_is_what_a_model_configured_so_scores(
     ]
     for key, values in checked:
         off = with_test(exported, **{"RANKING": "main", "NMS_THRESHOLD": 1.0} | values)
-        evaluator = evaluate_export(off, *val)
-        metrics = evaluator.evaluate()
-        assert same({name: rows[key].metrics[name] for name in metrics}, metrics)
-        assert rows[key].instances == pytest.approx(len(evaluator.results) / 6)
+        alone = evaluate_export(off, *val)
+        assert same(rows[key].metrics, alone.evaluate())
+        assert rows[key].instances == pytest.approx(len(alone.results) / 6)
     assert rows["main", "none"].instances == 8 * 3  # queries times categories
     assert rows["main", "NMS_THRESHOLD 0.3" if own else "NMS_THRESHOLD 0.5"].instances <= 8
-    # what the model is configured for is evaluated beside them, and is what the files hold
-    metrics = model.evaluate(*val, predictions=tmp_path / "alone.json")
-    assert same({name: comparison.metrics[name] for name in metrics}, metrics)
-    assert (tmp_path / "predictions.json").read_text() == (tmp_path / "alone.json").read_text()
-    written = json.loads((tmp_path / "scores.json").read_text())
-    assert is_ours(tmp_path / "scores.json")
-    assert written["rankings"] == json.loads(json.dumps(comparison.as_dict()))
-    assert written["rankings"]["rows"][7]["sieve"] == "CLASS_THRESHOLD 0.1"
-    assert (written["rankings"]["max_detections"], written["rankings"]["images"]) == (100, 6)
-    assert written["confusion"].keys() == {"color", "texture"}
+    # what the model is configured for is evaluated beside them, and is what the evaluator holds
+    configured = evaluate_export(model, *val)
+    assert same(evaluator.evaluation.metrics, configured.evaluate())
+    assert evaluator.results == configured.results
 
 
-def row(ranking: str, sieve: str, ap: float, error: float = math.nan) -> Row:
-    return Row(ranking, sieve, 3.0, {"segm/AP": ap, "segm/AP_se": error, "segm/AP50": 2 * ap, "a/accuracy": 1.0})
+def row(ranking: str, sieve: str, ap: float, *drawn: float) -> Row:
+    metrics = {"segm/AP": ap, "segm/AP50": 2 * ap, "a/accuracy": 1.0}
+    return Row(ranking, sieve, 3.0, metrics, {"segm/AP": np.array(drawn or [ap, ap])})
 
 
 def compared(*rows: Row) -> RankingComparison:
-    return RankingComparison({}, rows, ("a",), 6, 100)
+    return RankingComparison(rows, ("a",), 6, 100)
 
 
 def test_the_best_is_named_and_what_is_as_good() -> None:
-    rows = [
-        row("main", "none", 40, 3),
-        row("main", "all", 44.5, 2),
-        row("sum", "none", 42.6, 2),
-        row("sum", "all", 44.5, 1),
-    ]
-    comparison = compared(*rows)
-    assert comparison.columns == ("segm/AP", "segm/AP_se", "segm/AP50")
-    assert comparison.best("segm/AP") is rows[1]
-    best, cap = comparison.verdict()
-    assert best.startswith(
-        "Best segm/AP: 44.50, by RANKING main with sieve all. Its standard error over images is 2.00:"
-    )
-    assert "2 of the 3 other rows are not further away than that, and such differences mean nothing" in best
+    """Draws move all rows alike: the second is surely better than the first, the third is surely as good as that."""
+    first = row("main", "none", 40, 30, 40, 50)
+    second = row("main", "all", 44.5, 34, 44.5, 55)
+    third = row("sum", "none", 44, 35, 44, 53)
+    comparison = compared(first, second, third, row("sum", "all", 44.5, 34, 44.5, 55))
+    difference = second.less(first, "segm/AP")
+    assert difference.value == pytest.approx(4.5)
+    assert difference.error == pytest.approx(np.std([4, 4.5, 5], ddof=1))
+    assert comparison.best("segm/AP") is second
+    best, error, cap = comparison.verdict()
+    assert best.startswith("Best segm/AP: 44.50, by RANKING main with sieve all; 2 of the 3 other rows are not surely")
+    assert "below two of these it means nothing" in error
     assert cap.startswith("Of an image 100 instances are kept")
-    assert len(list(compared(row("main", "none", math.nan)).verdict())) == 1
-    assert "standard error" not in next(iter(compared(row("main", "none", 3.0)).verdict()))
-    joint = replace(rows[0], metrics=rows[0].metrics | {"segm/AP_joint_a": 1.0, "segm/AP_all": 0.5})
-    assert compared(joint).columns == ("segm/AP", "segm/AP_se", "segm/AP50", "segm/AP_joint_a", "segm/AP_all")
-    assert [line.split(":")[0] for line in compared(joint).verdict()][:2] == ["Best segm/AP", "Best segm/AP_all"]
+    assert comparison.table()[:3] == [
+        ["RANKING", "sieve", "segm/AP", "to the first", "segm/AP50", "instances an image"],
+        ["main", "none", "40.00", "", "80.00", "3.0"],
+        ["main", "all", "44.50", "+4.50 ± 0.50", "89.00", "3.0"],
+    ]
+    entry = comparison.as_dict()["rows"][1]
+    assert entry["difference"] == {"segm/AP": {"value": pytest.approx(4.5), "error": pytest.approx(0.5)}}
+
+
+def test_what_cannot_be_measured_is_blank() -> None:
+    comparison = compared(row("main", "none", 3.0), row("main", "all", math.nan, math.nan, math.nan))
+    assert comparison.table()[2] == ["main", "all", "", "", "", "3.0"]
+    assert comparison.as_dict()["rows"][1]["difference"] == {"segm/AP": {"value": None, "error": None}}
+    assert compared(row("main", "none", math.nan)).best("segm/AP") is None
+
+
+def test_joint_ap_is_shown_where_there_is_any() -> None:
+    plain = row("main", "none", 3.0)
+    metrics = plain.metrics | {"segm/AP_joint_a": 1.0, "segm/AP_all": 0.5}
+    drawn = plain.drawn | {"segm/AP_all": np.array([0.5, 0.6])}
+    comparison = compared(replace(plain, metrics=metrics, drawn=drawn))
+    assert comparison.table()[0][5:8] == ["segm/AP_joint_a", "segm/AP_all", "to the first"]
+    assert [line.split(":")[0] for line in comparison.verdict()][:2] == ["Best segm/AP", "Best segm/AP_all"]
 
 
 def test_the_command_prints_a_table(cli: CliRunner, folder: Path, val: tuple[Path, Path], tmp_path: Path) -> None:
