@@ -12,7 +12,10 @@ from typing import Any, get_args
 from raytune_m2f.config.fields.model import MaskFormerTest
 from raytune_m2f.data import TestSample
 from raytune_m2f.data.masks import Rle
-from raytune_m2f.evaluation import CocoEvaluator
+from raytune_m2f.evaluation import CocoEvaluator, Evaluation
+from raytune_m2f.evaluation.bootstrap import DRAWS, Interval, drawn, standard_error
+from raytune_m2f.evaluation.measures import Measures
+from raytune_m2f.evaluation.overlaps import Floats
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.model import PackedInstances
 from raytune_m2f.predict import Progress, evaluator_of, images_of
@@ -30,8 +33,8 @@ SIEVES: dict[str, Any] = {
 such keys; from 0.5 on a class is likelier than all others and no object together; two masks that share more than half
 of their union cannot be those of two objects side by side."""
 NO_SIEVE, ALL_SIEVES = "none", "all"
-DRAWS = 100
-"""Of images for the standard errors, where TEST.BOOTSTRAP is 0."""
+SCORES = ("segm/AP", "segm/AP_all")
+"""By which the rows are told apart, as far as they are there."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,20 @@ class Row:
         sieve: of `Variant`.
         instances: mean number of an image.
         metrics: all of them by name, in percent.
+        drawn: for each of `SCORES` its values (B,) for draws of the images, the same draws in every row.
     """
 
     ranking: str
     sieve: str
     instances: float
     metrics: dict[str, float]
+    drawn: dict[str, Floats]
+
+    def less(self, other: Row, score: str) -> Interval:
+        """How much higher a score of this row is than the other's on the same images."""
+        return Interval(
+            self.metrics[score] - other.metrics[score], standard_error(self.drawn[score] - other.drawn[score])
+        )
 
 
 @dataclass(frozen=True)
@@ -69,60 +80,87 @@ class RankingComparison:
     """Every ranking without a sieve, with each and with all, on the same images.
 
     Attributes:
-        metrics: of the model as it is configured: what `LoadedModel.evaluate` returns.
-        rows: a ranking after the other.
+        rows: a ranking after the other; the first is Mask2Former's without a sieve.
         heads: the subcategory heads that were scored.
         images: how many images there are.
         max_detections: TEST.DETECTIONS_PER_IMAGE: instances kept, and counted by COCO's evaluation (maxDets).
     """
 
-    metrics: dict[str, float]
     rows: tuple[Row, ...]
     heads: tuple[str, ...]
     images: int
     max_detections: int
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        """The metrics that tell rankings apart, of those that there are."""
-        joint = [f"segm/AP_joint_{head}" for head in self.heads]
-        wanted = ("segm/AP", "segm/AP_se", "segm/AP50", *joint, "segm/AP_all")
-        return tuple(name for name in wanted if name in self.rows[0].metrics)
+    def scores(self) -> tuple[str, ...]:
+        """Those of `SCORES` that there are."""
+        return tuple(score for score in SCORES if score in self.rows[0].metrics)
 
-    def best(self, metric: str) -> Row | None:
+    def best(self, score: str) -> Row | None:
         """The first of the rows with the highest value; None where no row has one."""
-        measured = [row for row in self.rows if not math.isnan(row.metrics[metric])]
-        return max(measured, key=lambda row: row.metrics[metric], default=None)
+        measured = [row for row in self.rows if not math.isnan(row.metrics[score])]
+        return max(measured, key=lambda row: row.metrics[score], default=None)
+
+    def table(self) -> list[list[str]]:
+        """As text, the heads of the columns first; behind each score the difference to the first row."""
+        joint = [f"segm/AP_joint_{head}" for head in self.heads]
+        names = [n for n in ("segm/AP", "segm/AP50", *joint, "segm/AP_all") if n in self.rows[0].metrics]
+        lines = [["RANKING", "sieve"], *([row.ranking, row.sieve] for row in self.rows)]
+        for name in names:
+            columns = [[name, *(_number(row.metrics[name]) for row in self.rows)]]
+            if name in self.scores:
+                columns.append(["to the first", "", *(_apart(row.less(self.rows[0], name)) for row in self.rows[1:])])
+            for column in columns:
+                lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
+        counts = ["instances an image", *(f"{row.instances:.1f}" for row in self.rows)]
+        return [[*line, cell] for line, cell in zip(lines, counts, strict=True)]
 
     def verdict(self) -> Iterator[str]:
         """What is best, and what that means, in words."""
-        for metric in ("segm/AP", "segm/AP_all"):
-            if metric in self.columns and (best := self.best(metric)) is not None:
-                yield from self._best(metric, best)
+        for score in self.scores:
+            if (best := self.best(score)) is not None:
+                others = [row for row in self.rows if row is not best]
+                alike = sum(not best.less(row, score).low > 0 for row in others)
+                yield (
+                    f"Best {score}: {best.metrics[score]:.2f}, by RANKING {best.ranking} with sieve {best.sieve}; "
+                    f"{alike} of the {len(others)} other rows are not surely worse."
+                )
+        yield (
+            "A difference comes with its standard error, from draws of the same images for both rows: below two of "
+            f"these it means nothing. The best of {len(self.rows)} rows is lucky, too."
+        )
         yield (
             f"Of an image {self.max_detections} instances are kept, and counted by COCO's evaluation (maxDets; "
             "TEST.DETECTIONS_PER_IMAGE)."
         )
 
-    def _best(self, metric: str, best: Row) -> Iterator[str]:
-        highest, error = best.metrics[metric], best.metrics.get(f"{metric}_se", math.nan)
-        text = f"Best {metric}: {highest:.2f}, by RANKING {best.ranking} with sieve {best.sieve}."
-        if not math.isnan(error):
-            close = sum(highest - row.metrics[metric] <= error for row in self.rows) - 1
-            text += (
-                f" Its standard error over images is {error:.2f}: {close} of the {len(self.rows) - 1} other rows are "
-                "not further away than that, and such differences mean nothing."
-            )
-        yield text
-
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; null where there is nothing to measure."""
-        rows = [
-            {"ranking": row.ranking, "sieve": row.sieve, "instances": row.instances}
-            | {name: None if math.isnan(value) else value for name, value in row.metrics.items()}
-            for row in self.rows
-        ]
-        return {"max_detections": self.max_detections, "images": self.images, "rows": rows}
+        """For JSON; null where there is nothing to measure. Differences are to the first row."""
+        return {"max_detections": self.max_detections, "images": self.images, "rows": list(map(self._entry, self.rows))}
+
+    def _entry(self, row: Row) -> dict[str, Any]:
+        apart = {score: row.less(self.rows[0], score) for score in self.scores}
+        return {
+            "ranking": row.ranking,
+            "sieve": row.sieve,
+            "instances": row.instances,
+            "metrics": {name: _or_none(value) for name, value in row.metrics.items()},
+            "difference": {
+                score: {"value": _or_none(each.value), "error": _or_none(each.error)} for score, each in apart.items()
+            },
+        }
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def _apart(difference: Interval) -> str:
+    return "" if math.isnan(difference.error) else f"{difference.value:+.2f} ± {difference.error:.2f}"
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def variants(test: MaskFormerTest, *, heads: bool) -> list[Variant]:
@@ -164,15 +202,14 @@ def compare_rankings(
         annotations, images, max_megapixels, progress: of `evaluate_export`, also for what is raised.
 
     Returns:
-        what `evaluate_export` returns, and the comparison.
+        the evaluator, which has evaluated the model as it is configured, and the comparison.
 
     Raises:
         ModelError: the network is one of detectron2's, which has no queries to rank.
     """
     test = exported.ranking_section
     compared = variants(test, heads=bool(exported.categories.subcategories))
-    draws = exported.config.TEST.BOOTSTRAP or DRAWS
-    evaluator = evaluator_of(exported, annotations, images, max_megapixels=max_megapixels, bootstrap=draws)
+    evaluator = evaluator_of(exported, annotations, images, max_megapixels=max_megapixels)
     found: list[list[PackedInstances[Rle]]] = []
     samples: list[TestSample] = []
     for sample, pixels in images_of(evaluator.dataset, max_megapixels=max_megapixels, progress=progress):
@@ -180,21 +217,28 @@ def compare_rankings(
         found.append([instances.to("cpu") for instances in variants_of_image])
         samples.append(sample)
 
-    def scored(number: int) -> dict[str, float]:
+    def scored(number: int) -> Evaluation:
         evaluator.reset()
         evaluator.process(samples, [of_image[number] for of_image in found])
-        return evaluator.evaluate()
+        evaluator.evaluate()
+        return evaluator.evaluation
 
+    draws = exported.config.TEST.BOOTSTRAP or DRAWS
     with still(log, "scoring"):
-        rows = tuple(
-            Row(
-                variant.test.RANKING,
-                variant.sieve,
-                sum(len(of_image[number]) for of_image in found) / len(found),
-                scored(number),
-            )
-            for number, variant in enumerate(compared, start=1)
-        )
-        metrics = scored(0)  # the last: the evaluator then holds the results of the model as it is
-    heads, most = tuple(evaluator.evaluation.heads), exported.config.TEST.DETECTIONS_PER_IMAGE
-    return evaluator, RankingComparison(metrics, rows, heads, len(found), most)
+        rows = []
+        for number, variant in enumerate(compared, start=1):
+            evaluation = scored(number)
+            mean = sum(len(of_image[number]) for of_image in found) / len(found)
+            drawn = _drawn_scores(evaluation.measures, draws)
+            rows.append(Row(variant.test.RANKING, variant.sieve, mean, evaluation.metrics, drawn))
+        heads = tuple(scored(0).heads)  # the last: the evaluator then holds the results of the model as it is
+    most = exported.config.TEST.DETECTIONS_PER_IMAGE
+    return evaluator, RankingComparison(tuple(rows), heads, len(found), most)
+
+
+def _drawn_scores(measures: Measures, draws: int) -> dict[str, Floats]:
+    def values(weights: Floats) -> dict[str, Floats]:
+        found = {"segm/AP": measures.ap(weights), **measures.multitask(weights)}
+        return {name: found[name] for name in SCORES if name in found}
+
+    return drawn(values, measures.images, draws)

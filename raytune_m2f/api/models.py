@@ -187,6 +187,11 @@ class LoadedModel:
         """The names of the main categories and of every subcategory head's classes."""
         return self.exported.categories
 
+    @property
+    def max_detections(self) -> int:
+        """TEST.DETECTIONS_PER_IMAGE: instances kept of an image, and counted by COCO's evaluation (its maxDets)."""
+        return self.exported.config.TEST.DETECTIONS_PER_IMAGE
+
     def __repr__(self) -> str:
         heads = "".join(f", {head}: {'/'.join(names)}" for head, names in self.categories.subcategories.items())
         names = "/".join(self.categories.names)

@@ -82,10 +82,12 @@ def _print_against(against: Against) -> None:
 
 def _print_rankings(comparison: RankingComparison) -> None:
     """A row for each ranking with each sieve, and what the table says."""
-    table = Table("RANKING", "sieve", *comparison.columns, "instances an image", box=box.SIMPLE_HEAD)
-    for row in comparison.rows:
-        numbers = [_number(row.metrics[name]) for name in comparison.columns]
-        table.add_row(row.ranking, row.sieve, *numbers, f"{row.instances:.1f}")
+    names, *rows = comparison.table()
+    table = Table(title="rankings and sieves, on the same images", title_justify="left", box=box.SIMPLE_HEAD)
+    for number, name in enumerate(names):
+        table.add_column(Text(name), justify="left" if number < 2 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     print_table(table)
     for line in comparison.verdict():
         _say(line)

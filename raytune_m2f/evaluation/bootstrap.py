@@ -73,31 +73,32 @@ def standard_error(values: Floats) -> float:
 
 def ap_standard_error(measures: Measures, count: int) -> float:
     """The standard error of AP in percent points."""
-    drawn = _drawn(lambda weights: {"AP": measures.ap(weights)}, measures.images, count)
-    return standard_error(drawn["AP"])
+    values = drawn(lambda weights: {"AP": measures.ap(weights)}, measures.images, count)
+    return standard_error(values["AP"])
 
 
 def intervals(measures: Measures, count: int = DRAWS) -> dict[str, Interval]:
     """Every metric with its interval."""
-    drawn = _drawn(measures.values, measures.images, count)
+    values = drawn(measures.values, measures.images, count)
     whole = measures.values(measures.once)
-    return {name: Interval(float(value[0]), standard_error(drawn[name])) for name, value in whole.items()}
+    return {name: Interval(float(value[0]), standard_error(values[name])) for name, value in whole.items()}
 
 
 def differences(a: Measures, b: Measures, count: int = DRAWS) -> dict[str, Difference]:
     """Every metric that two models have, on the same images of the same dataset."""
     first, second = a.values(a.once), b.values(b.once)
-    drawn, against = (_drawn(each.values, each.images, count) for each in (a, b))
+    ours_drawn, theirs_drawn = (drawn(each.values, each.images, count) for each in (a, b))
     found: dict[str, Difference] = {}
     for name in (name for name in first if name in second):
-        ours, theirs, apart = float(first[name][0]), float(second[name][0]), drawn[name] - against[name]
+        ours, theirs, apart = float(first[name][0]), float(second[name][0]), ours_drawn[name] - theirs_drawn[name]
         apart = apart[np.isfinite(apart)]
         better = float(np.mean((apart > 0) + 0.5 * (apart == 0))) if len(apart) else float("nan")
         found[name] = Difference(ours, theirs, Interval(ours - theirs, standard_error(apart)), better)
     return found
 
 
-def _drawn(values: Callable[[Floats], dict[str, Floats]], images: int, count: int) -> dict[str, Floats]:
+def drawn(values: Callable[[Floats], dict[str, Floats]], images: int, count: int) -> dict[str, Floats]:
+    """(B,) each: metrics of every draw, by a function of weightings (I, B) of the images such as `Measures.values`."""
     weights = draw(images, count)
     parts = [values(weights[:, at : at + AT_ONCE]) for at in range(0, count, AT_ONCE)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}

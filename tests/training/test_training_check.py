@@ -114,6 +114,9 @@ def test_what_is_worth_a_look_is_said(tiny_config: Config) -> None:
     queries, period = check_experiment(config, build_engine(config))
     assert queries.startswith("an image has 4 instances, but MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is 2")
     assert period == "TEST.EVAL_PERIOD = 5000 is beyond SOLVER.MAX_ITER = 4: the training is evaluated only at its end"
+    config = tiny_config.with_values({"TEST.DETECTIONS_PER_IMAGE": 3})
+    (cap,) = check_experiment(config, build_engine(config))
+    assert "val.json: an image has 4 instances, but TEST.DETECTIONS_PER_IMAGE is 3: so many are kept of an" in cap
     config = tiny_config.with_values({"INPUT.START.ITERS": 4, "INPUT.START.IMAGE_SIZE": 32})
     (size,) = check_experiment(config, build_engine(config))
     paste = {"INPUT.COPY_PASTE.ENABLED": True, "INPUT.COPY_PASTE.MAX_INSTANCES": 3}
