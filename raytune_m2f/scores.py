@@ -54,6 +54,7 @@ class Scores(dict[str, float]):
     Attributes:
         evaluation: how it was measured.
         max_detections: how many detections of an image and category counted (TEST.DETECTIONS_PER_IMAGE).
+        error_gains: how far AP50 would rise if one kind of error were mended: see `evaluation.coco.error_gains`.
         against: the comparison with another model, if it was asked for.
         rankings: the comparison of rankings and sieves, if it was asked for.
     """
@@ -62,12 +63,14 @@ class Scores(dict[str, float]):
         self,
         evaluation: Evaluation,
         *,
+        error_gains: dict[str, float] | None = None,
         against: tuple[str, Evaluation] | None = None,
         rankings: RankingComparison | None = None,
     ) -> None:
         super().__init__(evaluation.metrics)
         self.evaluation = evaluation
         self.max_detections = evaluation.measures.max_detections
+        self.error_gains = error_gains or {}
         self.rankings = rankings
         self.against = None
         if against is not None:
@@ -96,6 +99,10 @@ class Scores(dict[str, float]):
 
     def remarks(self) -> Iterator[str]:
         """What the numbers do not say by themselves."""
+        gains = {kind: gain for kind, gain in self.error_gains.items() if gain > 0}
+        if gains:
+            kinds = ", ".join(f"{kind} {gain:.1f}" for kind, gain in sorted(gains.items(), key=lambda kind: -kind[1]))
+            yield f"what AP50 would gain if one kind of error were mended (TIDE): {kinds}"
         for head, evaluation in self.heads.items():
             yield from self._of_head(head, evaluation)
 
@@ -124,6 +131,7 @@ class Scores(dict[str, float]):
             "metrics": {name: _number(value) for name, value in self.items()},
             "standard_errors": {name: _number(interval.error) for name, interval in self.intervals.items()},
             "counts": self.counts,
+            "error_gains": {kind: _number(gain) for kind, gain in self.error_gains.items()},
             "images": self.images,
             "max_detections": self.max_detections,
             "subcategories": {name: list(head.classes) for name, head in self.heads.items()},

@@ -301,7 +301,8 @@ class LoadedModel:
             for evaluator in found:
                 evaluator.evaluate()
             beside = None if other is None else (str(other.folder), found[1].evaluation)
-            scores = Scores(found[0].evaluation, against=beside, rankings=rankings)
+            gains = found[0].error_gains()
+            scores = Scores(found[0].evaluation, error_gains=gains, against=beside, rankings=rankings)
         if predictions is not None:
             results_to_json(found[0].results, Path(predictions))
         if output is not None:

@@ -22,6 +22,7 @@ from raytune_m2f.evaluation.coco import (
     EvaluatorName,
     GroundTruth,
     coco_ground_truth,
+    error_gains,
     require_evaluator,
     standard_metrics,
 )
@@ -126,6 +127,12 @@ class Scorer:
             metrics[f"{self.tasks[0]}/AP_se"] = ap_standard_error(measures, self.bootstrap)
         metrics |= {name: float(values[0]) for name, values in measures.multitask(measures.once).items()}
         return Evaluation(metrics, {h: m.evaluation() for h, m in measures.heads.items()}, measures)
+
+    def error_gains(self, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """`error_gains` by the first task; nothing without hotcoco."""
+        if self.evaluator != "hotcoco":
+            return {}
+        return error_gains(self.ground_truth, results, self.tasks[0], max_detections=self.max_detections)
 
 
 def evaluate_results(
@@ -255,6 +262,10 @@ class CocoEvaluator:
         if self._evaluation is None:
             raise RuntimeError("nothing has been evaluated yet: call evaluate()")
         return self._evaluation
+
+    def error_gains(self) -> dict[str, float]:
+        """`error_gains` of what was found; nothing where TEST.EVALUATOR is pycocotools, which cannot tell."""
+        return self._scorer.error_gains(self.results)
 
     @property
     def results(self) -> list[Result]:

@@ -68,6 +68,14 @@ def test_a_head_that_ranks_worse_than_none_is_told() -> None:
     assert "worse than no head" in remarks[-1]
 
 
+def test_what_would_help_most_is_named_first() -> None:
+    good = evaluation(reds(4, blue=2), [[0]] * 4, [[2], [2], [0], [0]])
+    gains = {"classification": 1.0, "missed": 20.55, "both": 0.0, "duplicate": math.nan}
+    scores = Scores(good, error_gains=gains)
+    assert next(scores.remarks()).endswith("were mended (TIDE): missed 20.6, classification 1.0")
+    assert scores.as_dict()["error_gains"] == {**gains, "duplicate": None}
+
+
 def test_nothing_found_and_nothing_labelled_are_told_apart() -> None:
     (nothing_found,) = Scores(evaluation([[annotation(1, 0)]], [[]], [[]])).remarks()
     (nothing_labelled,) = Scores(evaluation([[annotation(1, 0, colour=UNKNOWN)]], [[0]], [[0]])).remarks()
