@@ -50,7 +50,7 @@ from benchmarks.threshold import threshold_results
 from raytune_m2f.data import Categories, CocoDataset, ImageRecord, generate_shapes, load_coco, read_image
 from raytune_m2f.data.masks import decode
 from raytune_m2f.evaluation import Result, evaluate_results, results_to_json
-from raytune_m2f.evaluation.bootstrap import ap_of_draws
+from raytune_m2f.evaluation.bootstrap import intervals
 from raytune_m2f.evaluation.subcategories import HeadEvaluation
 from raytune_m2f.model import UNKNOWN, Instances
 from raytune_m2f.training.reports import read_reports
@@ -171,18 +171,16 @@ def score(truth: CocoDataset, results: Sequence[Result], max_detections: int) ->
         "AP": evaluation,
         "AP50": cocoeval(truth.annotations_file, results, max_detections, iouThrs=np.array([0.5])),
     }
-    counts = np.random.default_rng(0).multinomial(len(truth), [1 / len(truth)] * len(truth), size=DRAWS)
+    spread = intervals(ours.measures, DRAWS)
     figures: Figures = {}
     for name, theirs in evaluations.items():
         value, mine = _percent(theirs.eval["precision"][..., 0, -1]), ours.metrics[f"segm/{name}"]
         if abs(value - mine) > 1e-9:
             raise RuntimeError(f"{name}: pycocotools {value}, our evaluator {mine}")
         figures[name] = value
-        draws = ap_of_draws(theirs, counts)
-        draws = draws[np.isfinite(draws)]
-        figures[f"{name}, standard error"] = float(draws.std(ddof=1))
-        low, high = np.percentile(draws, [2.5, 97.5])
-        figures |= {f"{name}, interval from": float(low), f"{name}, interval to": float(high)}
+        interval = spread[f"segm/{name}"]
+        figures[f"{name}, standard error"] = interval.error
+        figures |= {f"{name}, interval from": interval.low, f"{name}, interval to": interval.high}
     hundred = cocoeval(truth.annotations_file, results, 100)  # COCO's own bound
     anything = cocoeval(truth.annotations_file, results, max_detections, useCats=0)
     figures["AP, at most 100 detections"] = _percent(hundred.eval["precision"][..., 0, -1])
@@ -193,6 +191,10 @@ def score(truth: CocoDataset, results: Sequence[Result], max_detections: int) ->
     for name, head in ours.heads.items():
         labels = [a.sublabels[name] for r in truth.records for a in r.instances if a.sublabels[name] != UNKNOWN]
         figures |= {f"{name}, {what}": value for what, value in head_figures(head, labels).items()}
+    joint = [name for name in ours.metrics if name.startswith(("segm/AP_joint", "segm/AP_lower", "segm/AP_upper"))]
+    figures |= {
+        name: ours.metrics[name] for name in [*joint, *(n for n in ours.metrics if n.startswith("segm/AP_all"))]
+    }
     return figures
 
 

@@ -77,8 +77,8 @@ class Config(Section):
                 name = f"MODEL.MASK_FORMER.TEST.{key}"
                 yield Problem(
                     (name, "DATASETS.SUBCATEGORIES"),
-                    f"got {self.value(name)!r}, a sieve of subcategory heads, but DATASETS.SUBCATEGORIES names none; name "
-                    "them, or leave the key out",
+                    f"got {self.value(name)!r}, a sieve of subcategory heads, but DATASETS.SUBCATEGORIES names none; "
+                    "name them, or leave the key out",
                 )
 
     @classmethod

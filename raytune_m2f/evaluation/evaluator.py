@@ -12,25 +12,32 @@ from typing import Any, Protocol
 
 import torch
 from pycocotools import mask as mask_utils
-from pycocotools.coco import COCO
 from torch import Tensor
 from typing_extensions import TypeVar
 
 from raytune_m2f.data import Categories, CocoDataset, TestSample
 from raytune_m2f.data.masks import Rle
-from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation.bootstrap import ap_standard_error
-from raytune_m2f.evaluation.coco import Task, coco_ground_truth, coco_metrics, run_cocoeval
-from raytune_m2f.evaluation.subcategories import HeadEvaluation, evaluate_heads, head_metrics
+from raytune_m2f.evaluation.coco import (
+    EvaluatorName,
+    GroundTruth,
+    coco_ground_truth,
+    error_gains,
+    require_evaluator,
+    standard_metrics,
+)
+from raytune_m2f.evaluation.measures import Measures
+from raytune_m2f.evaluation.overlaps import Found, Task, Truths, found_in
+from raytune_m2f.evaluation.subcategories import HeadEvaluation
 from raytune_m2f.model import Instances, PackedInstances
 from raytune_m2f.storage.files import write_atomically
 
 Result = dict[str, Any]
 """One detection: "image_id", "category_id" (COCO's id), "segmentation" (RLE, counts as text), "bbox" (x, y, width,
-height in pixels), "score", and for each subcategory head "<name>" (index of its class) and "<name>_score" (its
-probability)."""
+height in pixels), "score", and for each subcategory head "<name>" (index of its class), "<name>_score" (its
+probability) and "<name>_probabilities" (of all classes in turn; "no object" has the rest)."""
 
-Found = Instances | PackedInstances[Rle]
+Predicted = Instances | PackedInstances[Rle]
 Sample = TypeVar("Sample", contravariant=True, default=Any)
 Prediction = TypeVar("Prediction", contravariant=True, default=Any)
 
@@ -59,42 +66,90 @@ class Evaluation:
     """All that is measured.
 
     Attributes:
-        metrics: "segm/..." of `coco_metrics`, "segm/AP_se" if it was asked for, and "<head>/..." of `head_metrics`.
+        metrics: "segm/..." of `standard_metrics`, "segm/AP_se" if it was asked for, and those of
+            `Measures.multitask`: joint AP of each head and of all, and "<head>/...".
         heads: each subcategory head with its confusion table.
+        measures: what the metrics are of: for intervals, and for the comparison with another model.
     """
 
     metrics: dict[str, float]
     heads: dict[str, HeadEvaluation]
+    measures: Measures
+
+
+class Scorer:
+    """A dataset prepared for any number of evaluations.
+
+    Args:
+        ground_truth: a dataset, or what `coco_ground_truth` made of it.
+        tasks: what is compared, masks or boxes; the standard error, joint AP and heads are the first one's.
+        max_detections: detections counted per image and category.
+        bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
+        evaluator: TEST.EVALUATOR, what computes COCO's own metrics.
+
+    Raises:
+        MissingDependencyError: the evaluator is not installed.
+    """
+
+    def __init__(
+        self,
+        ground_truth: CocoDataset | GroundTruth,
+        *,
+        tasks: Sequence[Task] = ("segm",),
+        max_detections: int = 100,
+        bootstrap: int = 0,
+        evaluator: EvaluatorName = "hotcoco",
+    ) -> None:
+        require_evaluator(evaluator)
+        self.ground_truth = ground_truth if isinstance(ground_truth, GroundTruth) else coco_ground_truth(ground_truth)
+        self.truths = Truths.of(self.ground_truth.dataset)
+        self.tasks, self.max_detections, self.bootstrap = tuple(tasks), max_detections, bootstrap
+        self.evaluator: EvaluatorName = evaluator
+
+    def found(self, image_id: int, results: Sequence[Mapping[str, Any]]) -> Found:
+        """What metrics need of the results of an image."""
+        number = self.truths.images[image_id]
+        return Found.in_image(self.truths, number, results, task=self.tasks[0], max_detections=self.max_detections)
+
+    def evaluate(self, results: Sequence[Mapping[str, Any]], found: Found) -> Evaluation:
+        """All metrics of the results of a dataset, and what was `found` in all its images.
+
+        Raises:
+            DatasetError: a result names an unknown image or category, or lacks a head.
+        """
+        metrics: dict[str, float] = {}
+        for task in self.tasks:
+            metrics |= standard_metrics(
+                self.ground_truth, results, task, max_detections=self.max_detections, evaluator=self.evaluator
+            )
+        measures = Measures(self.truths, found, self.tasks[0], tuple(self.ground_truth.names), self.max_detections)
+        if self.bootstrap:
+            metrics[f"{self.tasks[0]}/AP_se"] = ap_standard_error(measures, self.bootstrap)
+        metrics |= {name: float(values[0]) for name, values in measures.multitask(measures.once).items()}
+        return Evaluation(metrics, {h: m.evaluation() for h, m in measures.heads.items()}, measures)
+
+    def error_gains(self, results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """`error_gains` by the first task; nothing without hotcoco."""
+        if self.evaluator != "hotcoco":
+            return {}
+        return error_gains(self.ground_truth, results, self.tasks[0], max_detections=self.max_detections)
 
 
 def evaluate_results(
-    ground_truth: CocoDataset | COCO,
-    results: Sequence[Mapping[str, Any]],
-    *,
-    tasks: Sequence[Task] = ("segm",),
-    max_detections: int = 100,
-    bootstrap: int = 0,
+    ground_truth: CocoDataset | GroundTruth, results: Sequence[Mapping[str, Any]], **settings: Any
 ) -> Evaluation:
-    """All metrics of a list of results.
+    """All metrics of a list of results; every head of the dataset must be there. See `Result`.
 
     Args:
-        ground_truth: a data set, or what `coco_ground_truth` made of it (faster when evaluating repeatedly).
-        results: see `Result`; every head of the data set must be there.
-        tasks: what is compared, masks or boxes; heads and the standard error are the first one's.
-        max_detections: detections counted per image and category.
-        bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
+        settings: of `Scorer`.
 
     Raises:
         DatasetError: a result names an unknown image or category, or lacks a head.
+        MissingDependencyError: the evaluator is not installed.
     """
-    truth = coco_ground_truth(ground_truth) if isinstance(ground_truth, CocoDataset) else ground_truth
-    _check_heads(truth.dataset.get("subcategories", {}), results)
-    evaluations = [run_cocoeval(truth, results, task, max_detections=max_detections) for task in tasks]
-    metrics = {name: value for evaluation in evaluations for name, value in coco_metrics(evaluation).items()}
-    if bootstrap:
-        metrics[f"{tasks[0]}/AP_se"] = ap_standard_error(evaluations[0], bootstrap)
-    heads = evaluate_heads(evaluations[0], results)
-    return Evaluation(metrics | head_metrics(heads), heads)
+    scorer = Scorer(ground_truth, **settings)
+    found = found_in(scorer.truths, results, task=scorer.tasks[0], max_detections=scorer.max_detections)
+    return scorer.evaluate(results, found)
 
 
 def encode_masks(masks: Tensor) -> list[Rle]:
@@ -107,7 +162,7 @@ def encode_masks(masks: Tensor) -> list[Rle]:
     return [{"size": rle["size"], "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
-def instances_to_results(instances: Found, *, image_id: int, categories: Categories) -> list[Result]:
+def instances_to_results(instances: Predicted, *, image_id: int, categories: Categories) -> list[Result]:
     """The instances of one image as results, in the same order; masks become run lengths, if they are none yet."""
     if len(instances) == 0:
         return []
@@ -120,9 +175,9 @@ def instances_to_results(instances: Found, *, image_id: int, categories: Categor
         )
     ]
     for name, probabilities in instances.subprobs.items():
-        best = probabilities.max(dim=-1)
-        for result, index, score in zip(results, best.indices.tolist(), best.values.tolist(), strict=True):
-            result[name], result[f"{name}_score"] = index, score
+        best = probabilities.argmax(dim=-1).tolist()
+        for result, index, row in zip(results, best, probabilities.tolist(), strict=True):
+            result[name], result[f"{name}_score"], result[f"{name}_probabilities"] = index, row[index], row
     return results
 
 
@@ -132,7 +187,7 @@ def results_to_json(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     write_atomically(path, f"[\n{lines}\n]\n")
 
 
-def instance_results(dataset: CocoDataset, sample: TestSample, instances: Found) -> tuple[int, list[Result]]:
+def instance_results(dataset: CocoDataset, sample: TestSample, instances: Predicted) -> tuple[int, list[Result]]:
     """`ToResults` of our own network. Raises ValueError where masks are not of the original image's size."""
     expected: tuple[int, ...] = (sample.height, sample.width)
     size = expected
@@ -149,68 +204,70 @@ def instance_results(dataset: CocoDataset, sample: TestSample, instances: Found)
 
 
 class CocoEvaluator:
-    """`Evaluator` by COCO's metrics and each subcategory head's accuracy.
+    """`Evaluator` by COCO's metrics, joint AP and each subcategory head's measures.
 
-    A prediction is turned into run lengths at once: nothing is kept at full resolution longer than one image. An image
-    that comes twice, from one worker or from several (samplers repeat images to even out workers), counts once. Every
-    image of the data set counts: one that was never processed is one where nothing was found.
+    A prediction is turned into run lengths and compared with the ground truth at once: nothing is kept at full
+    resolution longer than one image. An image that comes twice, from one worker or from several (samplers repeat images
+    to even out workers), counts once. Every image of the data set counts: one that was never processed is one where
+    nothing was found.
 
     All workers compute the metrics. One of them could, but the others would only wait for it.
 
     Args:
         dataset: the ground truth, prepared here once for all evaluations of a run.
-        tasks, max_detections, bootstrap: of `evaluate_results`.
         gather: `torch.distributed.all_gather_object` over the workers as a function; None for one worker.
         to_results: how samples and predictions are read; by default TestSample and Instances.
+        settings: of `Scorer`.
+
+    Raises:
+        MissingDependencyError: the evaluator is not installed.
     """
 
     def __init__(
         self,
         dataset: CocoDataset,
         *,
-        tasks: Sequence[Task] = ("segm",),
-        max_detections: int = 100,
-        bootstrap: int = 0,
         gather: Gather | None = None,
         to_results: ToResults = instance_results,
+        **settings: Any,
     ) -> None:
-        self.heads: dict[str, HeadEvaluation] = {}
-        """After `evaluate`: each subcategory head with its confusion table."""
         self.dataset = dataset
-        self._ground_truth = coco_ground_truth(dataset)
-        self._settings: dict[str, Any] = {"tasks": tasks, "max_detections": max_detections, "bootstrap": bootstrap}
+        self._evaluation: Evaluation | None = None
+        self._scorer = Scorer(dataset, **settings)
         self._gather = gather
         self._to_results = to_results
-        self._images: dict[int, list[Result]] = {}
+        self._images: dict[int, tuple[list[Result], Found]] = {}
 
     def reset(self) -> None:
         self._images = {}
-        self.heads = {}
+        self._evaluation = None
 
     def process(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         for sample, prediction in zip(inputs, outputs, strict=True):
             image_id, results = self._to_results(self.dataset, sample, prediction)
-            self._images.setdefault(image_id, results)
+            if image_id not in self._images:
+                self._images[image_id] = results, self._scorer.found(image_id, results)
 
     def evaluate(self) -> dict[str, float]:
         if self._gather is not None:
             pairs = chain.from_iterable(self._gather(list(self._images.items())))
             self._images = dict(reversed(list(pairs)))  # of repeated images the lowest rank's, so that all agree
-        evaluation = evaluate_results(self._ground_truth, self.results, **self._settings)
-        self.heads = evaluation.heads
-        return evaluation.metrics
+        found = Found.joined([each for _, each in self._images.values()], self._scorer.truths)
+        self._evaluation = self._scorer.evaluate(self.results, found)
+        return self._evaluation.metrics
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """All that the last `evaluate` measured."""
+        if self._evaluation is None:
+            raise RuntimeError("nothing has been evaluated yet: call evaluate()")
+        return self._evaluation
+
+    def error_gains(self) -> dict[str, float]:
+        """`error_gains` of what was found; nothing where TEST.EVALUATOR is pycocotools, which cannot tell."""
+        return self._scorer.error_gains(self.results)
 
     @property
     def results(self) -> list[Result]:
         """COCO results in the order of image ids: this worker's, and after `evaluate` those of all workers."""
-        return [result for image_id in sorted(self._images) for result in self._images[image_id]]
-
-
-def _check_heads(heads: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
-    missing = [name for name in heads if any(name not in result for result in results)]
-    if missing:
-        raise DatasetError(
-            f"the data set has the subcategories {', '.join(map(repr, heads))}, but the results do not state "
-            f"{', '.join(map(repr, missing))}. Leave them out of DATASETS.SUBCATEGORIES, or predict with a model "
-            "that was trained on them."
-        )
+        return [result for image_id in sorted(self._images) for result in self._images[image_id][0]]

@@ -1,20 +1,24 @@
 """What each subcategory head gets right, on the instances that were found.
 
 A head is judged apart from detection: only where a prediction meets an annotation of its main category with a mask IoU
-of 0.5 or more, in the very pairs that COCOeval makes for AP50 (best score first, each annotation once).
+of 0.5 or more, in the very pairs that COCO makes for AP50 (best score first, each annotation once). So these numbers
+say nothing of what was not found: they stand beside the coverage, and beside what the most frequent class would get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import COCOeval
 
+from raytune_m2f.evaluation.overlaps import Floats, Found, Ints, Truths
+from raytune_m2f.evaluation.ranked import Ranked, summed
 from raytune_m2f.model import UNKNOWN
+
+OF_FOUND_ALONE = ("accuracy", "majority", "balanced_accuracy", "macro_f1")
+"""Measures of a head that say nothing of what was not found."""
 
 
 @dataclass(frozen=True)
@@ -37,72 +41,100 @@ class HeadEvaluation:
         return int(self.confusion.sum())
 
     @property
-    def accuracy(self) -> float:
-        """Percent of the found instances whose subcategory is right; 0 where none was found."""
-        return 100.0 * float(np.trace(self.confusion)) / max(self.matched, 1)
+    def majority(self) -> str | None:
+        """The most frequent class among the found instances; None where none was found."""
+        return self.classes[int(self.confusion.sum(1).argmax())] if self.matched else None
 
     @property
-    def balanced_accuracy(self) -> float:
-        """Percent right of each class, averaged over the classes of the found instances; 0 where none was found.
-
-        To say always the same class is 100 / classes, however frequent it is.
-        """
-        found = self.confusion.sum(1)
-        recall = np.diagonal(self.confusion)[found > 0] / found[found > 0]
-        return 100.0 * float(recall.mean()) if len(recall) else 0.0
+    def measures(self) -> dict[str, float]:
+        """`head_measures` of its confusion table."""
+        table, labelled = self.confusion[..., None].astype(np.float64), np.array([float(self.labelled)])
+        return {name: float(values[0]) for name, values in head_measures(table, labelled).items()}
 
 
-def evaluate_heads(evaluation: COCOeval, results: Sequence[Mapping[str, Any]]) -> dict[str, HeadEvaluation]:
-    """Judge every head of the ground truth.
+def head_measures(confusion: Floats, labelled: Floats) -> dict[str, Floats]:
+    """(B,) each, in percent, of B confusion tables (C, C, B) with (B,) labelled annotations.
 
-    Args:
-        evaluation: from `run_cocoeval` with a ground truth of `coco_ground_truth` and these `results`.
-        results: COCO results that hold the predicted index of each head under its name.
+    Nothing found is 0, not NaN: an untrained network is a bad one, not a broken one.
+
+    Returns:
+        "accuracy": of the found instances, those whose class is right.
+        "majority": what the most frequent class among them would get.
+        "balanced_accuracy": percent right of each class that was found, mean over these; one class for all would get
+            100 / their number.
+        "macro_f1": harmonic mean of precision and recall of each class, mean over the classes that were found or said.
+        "coverage": of the labelled annotations, those that were found.
+        "found_and_right": of the labelled annotations, those that were found and whose class is right.
     """
-    ground_truth = evaluation.cocoGt
-    heads: dict[str, tuple[str, ...]] = ground_truth.dataset.get("subcategories", {})
-    pairs = [(ground_truth.anns[g]["sublabels"], results[d - 1]) for g, d in _matches(evaluation)]
-    regular = [annotation for annotation in ground_truth.anns.values() if not annotation["iscrowd"]]
+    right = np.einsum("iib->ib", confusion)
+    there, said = confusion.sum(1), confusion.sum(0)
+    found = there.sum(0)
+    classes = np.maximum((there > 0).sum(0), 1)
+    recall = right / np.maximum(there, 1)
+    f1 = 2 * right / np.maximum(there + said, 1)
+    named = np.maximum((there + said > 0).sum(0), 1)
     return {
-        name: HeadEvaluation(
-            classes=tuple(classes),
-            labelled=sum(annotation["sublabels"][name] != UNKNOWN for annotation in regular),
-            confusion=_confusion([(truth[name], result[name]) for truth, result in pairs], len(classes)),
-        )
-        for name, classes in heads.items()
+        "accuracy": 100 * right.sum(0) / np.maximum(found, 1),
+        "majority": 100 * there.max(0, initial=0) / np.maximum(found, 1),
+        "balanced_accuracy": 100 * recall.sum(0) / classes,
+        "macro_f1": 100 * f1.sum(0) / named,
+        "coverage": 100 * found / np.maximum(labelled, 1),
+        "found_and_right": 100 * right.sum(0) / np.maximum(labelled, 1),
     }
 
 
-def head_metrics(heads: Mapping[str, HeadEvaluation]) -> dict[str, float]:
-    """ "<head>/accuracy" and "<head>/balanced_accuracy" in percent, where an annotation is labelled; "<head>/matched".
+@dataclass(frozen=True)
+class HeadMatches:
+    """Where a head was asked: M matched and labelled instances, and the images of all that are labelled.
 
-    Nothing found is an accuracy of 0, not NaN: an untrained network is a bad one, not a broken one.
+    Attributes:
+        classes: names of its C classes.
+        image, truth, said: (M,) image, and the class in the ground truth and in the prediction.
+        labelled: (L,) the image of each labelled annotation.
     """
+
+    classes: tuple[str, ...]
+    image: Ints
+    truth: Ints
+    said: Ints
+    labelled: Ints
+
+    def evaluation(self) -> HeadEvaluation:
+        C = len(self.classes)
+        confusion = np.bincount(self.truth * C + self.said, minlength=C * C).reshape(C, C)
+        return HeadEvaluation(self.classes, len(self.labelled), confusion)
+
+    def values(self, weights: Floats) -> dict[str, Floats]:
+        """`head_measures` for each weighting (I, B) of the images."""
+        C = len(self.classes)
+        confusion = summed(self.truth * C + self.said, self.image, C * C, weights)
+        return head_measures(confusion.reshape(C, C, -1), weights[self.labelled].sum(0))
+
+
+def head_matches(truths: Truths, found: Found, ranked: Ranked) -> dict[str, HeadMatches]:
+    """Every head of the ground truth, by the matches at an IoU of 0.5 of `ranked`, the main categories."""
+    hit = ranked.found[:, 0]
+    matched = np.flatnonzero(ranked.right[:, 0])
+    detection, annotation = ranked.detection[matched], hit[matched]
+    heads: dict[str, HeadMatches] = {}
+    for head, names in truths.heads.items():
+        labels = truths.sublabels[head]
+        known = labels[annotation] != UNKNOWN
+        heads[head] = HeadMatches(
+            classes=names,
+            image=found.image[detection[known]],
+            truth=labels[annotation[known]],
+            said=found.probabilities[head][detection[known]].argmax(1),
+            labelled=truths.image[(labels != UNKNOWN) & ~truths.crowd],
+        )
+    return heads
+
+
+def head_metrics(heads: Mapping[str, HeadEvaluation]) -> dict[str, float]:
+    """ "<head>/accuracy" ... of `head_measures`, where an annotation is labelled; "<head>/matched"."""
     metrics: dict[str, float] = {}
     for name, head in heads.items():
         if head.labelled:
-            metrics[f"{name}/accuracy"] = head.accuracy
-            metrics[f"{name}/balanced_accuracy"] = head.balanced_accuracy
+            metrics |= {f"{name}/{measure}": value for measure, value in head.measures.items()}
         metrics[f"{name}/matched"] = float(head.matched)
     return metrics
-
-
-def _matches(evaluation: COCOeval) -> list[tuple[int, int]]:
-    """(annotation id, detection id) of every match at IoU 0.5, all areas, largest maxDets; crowds left out."""
-    every_area = evaluation.params.areaRng[evaluation.params.areaRngLbl.index("all")]
-    return [
-        (int(annotation_id), detection_id)
-        for image in evaluation.evalImgs
-        if image is not None and image["aRng"] == every_area
-        for annotation_id, detection_id, ignored in zip(
-            image["dtMatches"][0], image["dtIds"], image["dtIgnore"][0], strict=True
-        )
-        if annotation_id > 0 and not ignored
-    ]
-
-
-def _confusion(pairs: Sequence[tuple[int, int]], classes: int) -> NDArray[np.int64]:
-    table = np.zeros((classes, classes), dtype=np.int64)
-    for pair in pairs:
-        table[pair] += pair[0] != UNKNOWN
-    return table

@@ -32,7 +32,9 @@ def assert_perfect(data: CocoDataset, *, max_detections: int = 100) -> None:
     for head in data.categories.subcategories:
         assert metrics[f"{head}/accuracy"] == 100.0
         assert metrics[f"{head}/matched"] == len(annotations)
-        assert evaluator.heads[head].confusion.sum() == len(annotations)
+        assert evaluator.evaluation.heads[head].confusion.sum() == len(annotations)
+        for name in (f"AP_joint_{head}", f"AP_upper_{head}", "AP_all", "AP_all_upper"):
+            assert metrics[f"segm/{name}"] == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize("name", ["fruits_nuts", "nuclei_dsb", "coco_cc"])
@@ -122,6 +124,7 @@ def test_a_result_says_all_of_an_instance() -> None:
         "score": 0.5,
         "colour": 2,
         "colour_score": pytest.approx(0.8),
+        "colour_probabilities": pytest.approx([0.0, 0.0, 0.8]),
     }
 
 

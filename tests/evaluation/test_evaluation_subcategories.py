@@ -46,6 +46,32 @@ def test_balanced_accuracy_is_the_mean_over_the_classes_that_were_found() -> Non
     assert one.metrics["colour/balanced_accuracy"] == one.metrics["colour/accuracy"] == pytest.approx(50.0)
 
 
+def test_what_is_found_stands_beside_what_the_most_frequent_class_would_get() -> None:
+    """Four of eight are found, three of them red: to say always red is right in 75 %, and no better than that."""
+    data = dataset([annotation(n, n, colour=0 if n < 6 else 2) for n in range(8)] + [annotation(8, 8, colour=UNKNOWN)])
+    always = evaluate(data, predictions([0, 1, 2, 6], colours=[0, 0, 0, 0]))
+    assert always.metrics["colour/accuracy"] == always.metrics["colour/majority"] == pytest.approx(75.0)
+    assert always.metrics["colour/coverage"] == pytest.approx(50.0)
+    assert always.metrics["colour/found_and_right"] == pytest.approx(100 * 3 / 8)
+    assert always.metrics["colour/macro_f1"] == pytest.approx(100 * (6 / 7 + 0) / 2)  # red: precision 3/4, recall 1
+    assert always.heads["colour"].majority == "red"
+
+
+def test_accuracy_can_be_had_for_finding_little_but_not_what_is_found_and_right() -> None:
+    data = dataset([annotation(n, n, colour=n % 3) for n in range(10)])
+    one = evaluate(data, predictions([0], colours=[0])).metrics
+    all_but_two = evaluate(data, predictions(range(10), colours=[0, 1, 2, 0, 1, 2, 0, 1, 1, 1])).metrics
+    assert one["colour/accuracy"] > all_but_two["colour/accuracy"]
+    for name in ("colour/found_and_right", "segm/AP_joint_colour", "segm/AP_all"):
+        assert one[name] < all_but_two[name]
+
+
+def test_macro_f1_is_that_of_the_textbook() -> None:
+    """Said but never true counts with 0, neither said nor true does not count (scikit-learn's average="macro")."""
+    data = dataset([annotation(1, 1, colour=0), annotation(2, 2, colour=0)])
+    assert evaluate(data, predictions([1, 2], colours=[0, 1])).metrics["colour/macro_f1"] == pytest.approx(100 / 3)
+
+
 def test_a_wrong_main_category_is_no_match() -> None:
     evaluation = evaluate(dataset([annotation(1, 0, label=0)]), predictions([0], labels=[1]))
 
@@ -65,7 +91,7 @@ def test_accuracy_is_zero_when_nothing_is_found_and_absent_when_nothing_is_label
     nothing_found = evaluate(dataset([annotation(1, 0)]), predictions([]))
     nothing_labelled = evaluate(dataset([annotation(1, 0, colour=UNKNOWN)]), predictions([0]))
 
-    for name in ("colour/accuracy", "colour/balanced_accuracy"):
+    for name in ("colour/accuracy", "colour/balanced_accuracy", "colour/macro_f1", "colour/coverage"):
         assert nothing_found.metrics[name] == 0.0
         assert name not in nothing_labelled.metrics
     assert nothing_found.metrics["colour/matched"] == nothing_labelled.metrics["colour/matched"] == 0.0
@@ -73,7 +99,7 @@ def test_accuracy_is_zero_when_nothing_is_found_and_absent_when_nothing_is_label
 
 def test_results_without_the_head_are_refused() -> None:
     results = instances_to_results(predictions([0]), image_id=10, categories=CATEGORIES)
-    del results[0]["colour"]
-
-    with pytest.raises(DatasetError, match=r"do not state 'colour'.*DATASETS\.SUBCATEGORIES"):
-        evaluate_results(dataset([annotation(1, 0)]), results)
+    for key in ("colour", "colour_probabilities"):
+        partly = [{name: value for name, value in results[0].items() if name != key}]
+        with pytest.raises(DatasetError, match=r"do not state 'colour'.*DATASETS\.SUBCATEGORIES"):
+            evaluate_results(dataset([annotation(1, 0)]), partly)

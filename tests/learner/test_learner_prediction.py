@@ -140,3 +140,15 @@ def test_merging() -> None:
     nothing = merge_windows(windows, [found_of(), found_of()], 0.5, 100)
     assert len(nothing) == 0
     assert nothing.subprobs["head"].shape == (0, 1)
+
+
+def test_duplicates_are_dropped_after_windows_are_merged() -> None:
+    """The windows disagree on an object's category: both of its labels are merged, and then one of them is left."""
+    windows = windows_of((40, 100), (40, 100), size=60, overlap=1 / 3)
+    left = found_of((0.9, 0, (30, 0, 60, 10)), (0.5, 1, (30, 0, 60, 10)), (0.2, 0, (0, 20, 9, 30)))
+    right = found_of((0.8, 1, (40, 0, 80, 10)), (0.4, 0, (40, 0, 80, 10)))
+    found = merge_windows(windows, [left, right], 0.5, 2, duplicates=0.9)
+    assert found.scores.tolist() == pytest.approx([0.9, 0.2])  # what is dropped takes no place
+    assert found.labels.tolist() == [0, 0]
+    assert found.masks == found_of((0.0, 0, (30, 0, 80, 10)), (0.0, 0, (0, 20, 9, 30))).masks
+    assert merge_windows(windows, [left, right], 0.5, 2).labels.tolist() == [0, 1]

@@ -22,6 +22,7 @@ ANNOTATION_FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "a
 """Fields that COCO gives to every annotation."""
 METRIC_GROUPS = ("segm",)
 """Metrics of a head are called `<name>/...`."""
+EvaluatorName = Literal["hotcoco", "pycocotools"]
 
 
 class Crop(Section):
@@ -239,6 +240,11 @@ class AnyTest(Section, extra="allow"):
     )
     DETECTIONS_PER_IMAGE: int = Field(
         100, ge=1, le=100_000, description="Instances kept, and counted by COCO's evaluation, per image [instances]."
+    )
+    EVALUATOR: EvaluatorName = Field(
+        "hotcoco",
+        description="What computes COCO's AP and AR; pycocotools gives the same numbers, takes longer, and is there "
+        "where hotcoco is not.",
     )
     BOOTSTRAP: int = Field(
         100, ge=0, le=100_000, description="Draws for segm/AP_se, the standard error of segm/AP; 0 = none [draws]."

@@ -28,7 +28,7 @@ from raytune_m2f.engines.detectron2.catalog import (
 from raytune_m2f.engines.detectron2.cfg import cfg_of, load_library, one_config_error
 from raytune_m2f.engines.detectron2.learner import AnyModelLearner
 from raytune_m2f.errors import ConfigError, DatasetError
-from raytune_m2f.evaluation.evaluator import Found, Result
+from raytune_m2f.evaluation.evaluator import Predicted, Result
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 
 NUM_CLASSES = {"GeneralizedRCNN": "ROI_HEADS", "RetinaNet": "RETINANET", "FCOS": "RETINANET"}
@@ -117,7 +117,7 @@ class MappedEngine(DatasetEngine[Train, Test, Prediction]):
         return sampled_batches(stream, self.library.index_stream(self._cfg, self._train_entries, self.config.SEED))
 
 
-class CatalogEngine(MappedEngine[TrainSample, TestSample, Found]):
+class CatalogEngine(MappedEngine[TrainSample, TestSample, Predicted]):
     """For our network; samples and predictions are the native engine's."""
 
     default_mapper = "MultiTaskMapper"
