@@ -5,54 +5,22 @@ Shapes: Q queries, C categories, K kept instances, D mask channels, H W pixels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from .structures import Instances, MaskCrop, PackedInstances
+from .masks import Edges, Frame, Size, edge_parts, mask_parts
+from .structures import Instances, PackedInstances
 from .transformer_decoder import Outputs
 
 Ranking = Literal["main", "sum", "logits", "product"]
 DropNoObject = Literal["none", "any", "all"]
-Size = tuple[int, int]
 T = TypeVar("T")
-Pack = Callable[[Sequence[MaskCrop], Size], Sequence[T]]
-"""Some masks, and the (height, width) of their image, to what is kept of each."""
-
-FLOATS_AT_ONCE = 2**22
-"""Mask logits at full size are made so many at a time: more would only cost memory."""
-LINES_AT_ONCE = 256
-"""Lines of a mask on a CPU."""
-ROUNDING = 32 * 2.0**-24
-"""How far two ways to resize twice in float32 may differ, beside the mean size of what is resized: about ten roundings
-each, and none of either resize's weights, which both share."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """Where an input of the network lies in its image; each size is (height, width).
-
-    Attributes:
-        padded: of the batch's tensor.
-        window: of the input in it: a window of the resized image, or all of it.
-        resized: of the whole resized image.
-        original: of the image file: the masks' size.
-        top, left: of the window in the resized image.
-    """
-
-    padded: Size
-    window: Size
-    resized: Size
-    original: Size
-    top: int = 0
-    left: int = 0
+Pack = Callable[[Sequence[Edges], Size], Sequence[T]]
+"""Some masks' edges, and the (height, width) of their image, to what is kept of each."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +83,11 @@ def instances_of_image(
     """
     pairs = _best_pairs(outputs, image, max_instances, choice)
     kept = pairs.queries.unique()
-    parts = list(_mask_parts(outputs, image, kept, frame))
-    crops = [crop for some, _ in parts for crop in some]
-    found, places = pairs.ranked(kept, torch.cat([pairs.scores[:0], *(quality for _, quality in parts)]))
-    masks = pairs.scores.new_zeros(len(places), *frame.original, dtype=torch.bool)
-    for mask, place in zip(masks, places, strict=True):
-        crops[place].paste(mask)
-    return Instances(masks=masks, **found)
+    parts = list(mask_parts(*_embedded(outputs, image, kept), frame)) if len(kept) else []
+    quality = torch.cat([pairs.scores[:0], *(quality for _, quality in parts)])
+    nothing = torch.zeros(0, *frame.original, dtype=torch.bool, device=quality.device)
+    found, places = pairs.ranked(kept, quality)
+    return Instances(masks=torch.cat([nothing, *(masks for masks, _ in parts)])[places], **found)
 
 
 def packed_instances_of_image(
@@ -135,8 +101,8 @@ def packed_instances_of_image(
     kept = torch.cat([pairs.queries for pairs in chosen]).unique()
     packed: list[T] = []
     qualities = []
-    for crops, quality in _mask_parts(outputs, image, kept, frame):
-        packed += pack(crops, frame.original)
+    for edges, quality in edge_parts(*_embedded(outputs, image, kept), frame) if len(kept) else ():
+        packed += pack(edges, frame.original)
         qualities.append(quality)
     found = []
     for pairs in chosen:
@@ -194,13 +160,9 @@ def _best_pairs(outputs: Outputs, image: int, max_instances: int, choice: Choice
     return _Pairs(best, labels, queries, {name: p[:, :-1] for name, p in subprobs.items()})
 
 
-def _mask_parts(outputs: Outputs, image: int, queries: Tensor, frame: Frame) -> Iterator[tuple[list[MaskCrop], Tensor]]:
-    if len(queries):  # nothing cannot be resized
-        yield from build_mask_parts(
-            outputs.mask_embed[-1, image, queries].float(),
-            outputs.mask_features[image].float(),
-            frame,
-        )
+def _embedded(outputs: Outputs, image: int, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Of an image, the mask embeddings (K, D) of these queries, and the mask features (D, h, w)."""
+    return outputs.mask_embed[-1, image, queries].float(), outputs.mask_features[image].float()
 
 
 def ranking_scores(probs: Tensor, subprobs: Sequence[Tensor], ranking: Ranking) -> Tensor:
@@ -239,152 +201,3 @@ def _logits(probs: Tensor) -> Tensor:
     rest = (1 - probs).scatter(-1, largest, probs.scatter(-1, largest, 0).sum(-1, keepdim=True))
     least = torch.finfo(probs.dtype).tiny
     return probs.clamp(min=least).log() - rest.clamp(min=least).log()
-
-
-def build_mask_parts(
-    mask_embed: Tensor, mask_features: Tensor, frame: Frame
-) -> Iterator[tuple[list[MaskCrop], Tensor]]:
-    """Masks at the original size, and how sure the network is of each; so many at a time as memory allows.
-
-    Args:
-        mask_embed: (K, D).
-        mask_features: (D, H/4, W/4).
-
-    Returns:
-        k masks, and (k,) the mean probability over the mask's own pixels.
-    """
-    logits = torch.einsum("kd,dhw->khw", mask_embed, mask_features)
-    if logits.device.type == "cpu":
-        yield from _cropped(logits, frame)
-        return
-    at_once = max(
-        1, FLOATS_AT_ONCE // max(math.prod(frame.padded), math.prod(frame.resized), math.prod(frame.original))
-    )
-    for part in logits.split(at_once):
-        masks, quality = whole_masks(part, frame)
-        yield [MaskCrop(mask) for mask in masks], quality
-
-
-def whole_masks(logits: Tensor, frame: Frame) -> tuple[Tensor, Tensor]:
-    """The definition: logits (k, h, w) to masks (k, H, W) bool and their quality (k,), at full size from end to end."""
-    logits = F.interpolate(logits[None], size=frame.padded, mode="bilinear", align_corners=False)
-    logits = _in_place(logits[:, :, : frame.window[0], : frame.window[1]], frame)
-    logits = F.interpolate(logits, size=frame.original, mode="bilinear", align_corners=False)[0]
-    masks = logits > 0
-    inside = masks.count_nonzero((1, 2))  # `sum` would make numbers of eight bytes of all of them first
-    quality = logits.sigmoid_().mul_(masks).sum((1, 2)) / (inside + 1e-6)
-    return masks, quality
-
-
-def _in_place(logits: Tensor, frame: Frame) -> Tensor:
-    """A window's logits in the whole resized image; around it they are 0, which leaves the sign to the window."""
-    if frame.window == frame.resized:
-        return logits
-    below, right = frame.resized[0] - frame.top - frame.window[0], frame.resized[1] - frame.left - frame.window[1]
-    return F.pad(logits, (frame.left, right, frame.top, below))
-
-
-def _cropped(logits: Tensor, frame: Frame) -> Iterator[tuple[list[MaskCrop], Tensor]]:
-    """`whole_masks`, one after the other, and of each only what its positive cells reach: the same masks.
-
-    Both resizes and the crop between them are linear along either axis: one small matrix for the rows, one for the
-    columns. Where rounding could decide on which side of 0 a pixel lies, the mask is that of `whole_masks`.
-    """
-    rows, columns = (_Axis.of(logits.shape[1 + axis], frame, axis) for axis in (0, 1))
-    across, down = rows.reached(logits.amax(2)), columns.reached(logits.amax(1))
-    peaks = logits.abs().amax((1, 2)).tolist()
-    for cells, (top, bottom), (left, right), peak in zip(logits, across, down, peaks, strict=True):
-        if not math.isfinite(peak):
-            masks, quality = whole_masks(cells[None], frame)
-            yield [MaskCrop(masks[0])], quality
-        elif top >= bottom or left >= right:
-            yield [MaskCrop(torch.zeros(0, 0, dtype=torch.bool))], logits.new_zeros(1)
-        elif (found := _Crop(cells, rows, columns, peak).pixels(top, bottom, left, right)) is None:
-            masks, quality = whole_masks(cells[None], frame)
-            yield [MaskCrop(masks[0, top:bottom, left:right], top, left)], quality
-        else:
-            mask, total = found
-            quality = total / (mask.count_nonzero() + 1e-6)
-            yield [MaskCrop(mask, top, left)], quality[None]
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """How the N pixels of the original image along one axis come from the n cells of a mask's logits.
-
-    Attributes:
-        weights: (N, n) float32, few of each row not 0.
-        first, last: of n cells, the first pixel that this cell or one after it reaches, and the last that this one
-            or one before it does; N and -1 where there is none (padding, or cells that a smaller image skips).
-        low, high: of N pixels, the range of cells that it reads.
-    """
-
-    weights: Tensor
-    first: NDArray[np.int64]
-    last: NDArray[np.int64]
-    low: list[int]
-    high: list[int]
-
-    @classmethod
-    def of(cls, cells: int, frame: Frame, axis: int) -> _Axis:
-        """The rows (axis 0) or columns (axis 1) of a frame."""
-        padded, window, resized, original = (
-            size[axis] for size in (frame.padded, frame.window, frame.resized, frame.original)
-        )
-        start = (frame.top, frame.left)[axis]
-        unit = torch.eye(cells)[None, None]
-        grown = F.interpolate(unit, size=(padded, cells), mode="bilinear", align_corners=False)[:, :, :window]
-        placed = F.pad(grown, (0, 0, start, resized - start - window))
-        weights = F.interpolate(placed, size=(original, cells), mode="bilinear", align_corners=False)[0, 0]
-        used = weights.numpy() != 0
-        reaches = used.any(0)
-        first = np.where(reaches, used.argmax(0), original)
-        last = np.where(reaches, original - 1 - used[::-1].argmax(0), -1)
-        return cls(
-            weights=weights,
-            first=np.minimum.accumulate(first[::-1])[::-1],
-            last=np.maximum.accumulate(last),
-            low=used.argmax(1).tolist(),
-            high=(cells - used[:, ::-1].argmax(1)).tolist(),
-        )
-
-    def reached(self, highest: Tensor) -> list[tuple[int, int]]:
-        """(K, n) highest logits of each line of cells: the range of pixels that can be positive."""
-        cells = highest.numpy() > 0
-        first = self.first[cells.argmax(1)]
-        last = self.last[cells.shape[1] - 1 - cells[:, ::-1].argmax(1)]
-        stop = np.where(cells.any(1), last + 1, 0)
-        return list(zip(first.tolist(), stop.tolist(), strict=True))
-
-
-@dataclass(frozen=True)
-class _Crop:
-    """The logits (h, w) of one mask, up to `peak` in size, on their way to the original image."""
-
-    cells: Tensor
-    rows: _Axis
-    columns: _Axis
-    peak: float
-
-    def pixels(self, top: int, bottom: int, left: int, right: int) -> tuple[Tensor, Tensor] | None:
-        """The mask in a part of the image, and the sum of its probabilities; None where rounding could decide."""
-        low, high = self.columns.low[left], self.columns.high[right - 1]
-        wide = self.cells[:, low:high] @ self.columns.weights[left:right, low:high].T
-        mask = torch.empty(bottom - top, right - left, dtype=torch.bool)
-        total = wide.new_zeros(())
-        for start in range(top, bottom, LINES_AT_ONCE):  # few cells reach so few lines
-            stop = min(start + LINES_AT_ONCE, bottom)
-            low, high = self.rows.low[start], self.rows.high[stop - 1]
-            logits = self.rows.weights[start:stop, low:high] @ wide[low:high]
-            near = logits.abs() <= ROUNDING * self.peak
-            if near.any() and self._in_doubt(logits, near, start, left):
-                return None
-            inside = torch.gt(logits, 0, out=mask[start - top : stop - top])
-            total += logits[inside].sigmoid_().sum()
-        return mask, total
-
-    def _in_doubt(self, logits: Tensor, near: Tensor, top: int, left: int) -> bool:
-        """Whether one of the pixels that are near 0 beside the whole mask is so beside the cells around it too."""
-        y, x = near.nonzero(as_tuple=True)
-        around = ((self.rows.weights[y + top] @ self.cells.abs()) * self.columns.weights[x + left]).sum(1)
-        return bool((logits[near].abs() <= ROUNDING * around).any())

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .inference import MASK2FORMER, Choice, Frame, Pack, Size, instances_of_image, packed_instances_of_image
+from .inference import MASK2FORMER, Choice, Pack, instances_of_image, packed_instances_of_image
+from .masks import Frame, Size
 from .pixel_decoder import ENCODER_FFN_WIDTH, MSDeformAttnPixelDecoder
 from .structures import Instances, PackedInstances
 from .transformer_decoder import MultiTaskTransformerDecoder, Outputs

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.fields.model import MaskFormerTest
-from raytune_m2f.data.masks import Rle, decode, encode_crops
+from raytune_m2f.data.masks import Rle, decode, encode_edges
 from raytune_m2f.learner.sieves import choice_of, without_duplicates
 from raytune_m2f.learner.tiles import Window, merged, windows_of
 from raytune_m2f.model import Frame, Instances, MultiTaskMaskFormer, PackedInstances, padded_size
@@ -42,7 +42,7 @@ def predict_variants(
         return [_predict_tiles(network, config, image, original, tests) for image, original in sizes]
     choices = [choice_of(test) for test in tests]
     most = config.TEST.DETECTIONS_PER_IMAGE
-    found = network.predict_packed(images, original_sizes, encode_crops, choices, max_instances=most)
+    found = network.predict_packed(images, original_sizes, encode_edges, choices, max_instances=most)
     return [
         [without_duplicates(one, test.NMS_THRESHOLD) for one, test in zip(each, tests, strict=True)] for each in found
     ]
@@ -80,7 +80,7 @@ def _predict_tiles(
         parts = [image[:, w.top : w.top + w.size[0], w.left : w.left + w.size[1]] for w in batch]
         padded = padded_size(parts, network.size_divisibility)
         frames = [Frame(padded, w.size, resized, original, w.top, w.left) for w in batch]
-        found += network.predict_frames(parts, frames, encode_crops, choices, max_instances=most)
+        found += network.predict_frames(parts, frames, encode_edges, choices, max_instances=most)
     return [
         merge_windows(windows, of_windows, tiles.NMS_THRESHOLD, most, duplicates=test.NMS_THRESHOLD)
         for of_windows, test in zip(zip(*found, strict=True), tests, strict=True)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from raytune_m2f.config import Config
-from raytune_m2f.data.masks import decode, encode_crops
+from raytune_m2f.data.masks import decode, encode_edges
 from raytune_m2f.engines import build_engine
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.learner.mask_former import MaskFormerLearner
 from raytune_m2f.learner.prediction import Found, merge_windows, predict, predict_whole
 from raytune_m2f.learner.tiles import windows_of
-from raytune_m2f.model import MaskCrop, MultiTaskMaskFormer, PackedInstances
+from raytune_m2f.model import MultiTaskMaskFormer, PackedInstances, edges_of
 
 TILES: dict[str, Any] = {"TEST.TILES.ENABLED": True, "TEST.TILES.SIZE": 64, "TEST.IMS_PER_BATCH": 3}
 
@@ -104,15 +104,13 @@ def test_windows_go_in_batches(large: Config, at_once: int, monkeypatch: pytest.
 
 def found_of(*instances: tuple[float, int, tuple[int, int, int, int]]) -> Found:
     """Score, label and (left, top, right, bottom) in an image of 100 x 40 pixels (width, height)."""
-    crops = [
-        MaskCrop(torch.ones(bottom - top, right - left, dtype=torch.bool), top, left)
-        for _, _, (left, top, right, bottom) in instances
-    ]
+    masks = torch.zeros(len(instances), 40, 100, dtype=torch.bool)
+    for mask, (_, _, (left, top, right, bottom)) in zip(masks, instances, strict=True):
+        mask[top:bottom, left:right] = True
     scores = torch.tensor([score for score, _, _ in instances])
     labels = torch.tensor([label for _, label, _ in instances], dtype=torch.int64)
-    return PackedInstances(
-        scores, labels, encode_crops(crops, (40, 100)), torch.arange(len(instances)), {"head": scores[:, None]}
-    )
+    rles = encode_edges(edges_of(masks), (40, 100))
+    return PackedInstances(scores, labels, rles, torch.arange(len(instances)), {"head": scores[:, None]})
 
 
 def test_merging() -> None:
