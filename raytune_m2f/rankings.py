@@ -68,7 +68,7 @@ class Row:
     metrics: dict[str, float]
     drawn: dict[str, Floats]
 
-    def less(self, other: Row, score: str) -> Interval:
+    def over(self, other: Row, score: str) -> Interval:
         """How much higher a score of this row is than the other's on the same images."""
         return Interval(
             self.metrics[score] - other.metrics[score], standard_error(self.drawn[score] - other.drawn[score])
@@ -102,14 +102,14 @@ class RankingComparison:
         return max(measured, key=lambda row: row.metrics[score], default=None)
 
     def table(self) -> list[list[str]]:
-        """As text, the heads of the columns first; behind each score the difference to the first row."""
+        """As text, the heads of the columns first; behind each score its difference to the first row."""
         joint = [f"segm/AP_joint_{head}" for head in self.heads]
         names = [n for n in ("segm/AP", "segm/AP50", *joint, "segm/AP_all") if n in self.rows[0].metrics]
         lines = [["RANKING", "sieve"], *([row.ranking, row.sieve] for row in self.rows)]
         for name in names:
             columns = [[name, *(_number(row.metrics[name]) for row in self.rows)]]
             if name in self.scores:
-                columns.append(["to the first", "", *(_apart(row.less(self.rows[0], name)) for row in self.rows[1:])])
+                columns.append(["to the first", "", *(_apart(row.over(self.rows[0], name)) for row in self.rows[1:])])
             for column in columns:
                 lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
         counts = ["instances an image", *(f"{row.instances:.1f}" for row in self.rows)]
@@ -120,14 +120,14 @@ class RankingComparison:
         for score in self.scores:
             if (best := self.best(score)) is not None:
                 others = [row for row in self.rows if row is not best]
-                alike = sum(not best.less(row, score).low > 0 for row in others)
+                alike = sum(not best.over(row, score).low > 0 for row in others)
                 yield (
                     f"Best {score}: {best.metrics[score]:.2f}, by RANKING {best.ranking} with sieve {best.sieve}; "
                     f"{alike} of the {len(others)} other rows are not surely worse."
                 )
         yield (
-            "A difference comes with its standard error, from draws of the same images for both rows: below two of "
-            f"these it means nothing. The best of {len(self.rows)} rows is lucky, too."
+            "A difference to the first row has its interval of 95 %, from draws of the same images for both: one that "
+            f"is smaller than what follows +- means nothing. The best of {len(self.rows)} rows is lucky, too."
         )
         yield (
             f"Of an image {self.max_detections} instances are kept, and counted by COCO's evaluation (maxDets; "
@@ -139,14 +139,15 @@ class RankingComparison:
         return {"max_detections": self.max_detections, "images": self.images, "rows": list(map(self._entry, self.rows))}
 
     def _entry(self, row: Row) -> dict[str, Any]:
-        apart = {score: row.less(self.rows[0], score) for score in self.scores}
+        apart = {score: row.over(self.rows[0], score) for score in self.scores}
         return {
             "ranking": row.ranking,
             "sieve": row.sieve,
             "instances": row.instances,
             "metrics": {name: _or_none(value) for name, value in row.metrics.items()},
             "difference": {
-                score: {"value": _or_none(each.value), "error": _or_none(each.error)} for score, each in apart.items()
+                score: {"difference": _or_none(each.value), "standard_error": _or_none(each.error)}
+                for score, each in apart.items()
             },
         }
 
@@ -156,7 +157,7 @@ def _number(value: float) -> str:
 
 
 def _apart(difference: Interval) -> str:
-    return "" if math.isnan(difference.error) else f"{difference.value:+.2f} ± {difference.error:.2f}"
+    return "" if math.isnan(difference.error) else f"{difference.value:+.2f} +- {difference.margin:.2f}"
 
 
 def _or_none(value: float) -> float | None:

@@ -134,32 +134,32 @@ def compared(*rows: Row) -> RankingComparison:
 
 
 def test_the_best_is_named_and_what_is_as_good() -> None:
-    """Draws move all rows alike: the second is surely better than the first, the third is surely as good as that."""
+    """Draws move all rows alike: the second is surely better than the first, but not than the third."""
     first = row("main", "none", 40, 30, 40, 50)
     second = row("main", "all", 44.5, 34, 44.5, 55)
     third = row("sum", "none", 44, 35, 44, 53)
     comparison = compared(first, second, third, row("sum", "all", 44.5, 34, 44.5, 55))
-    difference = second.less(first, "segm/AP")
+    difference = second.over(first, "segm/AP")
     assert difference.value == pytest.approx(4.5)
     assert difference.error == pytest.approx(np.std([4, 4.5, 5], ddof=1))
     assert comparison.best("segm/AP") is second
     best, error, cap = comparison.verdict()
     assert best.startswith("Best segm/AP: 44.50, by RANKING main with sieve all; 2 of the 3 other rows are not surely")
-    assert "below two of these it means nothing" in error
+    assert "one that is smaller than what follows +- means nothing" in error
     assert cap.startswith("Of an image 100 instances are kept")
     assert comparison.table()[:3] == [
         ["RANKING", "sieve", "segm/AP", "to the first", "segm/AP50", "instances an image"],
         ["main", "none", "40.00", "", "80.00", "3.0"],
-        ["main", "all", "44.50", "+4.50 ± 0.50", "89.00", "3.0"],
+        ["main", "all", "44.50", "+4.50 +- 0.98", "89.00", "3.0"],
     ]
     entry = comparison.as_dict()["rows"][1]
-    assert entry["difference"] == {"segm/AP": {"value": pytest.approx(4.5), "error": pytest.approx(0.5)}}
+    assert entry["difference"] == {"segm/AP": {"difference": pytest.approx(4.5), "standard_error": pytest.approx(0.5)}}
 
 
 def test_what_cannot_be_measured_is_blank() -> None:
     comparison = compared(row("main", "none", 3.0), row("main", "all", math.nan, math.nan, math.nan))
     assert comparison.table()[2] == ["main", "all", "", "", "", "3.0"]
-    assert comparison.as_dict()["rows"][1]["difference"] == {"segm/AP": {"value": None, "error": None}}
+    assert comparison.as_dict()["rows"][1]["difference"] == {"segm/AP": {"difference": None, "standard_error": None}}
     assert compared(row("main", "none", math.nan)).best("segm/AP") is None
 
 

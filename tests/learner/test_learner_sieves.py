@@ -151,6 +151,22 @@ def test_a_choice_is_what_the_keys_say() -> None:
     assert choice_of(MaskFormerTest(NMS_THRESHOLD=0.9), one_label=False) == MASK2FORMER
 
 
+def test_one_label_a_query_is_suppression_among_all_of_its_labels(any_config: Config) -> None:
+    """What the network leaves out beforehand would be dropped as a duplicate of its own mask."""
+    config = any_config.with_values({"TEST.DETECTIONS_PER_IMAGE": 1000})
+    network = learner_of(config).model
+    image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    (every,) = predict(network, config, [image], [(60, 50)])
+    assert all(mask_utils.area(mask) for mask in every.masks), "an empty mask is nobody's duplicate"
+    wanted = without_duplicates(every, 0.4)
+    (found,) = predict(network, config.with_values({f"{TEST}.NMS_THRESHOLD": 0.4}), [image], [(60, 50)])
+    assert len(found) < len(every) / 2
+    assert torch.equal(found.queries, wanted.queries)
+    assert torch.equal(found.labels, wanted.labels)
+    assert torch.equal(found.scores, wanted.scores)
+    assert found.masks == wanted.masks
+
+
 @pytest.mark.parametrize("tiles", [False, True])
 def test_variants_are_what_each_predicts_alone(
     tiny_config: Config, tiles: bool, monkeypatch: pytest.MonkeyPatch
