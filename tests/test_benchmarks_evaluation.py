@@ -16,8 +16,9 @@ def test_a_scene_is_the_same_each_time() -> None:
 def test_every_stage_is_run() -> None:
     evaluation = Evaluation(2)
     with torch.no_grad():
-        run = evaluation.run(memory=False)
-    assert run["times"].keys() == set(STAGES)
+        times = evaluation.process(0, 2) | evaluation.evaluate()
+    run = evaluation.found()
+    assert times.keys() == set(STAGES)
     assert len(run["results"]) == 2 * QUERIES
     assert 10 < run["metrics"]["segm/AP"] < 90  # some are found, and neither all nor well
     assert all(run["metrics"][f"{head}/matched"] > 0 for head in HEADS)
