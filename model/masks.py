@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -246,6 +247,7 @@ class _Tiles:
     reads: Floats
 
     @classmethod
+    @lru_cache(maxsize=4)  # images of one size follow each other
     def of(cls, cells: int, frame: Frame, axis: int) -> _Tiles:
         """Of the rows (axis 0) or the columns (axis 1) of a frame, from so many cells."""
         padded, window, resized, original = (
