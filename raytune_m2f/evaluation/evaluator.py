@@ -175,8 +175,8 @@ def instances_to_results(instances: Predicted, *, image_id: int, categories: Cat
         )
     ]
     for name, probabilities in instances.subprobs.items():
-        best = probabilities.argmax(dim=-1).tolist()
-        for result, index, row in zip(results, best, probabilities.tolist(), strict=True):
+        rows = probabilities.cpu().numpy()  # whose tolist is forty times as fast as torch's
+        for result, index, row in zip(results, rows.argmax(-1).tolist(), rows.tolist(), strict=True):
             result[name], result[f"{name}_score"], result[f"{name}_probabilities"] = index, row[index], row
     return results
 
