@@ -14,7 +14,6 @@ from raytune_m2f.data import TestSample
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.evaluation import CocoEvaluator, Evaluation
 from raytune_m2f.evaluation.bootstrap import DRAWS, Interval, drawn, standard_error
-from raytune_m2f.evaluation.measures import Measures
 from raytune_m2f.evaluation.overlaps import Floats
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.model import PackedInstances
@@ -234,16 +233,8 @@ def compare_rankings(
         for number, variant in enumerate(compared, start=1):
             evaluation = scored(number)
             mean = sum(len(of_image[number]) for of_image in found) / len(found)
-            drawn = _drawn_scores(evaluation.measures, draws)
-            rows.append(Row(variant.test.RANKING, variant.sieve, mean, evaluation.metrics, drawn))
+            values = drawn(evaluation.measures.headlines, evaluation.measures.images, draws)
+            rows.append(Row(variant.test.RANKING, variant.sieve, mean, evaluation.metrics, values))
         heads = tuple(scored(0).heads)  # the last: the evaluator then holds the results of the model as it is
     most = exported.config.TEST.DETECTIONS_PER_IMAGE
     return evaluator, RankingComparison(tuple(rows), heads, len(found), most)
-
-
-def _drawn_scores(measures: Measures, draws: int) -> dict[str, Floats]:
-    def values(weights: Floats) -> dict[str, Floats]:
-        found = {"segm/AP": measures.ap(weights), **measures.multitask(weights)}
-        return {name: found[name] for name in SCORES if name in found}
-
-    return drawn(values, measures.images, draws)

@@ -71,10 +71,10 @@ def standard_error(values: Floats) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def ap_standard_error(measures: Measures, count: int) -> float:
-    """The standard error of AP in percent points."""
-    values = drawn(lambda weights: {"AP": measures.ap(weights)}, measures.images, count)
-    return standard_error(values["AP"])
+def standard_errors(measures: Measures, count: int) -> dict[str, float]:
+    """ "<metric>_se" of `Measures.headlines`, in percent points."""
+    values = drawn(measures.headlines, measures.images, count)
+    return {f"{name}_se": standard_error(each) for name, each in values.items()}
 
 
 def intervals(measures: Measures, count: int = DRAWS) -> dict[str, Interval]:

@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 
 from raytune_m2f.data import Categories, CocoDataset, TestSample
 from raytune_m2f.data.masks import Rle
-from raytune_m2f.evaluation.bootstrap import ap_standard_error
+from raytune_m2f.evaluation.bootstrap import standard_errors
 from raytune_m2f.evaluation.coco import (
     EvaluatorName,
     GroundTruth,
@@ -66,7 +66,7 @@ class Evaluation:
     """All that is measured.
 
     Attributes:
-        metrics: "segm/..." of `standard_metrics`, "segm/AP_se" if it was asked for, and those of
+        metrics: "segm/..." of `standard_metrics`, `standard_errors` if they were asked for, and those of
             `Measures.multitask`: joint AP of each head and of all, and "<head>/...".
         heads: each subcategory head with its confusion table.
         measures: what the metrics are of: for intervals, and for the comparison with another model.
@@ -84,7 +84,7 @@ class Scorer:
         ground_truth: a dataset, or what `coco_ground_truth` made of it.
         tasks: what is compared, masks or boxes; the standard error, joint AP and heads are the first one's.
         max_detections: detections counted per image and category.
-        bootstrap: draws of images for "segm/AP_se", the standard error of "segm/AP"; 0 leaves it out.
+        bootstrap: draws of images for `standard_errors`; 0 leaves them out.
         evaluator: TEST.EVALUATOR, what computes COCO's own metrics.
 
     Raises:
@@ -124,7 +124,7 @@ class Scorer:
             )
         measures = Measures(self.truths, found, self.tasks[0], tuple(self.ground_truth.names), self.max_detections)
         if self.bootstrap:
-            metrics[f"{self.tasks[0]}/AP_se"] = ap_standard_error(measures, self.bootstrap)
+            metrics |= standard_errors(measures, self.bootstrap)
         metrics |= {name: float(values[0]) for name, values in measures.multitask(measures.once).items()}
         return Evaluation(metrics, {h: m.evaluation() for h, m in measures.heads.items()}, measures)
 

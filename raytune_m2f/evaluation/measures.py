@@ -81,9 +81,12 @@ class Measures:
         """(B,) each: every metric in percent, for each weighting (I, B) of the images; NaN without ground truth."""
         return self.standard(weights) | self.multitask(weights)
 
-    def ap(self, weights: Floats) -> Floats:
-        """(B,) AP in percent."""
-        return _mean(self.main.precision(weights))
+    def headlines(self, weights: Floats) -> dict[str, Floats]:
+        """(B,) each: AP, and with subcategory heads AP_all: what a study most probably maximises."""
+        values = {f"{self.task}/AP": _mean(self.main.precision(weights))}
+        if self.truths.heads:
+            values[f"{self.task}/AP_all"] = _mean(self.joint[tuple(self.truths.heads)].joint.precision(weights))
+        return values
 
     def standard(self, weights: Floats) -> dict[str, Floats]:
         """COCO's metrics, in detectron2's names: those of `standard_metrics`."""

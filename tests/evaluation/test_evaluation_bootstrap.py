@@ -13,7 +13,7 @@ from evaluation_cases import annotation, dataset, predictions
 from numpy.typing import NDArray
 
 from raytune_m2f.evaluation import coco_ground_truth, evaluate_results, instances_to_results
-from raytune_m2f.evaluation.bootstrap import ap_standard_error, differences, draw, intervals
+from raytune_m2f.evaluation.bootstrap import differences, draw, intervals, standard_errors
 from raytune_m2f.evaluation.coco import GroundTruth, standard_metrics
 from raytune_m2f.evaluation.evaluator import Scorer
 from raytune_m2f.evaluation.measures import Measures
@@ -140,10 +140,13 @@ def halves(images: int) -> tuple[GroundTruth, Results]:
 
 def test_the_error_is_the_spread_of_the_draws() -> None:
     measures = measures_of(*halves(100))
-    error = ap_standard_error(measures, 200)
-    assert error == ap_standard_error(measures, 200) == intervals(measures, 200)["segm/AP"].error
+    errors = standard_errors(measures, 200)
+    error = errors["segm/AP_se"]
+    assert errors == standard_errors(measures, 200)
+    for name in ("segm/AP", "segm/AP_all"):
+        assert errors[f"{name}_se"] == intervals(measures, 200)[name].error
     assert 3.0 < error < 8.0  # AP is about p^2 = 25, p has an error of 5 percent points: 2 p x 5 = 5
-    assert error == pytest.approx(ap_standard_error(measures, 2000), rel=0.15)
+    assert error == pytest.approx(standard_errors(measures, 2000)["segm/AP_se"], rel=0.15)
 
 
 def test_an_interval_lies_around_its_value() -> None:
@@ -184,6 +187,6 @@ def test_of_several_tasks_it_is_the_first_ones() -> None:
 
 
 def test_without_ground_truth_there_is_no_error() -> None:
-    assert math.isnan(ap_standard_error(measures_of(coco_ground_truth(dataset([], [])), []), 10))
+    assert all(map(math.isnan, standard_errors(measures_of(coco_ground_truth(dataset([], [])), []), 10).values()))
     nothing_found = coco_ground_truth(dataset([annotation(1, 0)], [annotation(2, 0)]))
-    assert ap_standard_error(measures_of(nothing_found, []), 10) == 0.0
+    assert standard_errors(measures_of(nothing_found, []), 10) == {"segm/AP_se": 0.0, "segm/AP_all_se": 0.0}

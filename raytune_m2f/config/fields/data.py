@@ -247,7 +247,10 @@ class AnyTest(Section, extra="allow"):
         "where hotcoco is not.",
     )
     BOOTSTRAP: int = Field(
-        100, ge=0, le=100_000, description="Draws for segm/AP_se, the standard error of segm/AP; 0 = none [draws]."
+        100,
+        ge=0,
+        le=100_000,
+        description="Draws for segm/AP_se and segm/AP_all_se, the standard errors of these metrics; 0 = none [draws].",
     )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
     TILES: AnyTiles = AnyTiles()
