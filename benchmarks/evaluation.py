@@ -1,7 +1,7 @@
 """A whole evaluation apart from the network, in two checkouts of this repository, in turn: CPU time of each stage, peak
 memory, and how far the results differ.
 
-    python -m benchmarks.evaluation [--against CHECKOUT] [--images 500] [--pairs 5]
+    python -m benchmarks.evaluation [--against CHECKOUT] [--images 500] [--pairs 10]
 
 The network's outputs are made up, an image at a time and outside of what is measured: 100 queries on images of 480 x
 640, two or three on each of about eight objects, the others elsewhere, a fifth of them frayed; three categories, two
@@ -23,9 +23,9 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -146,33 +146,44 @@ class Evaluation:
         self.evaluator = CocoEvaluator(data, bootstrap=100)
         self.instances = _predictor()
 
-    def run(self, *, memory: bool) -> dict[str, Any]:
-        """CPU milliseconds of each stage for an image, the metrics, the instances; MiB too if asked for."""
-        times = dict.fromkeys(STAGES, 0.0)
-        mib: dict[str, float] = {}
-        self.evaluator.reset()
-        for number, sample in enumerate(self.samples):
+    def process(self, first: int, last: int) -> dict[str, float]:
+        """CPU seconds of each stage but the last, for some images."""
+        times = dict.fromkeys(STAGES[:-1], 0.0)
+        for number in range(first, last):
             outputs = Scene(number).outputs()
-            if memory and number == 0:
-                mib["masks"] = peak_memory(partial(self.instances, outputs))
             start = time.process_time()
             found = self.instances(outputs)
             between = time.process_time()
-            self.evaluator.process([sample], [found])
+            self.evaluator.process([self.samples[number]], [found])
             times["process"] += time.process_time() - between
             times["masks"] += between - start
             embed = outputs["mask_embed"][-1, 0, found.queries.unique()]
             start = time.process_time()
             torch.einsum("kd,dhw->khw", embed, outputs["mask_features"][0])
             times["product"] += time.process_time() - start
-        if memory:
-            mib["evaluate"] = peak_memory(self.evaluator.evaluate)  # before this process does: threads do not fork
+        return times
+
+    def evaluate(self) -> dict[str, float]:
+        """CPU seconds of the last stage."""
         start = time.process_time()
-        metrics = self.evaluator.evaluate()
-        times["evaluate"] = time.process_time() - start
+        self.metrics = self.evaluator.evaluate()
+        return {"evaluate": time.process_time() - start}
+
+    def memory(self) -> dict[str, float]:
+        """MiB beyond what was there before: for the masks of an image, and to evaluate all that were processed.
+
+        To be asked for before `evaluate`: what runs in a child process has no threads of its parent's.
+        """
+        outputs = Scene(0).outputs()
+        return {
+            "masks": peak_memory(lambda: self.instances(outputs)),
+            "evaluate": peak_memory(self.evaluator.evaluate),
+        }
+
+    def found(self) -> dict[str, Any]:
+        """The metrics, and of each instance a checksum of its mask and its score."""
         results = [(zlib.crc32(r["segmentation"]["counts"].encode()), r["score"]) for r in self.evaluator.results]
-        per_image = {stage: 1000 * seconds / len(self.samples) for stage, seconds in times.items()}
-        return {"times": per_image, "metrics": metrics, "results": results, "mib": mib}
+        return {"metrics": self.metrics, "results": results}
 
 
 def _predictor() -> Callable[[dict[str, Any]], Any]:
@@ -203,13 +214,16 @@ def _predictor() -> Callable[[dict[str, Any]], Any]:
 
 
 def worker(root: str, images: int) -> None:
-    """Evaluate by the code in `root` whenever a line comes in, the first time with memory."""
+    """Do what each line asks for, a method and its arguments, by the code in `root`."""
     sys.path.insert(0, root)
     torch.set_num_threads(1)
-    evaluation = Evaluation(images)
     with torch.no_grad():
-        for number, _ in enumerate(sys.stdin):
-            print(json.dumps(evaluation.run(memory=number == 0)), flush=True)
+        evaluation = Evaluation(images)
+        evaluation.process(0, 1)  # to warm up
+        evaluation.evaluator.reset()
+        for line in sys.stdin:
+            method, *arguments = json.loads(line)
+            print(json.dumps(getattr(evaluation, method)(*arguments)), flush=True)
 
 
 class Checkout:
@@ -225,24 +239,19 @@ class Checkout:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.runs: list[dict[str, Any]] = []
 
-    def run(self) -> None:
+    def ask(self, method: str, *arguments: int) -> dict[str, Any]:
         stdin, stdout = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
-        print(file=stdin, flush=True)
-        self.runs.append(json.loads(stdout.readline()))
-
-    def times(self, *stages: str, less: str = "") -> list[float]:
-        """Of every run but the first, which was to warm up: seconds, as `Pairs` wants them."""
-        runs = [run["times"] for run in self.runs[1:]]
-        return [(sum(map(times.__getitem__, stages)) - (times[less] if less else 0)) / 1000 for times in runs]
+        print(json.dumps([method, *arguments]), file=stdin, flush=True)
+        answer: dict[str, Any] = json.loads(stdout.readline())
+        return answer
 
     def close(self) -> None:
         self._process.communicate()
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """How far two runs differ."""
+    """How far what two checkouts found differs."""
     pairs = list(zip(before["results"], after["results"], strict=True))
     masks = sum(a[0] != b[0] for a, b in pairs)
     score = max(abs(a[1] - b[1]) for a, b in pairs)
@@ -250,8 +259,33 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
     metric = max(abs(before["metrics"][name] - after["metrics"][name]) for name in names)
     return (
         f"{len(pairs)} instances: masks that differ {masks}, scores by up to {score:.1e}; "
-        f"{len(names)} metrics by up to {metric:.1e} ({len(after['metrics'])} against {len(before['metrics'])} metrics)"
+        f"{len(names)} metrics by up to {metric:.1e} ({len(before['metrics'])} and {len(after['metrics'])} metrics)"
     )
+
+
+def compare(before: Checkout, after: Checkout, images: int, pairs: int) -> None:
+    """Print what the two need: `pairs` groups of the images in turn, then the evaluation of all so many times."""
+    times: dict[Checkout, dict[str, list[float]]] = {c: {stage: [] for stage in STAGES} for c in (before, after)}
+    bounds = [images * number // pairs for number in range(pairs + 1)]
+    requests: list[tuple[str, tuple[int, ...], int]] = [
+        ("process", group, group[1] - group[0]) for group in pairwise(bounds)
+    ]
+    requests += [("evaluate", (), images)] * pairs
+    memory = {}
+    for number, (method, arguments, count) in enumerate(requests):
+        if number == pairs:
+            memory = {checkout: checkout.ask("memory") for checkout in (before, after)}
+        for checkout in (before, after) if number % 2 else (after, before):
+            for stage, seconds in checkout.ask(method, *arguments).items():
+                times[checkout][stage].append(seconds / count)
+    for each in times.values():
+        each["whole"] = [sum(parts) for parts in zip(each["masks"], each["process"], each["evaluate"], strict=True)]
+        each["without product"] = [a - b for a, b in zip(each["whole"], each["product"], strict=True)]
+    for stage in times[before]:
+        print(f"{stage:18}", Pairs(times[before][stage], times[after][stage]))
+    for name, mib in memory[before].items():
+        print(f"{'MiB, ' + name:18} {mib:9.1f}    {memory[after][name]:9.1f}")
+    print(differences(before.ask("found"), after.ask("found")))
 
 
 def main() -> None:
@@ -260,29 +294,17 @@ def main() -> None:
         "--against", type=Path, default=HERE, help="the checkout to compare with; this one, if not given"
     )
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=10, help="groups of the images, each done by both in turn")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker, options.images)
         return
     before, after = Checkout(options.against.resolve(), options.images), Checkout(HERE, options.images)
-    for number in range(options.pairs + 1):
-        for checkout in (before, after) if number % 2 else (after, before):
-            checkout.run()
-    print(f"CPU ms of an image, {options.images} images, {options.pairs} pairs: {options.against}, this checkout")
-    for stage in STAGES:
-        print(f"{stage:18}", Pairs(before.times(stage), after.times(stage)))
-    whole = ("masks", "process", "evaluate")
-    print(f"{'whole':18}", Pairs(before.times(*whole), after.times(*whole)))
-    less = {"less": "product"}
-    print(f"{'without product':18}", Pairs(before.times(*whole, **less), after.times(*whole, **less)))
-    for name, mib in before.runs[0]["mib"].items():
-        print(f"MiB, {name:13}", f"{mib:9.1f}    {after.runs[0]['mib'][name]:9.1f}")
-    print(differences(before.runs[-1], after.runs[-1]))
-    for checkout in (before, after):
-        print(json.dumps({name: round(value, 2) for name, value in sorted(checkout.runs[-1]["metrics"].items())}))
-        checkout.close()
+    print(f"CPU time of an image: {options.against}, this checkout; {options.images} images, {options.pairs} pairs")
+    compare(before, after, options.images, options.pairs)
+    before.close()
+    after.close()
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -173,7 +174,8 @@ def _tiled(logits: Tensor, frame: Frame, rows: _Tiles, columns: _Tiles) -> tuple
         near = np.abs(pixels).reshape(len(pixels), -1).min(1) <= ROUNDING * np.abs(read).max((1, 2))
         if near.any():
             around = _resized(np.abs(read[near]), down, across[near])
-            defined[masks[near][(np.abs(pixels[near]) < ROUNDING * around).any((1, 2))]] = True
+            doubt = (np.abs(pixels[near]) <= ROUNDING * around) & (around > 0)  # 0 of nothing but zeros is certain
+            defined[masks[near][doubt.any((1, 2))]] = True
         starts = (masks * width + tiles * columns.side) * (height + 1) + band * rows.side
         changes.append(_changes(pixels > 0, starts, height + 1))
         sums += np.bincount(masks, _probabilities(pixels), len(cells))
@@ -245,6 +247,7 @@ class _Tiles:
     reads: Floats
 
     @classmethod
+    @lru_cache(maxsize=4)  # images of one size follow each other
     def of(cls, cells: int, frame: Frame, axis: int) -> _Tiles:
         """Of the rows (axis 0) or the columns (axis 1) of a frame, from so many cells."""
         padded, window, resized, original = (

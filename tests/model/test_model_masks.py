@@ -126,12 +126,13 @@ def test_where_rounding_could_decide_the_definition_does(monkeypatch: pytest.Mon
     assert calls
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("size", [(7, 5), (1, 6), (6, 1)])
-def test_run_lengths_of_edges_are_those_of_the_mask(size: tuple[int, int]) -> None:
+def test_run_lengths_of_edges_are_those_of_the_mask(size: tuple[int, int], device: str) -> None:
     rng = np.random.default_rng(0)
     several = np.stack([rng.random(size) < share for share in (0.0, 0.3, 0.5, 0.7, 1.0, 1.0, 0.5, 0.0)])
     several[-1].T.flat[-1] = several[2].T.flat[-1] = True  # one ends where the next begins
-    edges = edges_of(torch.from_numpy(several))
+    edges = edges_of(torch.from_numpy(several).to(device))
     assert torch.equal(masks.painted(edges, size), torch.from_numpy(several))
     for mask, rle in zip(several, encode_edges(edges, size), strict=True):
         wanted: Rle = mask_utils.encode(np.asfortranarray(mask, np.uint8))
