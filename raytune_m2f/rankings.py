@@ -31,6 +31,8 @@ SIEVES: dict[str, Any] = {
 """What a sieve is tried with where the configuration has it off. 0.1 is what was found useful by hand before there were
 such keys; from 0.5 on a class is likelier than all others and no object together; two masks that share more than half
 of their union cannot be those of two objects side by side."""
+AGNOSTIC = "NMS_CLASS_AGNOSTIC"
+"""Tried both ways; with all sieves it is the configuration's."""
 NO_SIEVE, ALL_SIEVES = "none", "all"
 SCORES = ("segm/AP", "segm/AP_all")
 """By which the rows are told apart, as far as they are there."""
@@ -170,14 +172,16 @@ def variants(test: MaskFormerTest, *, heads: bool) -> list[Variant]:
         test: the configuration's; its values of sieves are taken where they are on.
         heads: whether there are subcategory heads: without, all rankings are one, and there is no sieve of them.
     """
-    off = {key: MaskFormerTest.model_fields[key].default for key in SIEVES}
-    own = {key: getattr(test, key) for key in SIEVES}
+    off = {key: MaskFormerTest.model_fields[key].default for key in (*SIEVES, AGNOSTIC)}
+    own = {key: getattr(test, key) for key in off}
     tried = {key: own[key] if own[key] != off[key] else value for key, value in SIEVES.items()}
     if not heads:
         tried = {key: tried[key] for key in ("CLASS_THRESHOLD", "NMS_THRESHOLD")}
     sieves: dict[str, dict[str, Any]] = {NO_SIEVE: {}}
     sieves |= {f"{key} {value}": {key: value} for key, value in tried.items()}
-    sieves[ALL_SIEVES] = tried
+    threshold = tried["NMS_THRESHOLD"]
+    sieves[f"NMS_THRESHOLD {threshold}, in a category"] = {"NMS_THRESHOLD": threshold, AGNOSTIC: False}
+    sieves[ALL_SIEVES] = {**tried, AGNOSTIC: own[AGNOSTIC]}
     rankings = get_args(MaskFormerTest.model_fields["RANKING"].annotation) if heads else ("main",)
     return [
         Variant(name, test.model_copy(update={"RANKING": ranking, **off, **sieve}))

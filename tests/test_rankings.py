@@ -28,10 +28,11 @@ from raytune_m2f.rankings import RankingComparison, Row, compare_rankings, varia
 from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.worker import train_trial
 
-RANKINGS = [ranking for ranking in ("main", "sum", "logits", "product") for _ in range(6)]
+RANKINGS = [ranking for ranking in ("main", "sum", "logits", "product") for _ in range(7)]
 TEST = "MODEL.MASK_FORMER.TEST"
 SIEVES = [
-    "none", "CLASS_THRESHOLD 0.1", "SUBCATEGORY_THRESHOLD 0.5", "DROP_NO_OBJECT any", "NMS_THRESHOLD 0.5", "all"
+    "none", "CLASS_THRESHOLD 0.1", "SUBCATEGORY_THRESHOLD 0.5", "DROP_NO_OBJECT any", "NMS_THRESHOLD 0.5",
+    "NMS_THRESHOLD 0.5, in a category", "all",
 ]  # fmt: skip
 
 
@@ -73,25 +74,24 @@ def same(one: dict[str, float], other: dict[str, float]) -> bool:
 def test_every_ranking_comes_without_with_each_and_with_all_sieves() -> None:
     found = variants(MaskFormerTest(), heads=True)
     assert [variant.sieve for variant in found] == SIEVES * 4
-    assert [variant.test.RANKING for variant in found] == [
-        r for r in ("main", "sum", "logits", "product") for _ in "123456"
-    ]
+    assert [variant.test.RANKING for variant in found] == RANKINGS
     assert found[0].test == MaskFormerTest()
-    assert found[6 + 3].test == MaskFormerTest(RANKING="sum", DROP_NO_OBJECT="any")
+    assert found[7 + 3].test == MaskFormerTest(RANKING="sum", DROP_NO_OBJECT="any")
     keys: dict[str, Any] = {"CLASS_THRESHOLD": 0.1, "SUBCATEGORY_THRESHOLD": 0.5, "NMS_THRESHOLD": 0.5}
     assert found[-1].test == MaskFormerTest(RANKING="product", DROP_NO_OBJECT="any", **keys)
 
 
 def test_the_configurations_own_values_are_compared() -> None:
-    own = MaskFormerTest(RANKING="sum", NMS_THRESHOLD=0.8, DROP_NO_OBJECT="all")
+    own = MaskFormerTest(RANKING="sum", NMS_THRESHOLD=0.8, NMS_CLASS_AGNOSTIC=False, DROP_NO_OBJECT="all")
     found = variants(own, heads=True)
     assert [variant.sieve for variant in found[3:5]] == ["DROP_NO_OBJECT all", "NMS_THRESHOLD 0.8"]
     assert found[0].test == MaskFormerTest()
+    assert [variant.test.NMS_CLASS_AGNOSTIC for variant in found[:7]] == [True] * 5 + [False] * 2
 
 
 def test_without_heads_there_is_one_ranking_and_no_sieve_of_theirs() -> None:
     found = variants(MaskFormerTest(RANKING="sum"), heads=False)
-    assert [variant.sieve for variant in found] == ["none", "CLASS_THRESHOLD 0.1", "NMS_THRESHOLD 0.5", "all"]
+    assert [variant.sieve for variant in found] == [*SIEVES[:2], *SIEVES[4:]]
     assert {variant.test.RANKING for variant in found} == {"main"}
 
 
@@ -105,7 +105,7 @@ def test_a_row_is_what_a_model_configured_so_scores(
     assert seen == [(done, 6) for done in range(1, 7)]  # the network sees an image once
     assert (comparison.images, comparison.max_detections, comparison.heads) == (6, 100, ("color", "texture"))
     rows = {(row.ranking, row.sieve): row for row in comparison.rows}
-    assert len(rows) == 24
+    assert len(rows) == 28
     checked: list[tuple[tuple[str, str], dict[str, Any]]] = [
         (("main", "none"), {}),
         (("sum", "CLASS_THRESHOLD 0.1"), {"RANKING": "sum", "CLASS_THRESHOLD": 0.1}),
@@ -181,13 +181,13 @@ def test_the_command_prints_a_table(cli: CliRunner, folder: Path, val: tuple[Pat
     lines = done.stdout.splitlines()
     head = next(number for number, line in enumerate(lines) if line.startswith("RANKING"))
     assert lines[head].split()[:6] == ["RANKING", "sieve", "segm/AP", "to", "the", "first"]
-    table = lines[head + 1 : head + 25]
+    table = lines[head + 1 : head + 29]
     assert [line.split()[0] for line in table] == RANKINGS
     assert all(line.split()[-1].replace(".", "").isdigit() for line in table)
-    assert lines[head + 25].startswith("Best segm/AP: ")
+    assert lines[head + 29].startswith("Best segm/AP: ")
     assert "maxDets" in lines[-1]
     assert "100 detections count" in lines[1]
-    assert len(json.loads((tmp_path / "scores.json").read_text())["rankings"]["rows"]) == 24
+    assert len(json.loads((tmp_path / "scores.json").read_text())["rankings"]["rows"]) == 28
 
 
 def test_a_network_of_detectron2s_has_no_rankings(exported: ExportedModel, val: tuple[Path, Path]) -> None:

@@ -43,9 +43,7 @@ def predict_variants(
     choices = [choice_of(test) for test in tests]
     most = config.TEST.DETECTIONS_PER_IMAGE
     found = network.predict_packed(images, original_sizes, encode_edges, choices, max_instances=most)
-    return [
-        [without_duplicates(one, test.NMS_THRESHOLD) for one, test in zip(each, tests, strict=True)] for each in found
-    ]
+    return [[without_duplicates(one, test) for one, test in zip(each, tests, strict=True)] for each in found]
 
 
 def predict_whole(
@@ -82,13 +80,13 @@ def _predict_tiles(
         frames = [Frame(padded, w.size, resized, original, w.top, w.left) for w in batch]
         found += network.predict_frames(parts, frames, encode_edges, choices, max_instances=most)
     return [
-        merge_windows(windows, of_windows, tiles.NMS_THRESHOLD, most, duplicates=test.NMS_THRESHOLD)
+        merge_windows(windows, of_windows, tiles.NMS_THRESHOLD, most, test)
         for of_windows, test in zip(zip(*found, strict=True), tests, strict=True)
     ]
 
 
 def merge_windows(
-    windows: Sequence[Window], found: Sequence[Found], threshold: float, most: int, *, duplicates: float = 1.0
+    windows: Sequence[Window], found: Sequence[Found], threshold: float, most: int, test: MaskFormerTest
 ) -> Found:
     """The instances of an image from those of each of its windows, best first: see `tiles.merged`.
 
@@ -96,9 +94,9 @@ def merge_windows(
         found: of each window, masks at the size of the image.
         threshold: TEST.TILES.NMS_THRESHOLD.
         most: instances to keep.
-        duplicates: MODEL.MASK_FORMER.TEST.NMS_THRESHOLD, among what was merged.
+        test: how duplicates are found among what was merged.
     """
-    whole = without_duplicates(_merged(windows, found, threshold), duplicates)
+    whole = without_duplicates(_merged(windows, found, threshold), test)
     return whole.chosen(torch.arange(len(whole), device=whole.scores.device)[:most])
 
 

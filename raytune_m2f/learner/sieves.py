@@ -25,27 +25,32 @@ def choice_of(test: MaskFormerTest, *, one_label: bool = True) -> Choice:
     """What the network's pairs of query and category are chosen by.
 
     Args:
-        one_label: whether NMS_THRESHOLD leaves a query its best category alone. All others have the same mask, so that
-            `without_duplicates` would drop them; so they take no place among TEST.DETECTIONS_PER_IMAGE.
+        one_label: whether class-agnostic suppression leaves a query its best category alone. All others have the same
+            mask, so that `without_duplicates` would drop them; so they take no place among TEST.DETECTIONS_PER_IMAGE.
     """
     return Choice(
         ranking=test.RANKING,
         class_threshold=test.CLASS_THRESHOLD,
         subcategory_threshold=test.SUBCATEGORY_THRESHOLD,
         drop_no_object=test.DROP_NO_OBJECT,
-        one_label=one_label and test.NMS_THRESHOLD < 1,
+        one_label=one_label and test.NMS_THRESHOLD < 1 and test.NMS_CLASS_AGNOSTIC,
     )
 
 
-def without_duplicates(found: PackedInstances[Rle], threshold: float) -> PackedInstances[Rle]:
-    """The instances, best first, whose mask is no better one's: non-maximum suppression, whatever the categories.
+def without_duplicates(found: PackedInstances[Rle], test: MaskFormerTest) -> PackedInstances[Rle]:
+    """The instances, best first, whose mask is no better one's: non-maximum suppression.
 
     Args:
-        threshold: NMS_THRESHOLD; masks are one from a larger intersection over union on. 1 keeps all, unseen.
+        test: NMS_THRESHOLD, masks are one from a larger intersection over union on (1 keeps all, unseen), and
+            NMS_CLASS_AGNOSTIC.
     """
-    if threshold >= 1 or len(found) < 2:
+    if test.NMS_THRESHOLD == 1 or len(found) < 2:
         return found
-    kept = torch.from_numpy(~suppressed(_duplicates(found.masks, threshold))).to(found.scores.device)
+    duplicates = _duplicates(found.masks, test.NMS_THRESHOLD)
+    if not test.NMS_CLASS_AGNOSTIC:
+        labels = found.labels.cpu().numpy()
+        duplicates &= labels[:, None] == labels
+    kept = torch.from_numpy(~suppressed(duplicates)).to(found.scores.device)
     return found.chosen(kept.nonzero()[:, 0])
 
 

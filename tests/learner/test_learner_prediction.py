@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raytune_m2f.config import Config
+from raytune_m2f.config.fields.model import MaskFormerTest
 from raytune_m2f.data.masks import decode, encode_edges
 from raytune_m2f.engines import build_engine
 from raytune_m2f.export import ExportedModel
@@ -129,15 +130,15 @@ def test_merging() -> None:
         (0.7, 0, (52, 12, 75, 30)),
         (0.4, 0, (42, 31, 50, 40)),
     )
-    found = merge_windows(windows, [left, right], 0.5, 100)
+    found = merge_windows(windows, [left, right], 0.5, 100, MaskFormerTest())
     assert found.scores.tolist() == pytest.approx([0.9, 0.7, 0.6, 0.5, 0.1])
     assert found.labels.tolist() == [0, 0, 0, 1, 1]
     assert found.queries.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(found.subprobs["head"][:, 0], found.scores)
     wanted = found_of(*((0.0, 0, box) for box in ((30, 0, 80, 10), (52, 12, 75, 30), *[(42, 31, 50, 40)] * 3)))
     assert found.masks == wanted.masks
-    assert merge_windows(windows, [left, right], 0.5, 2).masks == wanted.masks[:2]
-    nothing = merge_windows(windows, [found_of(), found_of()], 0.5, 100)
+    assert merge_windows(windows, [left, right], 0.5, 2, MaskFormerTest()).masks == wanted.masks[:2]
+    nothing = merge_windows(windows, [found_of(), found_of()], 0.5, 100, MaskFormerTest())
     assert len(nothing) == 0
     assert nothing.subprobs["head"].shape == (0, 1)
 
@@ -147,8 +148,8 @@ def test_duplicates_are_dropped_after_windows_are_merged() -> None:
     windows = windows_of((40, 100), (40, 100), size=60, overlap=1 / 3)
     left = found_of((0.9, 0, (30, 0, 60, 10)), (0.5, 1, (30, 0, 60, 10)), (0.2, 0, (0, 20, 9, 30)))
     right = found_of((0.8, 1, (40, 0, 80, 10)), (0.4, 0, (40, 0, 80, 10)))
-    found = merge_windows(windows, [left, right], 0.5, 2, duplicates=0.9)
+    found = merge_windows(windows, [left, right], 0.5, 2, MaskFormerTest(NMS_THRESHOLD=0.9))
     assert found.scores.tolist() == pytest.approx([0.9, 0.2])  # what is dropped takes no place
     assert found.labels.tolist() == [0, 0]
     assert found.masks == found_of((0.0, 0, (30, 0, 80, 10)), (0.0, 0, (0, 20, 9, 30))).masks
-    assert merge_windows(windows, [left, right], 0.5, 2).labels.tolist() == [0, 1]
+    assert merge_windows(windows, [left, right], 0.5, 2, MaskFormerTest()).labels.tolist() == [0, 1]

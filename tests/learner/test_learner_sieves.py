@@ -86,7 +86,7 @@ def test_masks_are_suppressed_as_in_a_loop(
     union = (masks[:, None] | masks[None]).sum((2, 3))
     wanted = looped(np.triu(inside > threshold * union, 1))
 
-    found = without_duplicates(found_of(masks), threshold)
+    found = without_duplicates(found_of(masks), MaskFormerTest(NMS_THRESHOLD=threshold))
 
     assert (found.queries - 10).tolist() == wanted
     assert 4 < len(wanted) < 20
@@ -95,16 +95,28 @@ def test_masks_are_suppressed_as_in_a_loop(
     assert found.subprobs["head"][:, 0].tolist() == [2.0 * i for i in wanted]
 
 
+def kept(masks: NDArray[np.bool_], labels: list[int], threshold: float, *, agnostic: bool = True) -> list[int]:
+    test = MaskFormerTest(NMS_THRESHOLD=threshold, NMS_CLASS_AGNOSTIC=agnostic)
+    return (without_duplicates(found_of(masks, labels), test).queries - 10).tolist()
+
+
 def test_by_hand() -> None:
     """The third repeats the second, which is none itself; a threshold that is just reached suppresses nothing."""
     masks = strips((0, 20), (5, 25), (10, 30), (12, 32))  # neighbours share 15 of 25 pixels, the last two 18 of 22
-    labels = [0, 1, 0, 1]  # they do not matter
-    assert without_duplicates(found_of(masks, labels), 0.5).queries.tolist() == [10, 12]
-    assert without_duplicates(found_of(masks, labels), 0.6).queries.tolist() == [10, 11, 12]
-    assert without_duplicates(found_of(masks, labels), 0.59).queries.tolist() == [10, 12]
+    labels = [0, 1, 0, 1]
+    assert kept(masks, labels, 0.5) == [0, 2]
+    assert kept(masks, labels, 0.6) == [0, 1, 2]
+    assert kept(masks, labels, 0.59) == [0, 2]
     whole = found_of(masks)
-    assert without_duplicates(whole, 1.0) is whole
-    assert without_duplicates(found_of(masks[:0]), 0.5).masks == []
+    assert without_duplicates(whole, MaskFormerTest()) is whole
+    assert without_duplicates(found_of(masks[:0]), MaskFormerTest(NMS_THRESHOLD=0.5)).masks == []
+
+
+def test_in_a_category_masks_of_others_do_not_matter() -> None:
+    masks = strips((0, 20), (5, 25), (10, 30), (12, 32))
+    assert kept(masks, [0, 1, 0, 1], 0.5, agnostic=False) == [0, 1, 2, 3]  # 13 of 27 pixels at most
+    assert kept(masks, [0, 0, 1, 1], 0.5, agnostic=False) == [0, 2]
+    assert kept(masks, [0, 0, 0, 0], 0.5, agnostic=False) == kept(masks, [0, 0, 0, 0], 0.5)
 
 
 # In every way to predict
@@ -149,6 +161,7 @@ def test_a_choice_is_what_the_keys_say() -> None:
     # a query's other categories have the same mask: they are duplicates, and take no place
     assert choice_of(MaskFormerTest(NMS_THRESHOLD=0.9)) == Choice(one_label=True)
     assert choice_of(MaskFormerTest(NMS_THRESHOLD=0.9), one_label=False) == MASK2FORMER
+    assert choice_of(MaskFormerTest(NMS_THRESHOLD=0.9, NMS_CLASS_AGNOSTIC=False)) == MASK2FORMER
 
 
 def test_one_label_a_query_is_suppression_among_all_of_its_labels(any_config: Config) -> None:
@@ -158,7 +171,7 @@ def test_one_label_a_query_is_suppression_among_all_of_its_labels(any_config: Co
     image = torch.randint(256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     (every,) = predict(network, config, [image], [(60, 50)])
     assert all(mask_utils.area(mask) for mask in every.masks), "an empty mask is nobody's duplicate"
-    wanted = without_duplicates(every, 0.4)
+    wanted = without_duplicates(every, MaskFormerTest(NMS_THRESHOLD=0.4))
     (found,) = predict(network, config.with_values({f"{TEST}.NMS_THRESHOLD": 0.4}), [image], [(60, 50)])
     assert len(found) < len(every) / 2
     assert torch.equal(found.queries, wanted.queries)
@@ -179,7 +192,8 @@ def test_variants_are_what_each_predicts_alone(
         for values in (
             {"RANKING": "logits"},
             {"RANKING": "sum", "CLASS_THRESHOLD": 0.2},
-            {"NMS_THRESHOLD": 0.5, "DROP_NO_OBJECT": "all"},
+            {"NMS_THRESHOLD": 0.5},
+            {"NMS_THRESHOLD": 0.5, "NMS_CLASS_AGNOSTIC": False},
             {"SUBCATEGORY_THRESHOLD": 1.0},
         )
     ]
@@ -198,7 +212,8 @@ def test_variants_are_what_each_predicts_alone(
     assert sum(calls) == (9 if tiles else 1)
     assert [len(found) for found in together] == [len(found) for found in alone]
     assert len(together[0]) > len(together[1]) > 0
-    assert len(together[3]) == 0
+    assert 0 < len(together[2]) < len(together[3])
+    assert len(together[4]) == 0
     for ours, theirs in zip(together, alone, strict=True):
         torch.testing.assert_close(ours.scores, theirs.scores, atol=1e-6, rtol=1e-5)
         assert torch.equal(ours.labels, theirs.labels)

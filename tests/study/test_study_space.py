@@ -190,6 +190,7 @@ def test_the_seed_the_ranking_and_sieves_may_be_searched() -> None:
                 "MODEL.MASK_FORMER.TEST.RANKING": choices("main", "sum", "logits", "product"),
                 "MODEL.MASK_FORMER.TEST.CLASS_THRESHOLD": between(0, 0.5),
                 "MODEL.MASK_FORMER.TEST.NMS_THRESHOLD": between(0.3, 1.0),
+                "MODEL.MASK_FORMER.TEST.NMS_CLASS_AGNOSTIC": choices(True, False),
                 "MODEL.MASK_FORMER.TEST.SUBCATEGORY_THRESHOLD": between(0, 0.5),
                 "MODEL.MASK_FORMER.TEST.DROP_NO_OBJECT": choices("none", "any", "all"),
             }

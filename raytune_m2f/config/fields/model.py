@@ -106,8 +106,13 @@ class MaskFormerTest(Section):
         1.0,
         ge=0,
         le=1,
-        description="Of instances whose masks overlap more than this, whatever their categories, the best is kept: "
-        "intersection over union; 1 = all are kept [ratio].",
+        description="Of instances whose masks overlap more than this, the best is kept: intersection over union; "
+        "1 = all are kept [ratio].",
+    )
+    NMS_CLASS_AGNOSTIC: bool = Field(
+        True,
+        description="Whether NMS_THRESHOLD compares masks whatever their categories, so that an object has one label, "
+        "or those of one category.",
     )
 
     @property
