@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -254,12 +255,13 @@ class Checkout:
 def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
     """How far what two checkouts found differs."""
     pairs = list(zip(before["results"], after["results"], strict=True))
-    masks = sum(a[0] != b[0] for a, b in pairs)
+    moved = sum(a[0] != b[0] for a, b in pairs)
+    masks = Counter(a[0] for a, _ in pairs) - Counter(b[0] for _, b in pairs)
     score = max(abs(a[1] - b[1]) for a, b in pairs)
     names = before["metrics"].keys() & after["metrics"].keys()
     metric = max(abs(before["metrics"][name] - after["metrics"][name]) for name in names)
     return (
-        f"{len(pairs)} instances: masks that differ {masks}, scores by up to {score:.1e}; "
+        f"{len(pairs)} instances: masks that differ {masks.total()}, that changed places {moved}; scores by up to {score:.1e}; "
         f"{len(names)} metrics by up to {metric:.1e} ({len(before['metrics'])} and {len(after['metrics'])} metrics)"
     )
 

@@ -24,5 +24,9 @@ def test_every_stage_is_run() -> None:
     assert all(run["metrics"][f"{head}/matched"] > 0 for head in HEADS)
 
     changed = {**run, "results": [(run["results"][0][0] + 1, run["results"][0][1] + 0.5), *run["results"][1:]]}
-    assert differences(run, run).startswith("200 instances: masks that differ 0, scores by up to 0.0e+00")
-    assert differences(run, changed).startswith("200 instances: masks that differ 1, scores by up to 5.0e-01")
+    assert differences(run, run).startswith(
+        "200 instances: masks that differ 0, that changed places 0; scores by up to 0"
+    )
+    assert "masks that differ 1, that changed places 1; scores by up to 5.0e-01" in differences(run, changed)
+    swapped = {**run, "results": [run["results"][1], run["results"][0], *run["results"][2:]]}
+    assert "masks that differ 0, that changed places 2" in differences(run, swapped)
