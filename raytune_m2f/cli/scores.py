@@ -24,7 +24,7 @@ def print_scores(scores: Scores, title: str) -> None:
     """All that is measured, the explanations last."""
     _say(title)
     _say(
-        f"{scores.images} images; of each image and category {scores.max_detections} detections count "
+        f"{scores.images} image{'' if scores.images == 1 else 's'}; of each image and category {scores.max_detections} detections count "
         "(TEST.DETECTIONS_PER_IMAGE)"
     )
     print_table(_metrics(scores))
