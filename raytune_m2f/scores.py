@@ -36,7 +36,7 @@ class Against:
         """Which model is better in a metric, and how sure that is."""
         _, _, (difference, error), better = self.differences[metric]
         if math.isnan(better):
-            return f"{metric}: there is nothing to compare"
+            return f"{metric}: it cannot be told which one is better"
         if error == 0.0:
             return (
                 f"{metric}: both the same" if difference == 0 else f"{metric}: {difference:+.2f}, whatever the images"

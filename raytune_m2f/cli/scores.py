@@ -23,10 +23,8 @@ MOST_CLASSES = 20
 def print_scores(scores: Scores, title: str) -> None:
     """All that is measured, the explanations last."""
     _say(title)
-    _say(
-        f"{scores.images} images; of each image and category {scores.max_detections} detections count "
-        "(TEST.DETECTIONS_PER_IMAGE)"
-    )
+    images = "1 image" if scores.images == 1 else f"{scores.images} images"
+    _say(f"{images}; of each image and category {scores.max_detections} detections count (TEST.DETECTIONS_PER_IMAGE)")
     print_table(_metrics(scores))
     for name, head in scores.heads.items():
         if head.matched and len(head.classes) <= MOST_CLASSES:

@@ -99,6 +99,6 @@ def differences(a: Measures, b: Measures, count: int = DRAWS) -> dict[str, Diffe
 
 def drawn(values: Callable[[Floats], dict[str, Floats]], images: int, count: int) -> dict[str, Floats]:
     """(B,) each: metrics of every draw, by a function of weightings (I, B) of the images such as `Measures.values`."""
-    weights = draw(images, count)
-    parts = [values(weights[:, at : at + AT_ONCE]) for at in range(0, count, AT_ONCE)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+    weights = draw(images, count if images > 1 else 0)  # of one image nothing is known of the others of its kind
+    parts = [values(weights[:, at : at + AT_ONCE]) for at in range(0, max(weights.shape[1], 1), AT_ONCE)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -27,12 +27,12 @@ from pycocotools.cocoeval import COCOeval
 from raytune_m2f.config.fields.data import EvaluatorName as EvaluatorName
 from raytune_m2f.data import CocoDataset
 from raytune_m2f.errors import DatasetError, MissingDependencyError, NonFiniteLossError, first_of
+from raytune_m2f.evaluation.overlaps import SHAPE
 from raytune_m2f.evaluation.overlaps import Task as Task
 
 if TYPE_CHECKING:
     import hotcoco
 
-_SHAPES: dict[Task, str] = {"segm": "segmentation", "bbox": "bbox"}
 """What a task compares."""
 _Entries = Sequence[Mapping[str, Any]]
 
@@ -232,7 +232,7 @@ def precision_recall(
         MissingDependencyError: hotcoco is not installed.
     """
     require_evaluator(evaluator)
-    _check(ground_truth, results, task)
+    require_results(ground_truth, results, task)
     evaluated = _by_hotcoco if evaluator == "hotcoco" else _by_pycocotools
     bounds = sorted({1, min(10, max_detections), max_detections})
     arrays: Any = evaluated(ground_truth, results, task, bounds).eval
@@ -257,7 +257,7 @@ def error_gains(
         which nothing is right stays at 0. NaN where there is nothing to find.
     """
     require_evaluator("hotcoco")
-    _check(ground_truth, results, task)
+    require_results(ground_truth, results, task)
     evaluation = _by_hotcoco(ground_truth, results, task, [max_detections])
     if all(annotation["iscrowd"] for annotation in ground_truth.dataset["annotations"]):
         return dict.fromkeys(_ERRORS, float("nan"))
@@ -285,12 +285,12 @@ def _percent(values: NDArray[np.float64]) -> float:
     return 100.0 * float(measured.mean()) if measured.size else float("nan")
 
 
-def _check(ground_truth: GroundTruth, results: _Entries, task: Task) -> None:
+def require_results(ground_truth: GroundTruth, results: _Entries, task: Task) -> None:
     """Raises what `precision_recall` raises, where the two evaluators would differ or know nothing to say.
 
     Of a NaN as IoU pycocotools makes a match at every threshold, hotcoco none.
     """
-    key = _SHAPES[task]
+    key = SHAPE[task]
     if lacking := sum(key not in annotation for annotation in ground_truth.dataset["annotations"]):
         raise DatasetError(
             f"{lacking} annotations have no {key!r}, which {task!r} compares. Correct the annotation file."

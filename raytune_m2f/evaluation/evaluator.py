@@ -17,6 +17,7 @@ from typing_extensions import TypeVar
 
 from raytune_m2f.data import Categories, CocoDataset, TestSample
 from raytune_m2f.data.masks import Rle
+from raytune_m2f.errors import DatasetError
 from raytune_m2f.evaluation.bootstrap import standard_errors
 from raytune_m2f.evaluation.coco import (
     EvaluatorName,
@@ -24,6 +25,7 @@ from raytune_m2f.evaluation.coco import (
     coco_ground_truth,
     error_gains,
     require_evaluator,
+    require_results,
     standard_metrics,
 )
 from raytune_m2f.evaluation.measures import Measures
@@ -148,6 +150,8 @@ def evaluate_results(
         MissingDependencyError: the evaluator is not installed.
     """
     scorer = Scorer(ground_truth, **settings)
+    require_results(scorer.ground_truth, results, scorer.tasks[0])
+    _require_heads(scorer.truths.heads, results)
     found = found_in(scorer.truths, results, task=scorer.tasks[0], max_detections=scorer.max_detections)
     return scorer.evaluate(results, found)
 
@@ -271,3 +275,13 @@ class CocoEvaluator:
     def results(self) -> list[Result]:
         """COCO results in the order of image ids: this worker's, and after `evaluate` those of all workers."""
         return [result for image_id in sorted(self._images) for result in self._images[image_id][0]]
+
+
+def _require_heads(heads: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> None:
+    missing = [h for h in heads if any(h not in result or f"{h}_probabilities" not in result for result in results)]
+    if missing:
+        raise DatasetError(
+            f"the data set has the subcategories {', '.join(map(repr, heads))}, but the results do not state "
+            f"{', '.join(map(repr, missing))}. Leave them out of DATASETS.SUBCATEGORIES, or predict with a model "
+            "that was trained on them."
+        )

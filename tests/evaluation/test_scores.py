@@ -127,7 +127,11 @@ def test_json_has_all_of_it_and_null_where_there_is_no_number() -> None:
     assert content["max_detections"] == 100
 
 
-def test_without_images_there_is_no_error() -> None:
-    scores = Scores(evaluation([[annotation(1, 0)]], [[0]], [[0]]))
-    assert scores.intervals["segm/AP"].error == 0.0  # one image is drawn every time
-    assert math.isnan(scores.intervals["segm/APl"].error)
+def test_of_one_image_no_error_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+    one = evaluation([[annotation(1, 0)]], [[0]], [[0]])
+    scores = Scores(one, against=("models/b", one))
+    assert all(math.isnan(interval.error) for interval in scores.intervals.values())
+    assert scores.against is not None
+    assert scores.against.verdict("segm/AP") == "segm/AP: it cannot be told which one is better"
+    print_scores(scores, "models/a on val.json")
+    assert "segm/AP 100.00 1" in [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
