@@ -261,7 +261,8 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> str:
     names = before["metrics"].keys() & after["metrics"].keys()
     metric = max(abs(before["metrics"][name] - after["metrics"][name]) for name in names)
     return (
-        f"{len(pairs)} instances: masks that differ {masks.total()}, that changed places {moved}; scores by up to {score:.1e}; "
+        f"{len(pairs)} instances: masks that differ {masks.total()}, that changed places {moved}; "
+        f"scores by up to {score:.1e}; "
         f"{len(names)} metrics by up to {metric:.1e} ({len(before['metrics'])} and {len(after['metrics'])} metrics)"
     )
 
