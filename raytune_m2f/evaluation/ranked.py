@@ -10,7 +10,6 @@ Letters: N candidates, K classes, I images, B weightings of the images, T IoU th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,14 +43,15 @@ class Classes:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The candidates of K classes, those of a class side by side, best first; and what there is to find.
+    """The R candidates of K classes that find something at some threshold, those of a class side by side, best first;
+    how many others there are between them; and what there is to find.
 
     Attributes:
         images, classes: I and K.
-        image, klass: (N,).
-        plain: (N,) bool: candidates that find nothing at any threshold, and are wrong.
-        row: (R,) the candidates that find something at some threshold, ascending.
-        detection, place: (R,) the detection that each of them is, and its rank within its image and category.
+        image, klass: (R,).
+        before: (R, I) sparse: how many candidates of each image, between this one and the one before it in its class,
+            find nothing and are wrong. Behind the last one of a class they do not matter.
+        detection, place: (R,) the detection that each is, and its rank within its image and category.
         found: (R, T) the annotation that it finds, `NONE` without, whether it counts or not.
         right, wrong: (R, T) bool; what is neither is ignored.
         truth_image, truth_class: (G',) of the annotations that count.
@@ -61,8 +61,7 @@ class Ranked:
     classes: int
     image: Ints
     klass: Ints
-    plain: Bools
-    row: Ints
+    before: Any
     detection: Ints
     place: Ints
     found: Ints
@@ -78,8 +77,7 @@ class Ranked:
     def recall(self, weights: Floats, most: int) -> Floats:
         """(K, B): recall of the best `most` detections of each image and category, mean over IoU thresholds; NaN
         without anything to find."""
-        place, _ = np.nonzero(self.right & (self.place < most)[:, None])
-        row = self.row[place]
+        row, _ = np.nonzero(self.right & (self.place < most)[:, None])
         hits = summed(self.klass[row], self.image[row], self.classes, weights)
         with np.errstate(invalid="ignore"):
             return np.asarray(hits / (self.truths(weights) * self.right.shape[1]))
@@ -92,9 +90,9 @@ class Ranked:
         """
         truths = self.truths(weights)
         total = np.zeros_like(truths)
-        klass, drawn = self.klass[self.row], weights[self.image[self.row]]
+        klass, drawn = self.klass, weights[self.image]
         start = np.searchsorted(klass, np.arange(self.classes + 1))
-        so_far = _cumulative(self._before @ weights + drawn, start)  # candidates, the row itself included
+        so_far = _cumulative(self.before @ weights + drawn, start)  # candidates, the row itself included
         for right, wrong in zip(self.right.T[steps], self.wrong.T[steps], strict=True):
             row = np.flatnonzero(right)
             hits = _cumulative(drawn[row], np.searchsorted(row, start))
@@ -106,15 +104,6 @@ class Ranked:
             total += _areas(hits, counted, klass[row], truths)
         with np.errstate(invalid="ignore"):
             return np.where(truths > 0, total / self.right[:, steps].shape[1], np.nan)
-
-    @cached_property
-    def _before(self) -> Any:
-        """(R, I): how many of the plain ones each image has between a row and the one before it in its class."""
-        plain = np.flatnonzero(self.plain)
-        after = np.searchsorted(self.row, plain)
-        within = after < len(self.row)
-        within[within] = self.klass[self.row[after[within]]] == self.klass[plain[within]]  # behind the last: no matter
-        return _counts(after[within], self.image[plain[within]], (len(self.row), self.images))
 
 
 def rank(
@@ -149,14 +138,18 @@ def rank(
     plain = np.ones(len(detection), np.bool_) if outside is None else ~outside[detection]
     wrong = (hit == NONE) & plain[row, None]
     plain[row] = False
+    others = np.flatnonzero(plain)
+    after = np.searchsorted(row, others)
+    matter = after < len(row)
+    matter[matter] = klass[row[after[matter]]] == klass[others[matter]]
+    image = found.image[detection]
     counted = np.flatnonzero(classes.truth != NONE)
     return Ranked(
         images=images,
         classes=classes.count,
-        image=found.image[detection],
-        klass=klass,
-        plain=plain,
-        row=row,
+        image=image[row],
+        klass=klass[row],
+        before=_counts(after[matter], image[others[matter]], (len(row), images)),
         detection=detection[row],
         place=found.place[detection[row]],
         found=hit,
