@@ -155,8 +155,7 @@ def _ranked(truths: Truths, found: Found, limits: tuple[float, float]) -> Ranked
     return rank(
         found,
         classes,
-        len(truths.by_image),
-        truths.image,
+        truths,
         detection=np.arange(len(found.label)),
         klass=found.label,
         score=found.score,

@@ -9,14 +9,15 @@ Letters: N candidates, K classes, I images, B weightings of the images, T IoU th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from raytune_m2f.evaluation.matching import NONE, matched
-from raytune_m2f.evaluation.overlaps import Bools, Floats, Found, Ints
+from raytune_m2f.evaluation.overlaps import Bools, Floats, Found, Ints, Truths
 
 RECALL_POINTS: Floats = np.linspace(0.0, 1.0, 101)
 
@@ -70,6 +71,13 @@ class Ranked:
     truth_image: Ints
     truth_class: Ints
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ranked]) -> Ranked:
+        """Candidates of the same classes, no class in two parts, in the order of the classes."""
+        names = ("image", "klass", "detection", "place", "found", "right", "wrong")
+        rows: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], before=sparse.vstack([part.before for part in parts], format="csr"), **rows)
+
     def truths(self, weights: Floats) -> Floats:
         """(K, B): the weight of what there is to find."""
         return summed(self.truth_class, self.truth_image, self.classes, weights)
@@ -109,8 +117,7 @@ class Ranked:
 def rank(
     found: Found,
     classes: Classes,
-    images: int,
-    truth_image: Ints,
+    truths: Truths,
     *,
     detection: Ints,
     klass: Ints,
@@ -138,7 +145,7 @@ def rank(
     plain = np.ones(len(detection), np.bool_) if outside is None else ~outside[detection]
     wrong = (hit == NONE) & plain[row, None]
     plain[row] = False
-    others = np.flatnonzero(plain)
+    images, others = len(truths.by_image), np.flatnonzero(plain)
     after = np.searchsorted(row, others)
     matter = after < len(row)
     matter[matter] = klass[row[after[matter]]] == klass[others[matter]]
@@ -155,7 +162,7 @@ def rank(
         found=hit,
         right=(hit != NONE) & (classes.truth[hit] != NONE) if G else np.zeros_like(wrong),
         wrong=wrong,
-        truth_image=truth_image[counted],
+        truth_image=truths.image[counted],
         truth_class=classes.truth[counted],
     )
 
