@@ -40,11 +40,6 @@ class JointAP:
     lower: Ranked
     reachable: Bools
 
-    @property
-    def classes(self) -> int:
-        """K: how many pairs there are to find, over which the mean is taken."""
-        return self.joint.classes
-
     def values(self, weights: Floats) -> dict[str, Floats]:
         """(K, B) each: AP "joint", "lower" and "upper"; no head can be above "upper", where what is right comes first
         and as many are right as can be: it has the labels from the ground truth."""
