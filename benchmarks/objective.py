@@ -161,7 +161,7 @@ def plain(report: Mapping[str, Any]) -> Scores:
 
 def best_of(trial: Mapping[str, Any], objective: str) -> float:
     """A trial is scored by its best report."""
-    return max(report[objective] for report in trial["reports"])
+    return max(float(report[objective]) for report in trial["reports"])
 
 
 def choice(trials: Sequence[Trial], objective: str) -> Trial:
