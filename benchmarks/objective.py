@@ -1,6 +1,7 @@
 """Does it matter what a study maximises: `segm/AP`, blind to subcategories, or `segm/AP_all`, which needs all labels?
 
-    python -m benchmarks.objective --output /tmp/objective [--seeds 0 1 2] [--trials 8] [--space demo] [KEY=VALUE ...]
+    python -m benchmarks.objective --output /tmp/objective [--seeds 0 1 2] [--trials 8] [--space demo]
+        [--arms AP AP_all whole] [KEY=VALUE ...]
 
 For each seed (of the data, the search and the training) the demo's shapes, and three studies of the demo's
 configuration, one trial at a time on one core, so that equal points are equal trainings:
@@ -62,26 +63,29 @@ Trial = dict[str, Any]
 # One seed
 
 
-def run_seed(root: Path, seed: int, trials: int, space: str, overrides: Sequence[str]) -> dict[str, Any]:
+def run_seed(
+    root: Path, seed: int, arms: Sequence[str], trials: int, space: str, overrides: Sequence[str]
+) -> dict[str, Any]:
     """Everything of a seed as JSON: what each study reported and chose, and what fresh shapes say of it."""
     if not (root / "demo.yaml").exists():  # last, so that a seed that was broken off makes its data again
         generate_shapes(root / "data", seed=seed)
         generate_shapes(root / "test", train_images=0, val_images=TEST_IMAGES, seed=TEST_SEED + seed)
         (root / "demo.yaml").write_bytes(shipped_configs()["demo"].read_bytes())
-    result: dict[str, Any] = {"arms": {}}
+    result: dict[str, Any] = {"studies": {}}
     best: dict[str, Measures] = {}
-    for arm in ARMS:
+    for arm in arms:
         run_arm(root, arm, seed, trials, space, overrides)
-        result["arms"][arm], best[arm] = read_arm(root, arm)
-    apart = differences(best["AP_all"], best["AP"], DRAWS)
-    result["differences"] = {
-        name: {
-            "difference": apart[name].difference.value,
-            "error": apart[name].difference.error,
-            "better": apart[name].better,
+        result["studies"][arm], best[arm] = read_arm(root, arm)
+    if "AP" in best and "AP_all" in best:
+        apart = differences(best["AP_all"], best["AP"], DRAWS)
+        result["differences"] = {
+            name: {
+                "difference": apart[name].difference.value,
+                "error": apart[name].difference.error,
+                "better": apart[name].better,
+            }
+            for name in SHOWN
         }
-        for name in SHOWN
-    }
     return result
 
 
@@ -202,6 +206,7 @@ def of_study(arm: Mapping[str, Any]) -> dict[str, float | None]:
     figures |= {f"trial that {short(name)} chooses": by[name]["number"] for name in OBJECTIVES}
     for fresh in SHOWN:
         figures |= {f"fresh {short(fresh)}, chosen by {short(name)}": by[name]["test"][fresh] for name in OBJECTIVES}
+        figures[f"fresh {short(fresh)}, the second less the first"] = by[ALL]["test"][fresh] - by[AP]["test"][fresh]
     for name in OBJECTIVES:
         for where, what in (("val", "60 images"), ("test", "fresh shapes")):
             figures[f"standard error of {short(name)}, {what}"] = arm["errors"][where][name]
@@ -214,20 +219,22 @@ def of_study(arm: Mapping[str, Any]) -> dict[str, float | None]:
 def table(results: Mapping[int, Mapping[str, Any]], facts: Mapping[str, str]) -> str:
     """Markdown: what was run, model against model on the fresh shapes, then the studies, with a column a seed."""
     lines = [f"{name}: {value}  " for name, value in facts.items()]
-    for arm in ("AP", "AP_all"):
+    arms = list(next(iter(results.values()))["studies"])
+    for arm in (arm for arm in arms if arm != "whole"):
         lines += ["", f"On fresh shapes, the best trial of the study for {ARMS[arm]}:", ""]
-        scores = [choice(result["arms"][arm]["trials"], ARMS[arm])["test"] for result in results.values()]
+        scores = [choice(result["studies"][arm]["trials"], ARMS[arm])["test"] for result in results.values()]
         lines += _table(results, {short(name): [score[name] for score in scores] for name in SHOWN})
-    lines += ["", "Difference, AP_all's model less AP's ± its standard error over the images:", ""]
-    apart = [result["differences"] for result in results.values()]
-    lines += _table(
-        results,
-        {short(name): [each[name]["difference"] for each in apart] for name in SHOWN},
-        {short(name): [each[name]["error"] for each in apart] for name in SHOWN},
-    )
-    for arm in ARMS:
+    apart = [result["differences"] for result in results.values() if "differences" in result]
+    if apart:
+        lines += ["", "Difference, AP_all's model less AP's ± its standard error over the images:", ""]
+        lines += _table(
+            results,
+            {short(name): [each[name]["difference"] for each in apart] for name in SHOWN},
+            {short(name): [each[name]["error"] for each in apart] for name in SHOWN},
+        )
+    for arm in arms:
         lines += ["", f"The trials of the study {arm}:", ""]
-        figures = [of_study(result["arms"][arm]) for result in results.values()]
+        figures = [of_study(result["studies"][arm]) for result in results.values()]
         lines += _table(results, {name: [each[name] for each in figures] for name in figures[0]})
     lines += ["", "± in the last column is half the interval of 95 % of the mean over seeds (Student's t)."]
     return "\n".join(lines) + "\n"
@@ -243,7 +250,7 @@ def _table(
         cells = [_text(value) for value in values]
         if errors is not None:
             cells = [f"{cell} ± {_text(error)}" for cell, error in zip(cells, errors[name], strict=True)]
-        yield _row(name, *cells, mean_with_interval([value for value in values if value is not None]))
+        yield _row(name, *cells, mean_with_interval([value for value in values if isinstance(value, float)]))
 
 
 def mean_with_interval(values: Sequence[float]) -> str:
@@ -273,8 +280,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=8, help="of each study")
     parser.add_argument("--space", default="demo", help="a name or a file")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), help="the studies; by default all")
     arguments = parser.parse_args([word for word in words if word not in overrides])
-    settings = {"trials": arguments.trials, "space": arguments.space, "overrides": overrides}
+    settings = {"arms": arguments.arms, "trials": arguments.trials, "space": arguments.space, "overrides": overrides}
     facts = facts_of_this_machine()
     results: dict[int, dict[str, Any]] = {}
     for seed in arguments.seeds:
@@ -285,7 +293,7 @@ def main(words: Sequence[str] | None = None) -> None:
             found = run_seed(root, seed, **settings)
             file.write_text(json.dumps({**settings, **facts, **found}), encoding="utf-8")
         results[seed] = json.loads(file.read_bytes())
-        if (other := {key: results[seed][key] for key in settings}) != settings:
+        if (other := {key: results[seed].get(key) for key in settings}) != settings:
             parser.error(f"{file} is of other settings, {other}: give another --output, or the same settings")
         command = shlex.join(["python", "-m", "benchmarks.objective", *words])
         text = table(results, {"command": command, **{key: results[seed][key] for key in facts}})

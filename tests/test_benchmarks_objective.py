@@ -16,7 +16,7 @@ def trial(number: int, reports: list[tuple[float, float]], test: tuple[float, fl
         "number": number,
         "state": state,
         "reports": told,
-        "test": dict.fromkeys(SHOWN, 0.0) | dict(zip((AP, ALL), test, strict=True)),
+        "test": dict.fromkeys(SHOWN, 0.0) | dict(zip((AP, ALL), map(float, test), strict=True)),
     }
 
 
@@ -69,8 +69,15 @@ def test_the_mean_over_seeds_has_students_interval() -> None:
 
 def test_the_table_has_a_column_a_seed() -> None:
     apart = {name: {"difference": 1.5, "error": 0.5, "better": 0.9} for name in SHOWN}
-    result = {"arms": dict.fromkeys(("AP", "AP_all", "whole"), ARM), "differences": apart}
+    result = {"studies": dict.fromkeys(("AP", "AP_all", "whole"), ARM), "differences": apart}
     text = table({3: result, 4: result}, {"commit": "abc"})
     assert "| AP_all | 1.50 ± 0.50 | 1.50 ± 0.50 | 1.50 ± 0.00 |" in text
-    assert "| trial that AP_all chooses | 1 | 1 | 1.00 ± 0.00 |" in text
+    assert "| trial that AP_all chooses | 1 | 1 | - |" in text
+    assert "| fresh AP_all, the second less the first | 8.00 | 8.00 | 8.00 ± 0.00 |" in text
     assert "commit: abc" in text
+
+
+def test_a_single_study_has_a_table_without_differences() -> None:
+    text = table({3: {"studies": {"whole": ARM}}}, {"commit": "abc"})
+    assert "Difference" not in text
+    assert "| fresh AP_all, chosen by AP_all | 9.00 | - |" in text
