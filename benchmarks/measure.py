@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
@@ -52,6 +53,8 @@ def memory_mib() -> float:
 
 def peak_memory(run: Run) -> float:
     """MiB that `run` needs at its peak beyond what is there before: of a child process, forked for it."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what is free already would not count
     reading, writing = os.pipe()
     if os.fork() == 0:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

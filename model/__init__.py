@@ -10,32 +10,35 @@ deformable_attention.py   its attention, for each kind of device
 transformer_decoder.py    masked attention of the queries; one classifier per task
 layers.py                 small layers and the position encoding
 inference.py              from outputs to instances
+masks.py                  from mask logits to masks at the image's size, kept as their edges
 query_selection.py        located queries: peaks of a heat map, and masks that begin there
 criterion.py              the loss
 object_loss.py            the loss of the heat map
 matcher.py                assignment of queries to instances
 points.py                 points on masks, where matching and loss compare
-structures.py             Target, Instances, PackedInstances, MaskCrop
+structures.py             Target, Instances, PackedInstances
 """
 
 from .backbones import Backbone, EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
 from .criterion import MAIN, SetCriterion, count_targets
-from .inference import Frame
+from .inference import Choice
+from .masks import Edges, Frame, edges_of
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
 from .points import RandomPoints
-from .structures import UNKNOWN, Instances, MaskCrop, PackedInstances, Target
+from .structures import UNKNOWN, Instances, PackedInstances, Target
 from .transformer_decoder import Outputs
 
 __all__ = [
     "MAIN",
     "UNKNOWN",
     "Backbone",
+    "Choice",
+    "Edges",
     "EfficientNetLite",
     "Frame",
     "Instances",
     "LossWeights",
-    "MaskCrop",
     "MobileNetV3",
     "MultiTaskMaskFormer",
     "NonFiniteError",
@@ -48,6 +51,7 @@ __all__ = [
     "Target",
     "build_model",
     "count_targets",
+    "edges_of",
     "pad_masks",
     "padded_size",
 ]

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .backbones import Backbone
-from .inference import Frame, Pack, Ranking, Size, instances_of_image, packed_instances_of_image
+from .inference import MASK2FORMER, Choice, Pack, instances_of_image, packed_instances_of_image
+from .masks import Frame, Size
 from .pixel_decoder import ENCODER_FFN_WIDTH, MSDeformAttnPixelDecoder
 from .structures import Instances, PackedInstances
 from .transformer_decoder import MultiTaskTransformerDecoder, Outputs
@@ -94,14 +95,14 @@ class MultiTaskMaskFormer(nn.Module):
         self,
         images: Sequence[Tensor],
         original_sizes: Sequence[Size],
+        choice: Choice = MASK2FORMER,
         *,
         max_instances: int,
-        ranking: Ranking = "main",
     ) -> list[Instances]:
         """The instances of each image, with masks at `original_sizes` (height, width)."""
         outputs = self(images)
         return [
-            instances_of_image(outputs, i, frame, max_instances=max_instances, ranking=ranking)
+            instances_of_image(outputs, i, frame, choice, max_instances=max_instances)
             for i, frame in enumerate(self._frames(images, original_sizes))
         ]
 
@@ -111,13 +112,13 @@ class MultiTaskMaskFormer(nn.Module):
         images: Sequence[Tensor],
         original_sizes: Sequence[Size],
         pack: Pack[T],
+        choices: Sequence[Choice] = (MASK2FORMER,),
         *,
         max_instances: int,
-        ranking: Ranking = "main",
-    ) -> list[PackedInstances[T]]:
-        """`predict` with what `pack` makes of masks; see `packed_instances_of_image`."""
+    ) -> list[list[PackedInstances[T]]]:
+        """`predict` for each of several choices, with what `pack` makes of masks: see `packed_instances_of_image`."""
         return self.predict_frames(
-            images, self._frames(images, original_sizes), pack, max_instances=max_instances, ranking=ranking
+            images, self._frames(images, original_sizes), pack, choices, max_instances=max_instances
         )
 
     @torch.no_grad()
@@ -126,14 +127,14 @@ class MultiTaskMaskFormer(nn.Module):
         images: Sequence[Tensor],
         frames: Sequence[Frame],
         pack: Pack[T],
+        choices: Sequence[Choice] = (MASK2FORMER,),
         *,
         max_instances: int,
-        ranking: Ranking = "main",
-    ) -> list[PackedInstances[T]]:
-        """The instances of each (3, h, w) window of an image, masks packed at the size of its whole image."""
+    ) -> list[list[PackedInstances[T]]]:
+        """`predict_packed` of (3, h, w) windows of images, masks at the size of the whole image."""
         outputs = self(images)
         return [
-            packed_instances_of_image(outputs, i, frame, max_instances=max_instances, ranking=ranking, pack=pack)
+            packed_instances_of_image(outputs, i, frame, choices, max_instances=max_instances, pack=pack)
             for i, frame in enumerate(frames)
         ]
 

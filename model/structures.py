@@ -76,25 +76,6 @@ class TargetBatch:
 
 
 @dataclass(frozen=True)
-class MaskCrop:
-    """The part of an image's mask that may be set; all around it is background.
-
-    Attributes:
-        mask: (h, w) bool.
-        top, left: where its first pixel lies in the image.
-    """
-
-    mask: Tensor
-    top: int = 0
-    left: int = 0
-
-    def paste(self, mask: Tensor) -> None:
-        """Set this part of the image's whole mask (H, W)."""
-        height, width = self.mask.shape
-        mask[self.top : self.top + height, self.left : self.left + width] = self.mask
-
-
-@dataclass(frozen=True)
 class Instances:
     """The predicted instances of one image, best first.
 
@@ -153,4 +134,14 @@ class PackedInstances(Generic[T]):
             masks=self.masks,
             queries=self.queries.to(device),
             subprobs={name: probs.to(device) for name, probs in self.subprobs.items()},
+        )
+
+    def chosen(self, index: Tensor) -> PackedInstances[T]:
+        """The instances of these numbers (k,) int64, in their order."""
+        return PackedInstances(
+            scores=self.scores[index],
+            labels=self.labels[index],
+            masks=[self.masks[i] for i in index.tolist()],
+            queries=self.queries[index],
+            subprobs={name: probs[index] for name, probs in self.subprobs.items()},
         )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raytune_m2f.config import Config, load_config
+from raytune_m2f.config.fields.model import MaskFormerTest
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.data.masks import Rle
@@ -38,7 +39,7 @@ from raytune_m2f.export_files import (
     write_export,
 )
 from raytune_m2f.learner.mask_former import build_network
-from raytune_m2f.learner.prediction import predict, predict_whole
+from raytune_m2f.learner.prediction import predict, predict_variants, predict_whole
 from raytune_m2f.model import Instances, MultiTaskMaskFormer, PackedInstances
 from raytune_m2f.storage.files import newest, replacing_together
 from raytune_m2f.storage.folder import Folder
@@ -90,6 +91,24 @@ class ExportedModel:
             return packed
         (found,) = predict_any(self.model, self.config, [resized], [(height, width)])
         return PackedInstances(found.scores, found.labels, encode_masks(found.masks), found.queries, found.subprobs)
+
+    @property
+    def ranking_section(self) -> MaskFormerTest:
+        """MODEL.MASK_FORMER.TEST. Raises ModelError for a network of detectron2's, which has no such section."""
+        if isinstance(self.config, AnyModelConfig):
+            raise ModelError(
+                f"rankings and their sieves are of our own network; this model is detectron2's "
+                f"{self.config.MODEL.META_ARCHITECTURE}, which has its own keys for what it predicts."
+            )
+        return self.config.MODEL.MASK_FORMER.TEST
+
+    @torch.no_grad()
+    def predict_variants(self, image: NDArray[np.uint8], tests: Sequence[MaskFormerTest]) -> list[PackedInstances[Rle]]:
+        """`predict_encoded` by each of several sections like `ranking_section`, which the network must have."""
+        assert isinstance(self.model, MultiTaskMaskFormer)
+        height, width = image.shape[:2]
+        (found,) = predict_variants(self.model, self.config, [self.resized(image)], [(height, width)], tests)
+        return found
 
 
 def export_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import unicodedata
 from collections import Counter
@@ -20,12 +21,15 @@ from pycocotools import mask as mask_utils
 from raytune_m2f.data import Categories, CocoDataset, TestSample, load_for_model, read_image
 from raytune_m2f.data.images import IMAGE_SUFFIXES, check_image, read_record
 from raytune_m2f.data.masks import Rle, decode
+from raytune_m2f.data.summary import cap_warnings
 from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError, first_of
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.model import Instances, PackedInstances
 from raytune_m2f.storage.files import require_free, sealed_json, sealed_png, shortened, write_atomically
 from raytune_m2f.visualize import draw_instances
+
+log = logging.getLogger(__name__)
 
 INSTANCES = "instances.json"
 MAX_PICTURE_PIXELS = 2**24
@@ -117,19 +121,41 @@ def evaluate_export(
         DatasetError: the annotations are wrong, have other categories than the model, or nothing to find; or images
             cannot be read, all of which are named: scores without them would not be comparable.
     """
+    evaluator = evaluator_of(exported, annotations, images, max_megapixels=max_megapixels)
+    for sample, pixels in images_of(evaluator.dataset, max_megapixels=max_megapixels, progress=progress):
+        evaluator.process([sample], [exported.predict_encoded(pixels)])
+    return evaluator
+
+
+def evaluator_of(
+    exported: ExportedModel, annotations: Path, images: Path, *, max_megapixels: float | None, bootstrap: int = 0
+) -> CocoEvaluator:
+    """The evaluator of an exported model on a dataset, whose images can be read as far as their headers say.
+
+    Args:
+        bootstrap: of `CocoEvaluator`; else see `evaluate_export`.
+    """
     dataset = load_for_model(exported.categories, annotations, images)
+    most = exported.config.TEST.DETECTIONS_PER_IMAGE
+    for warning in cap_warnings(annotations, max(len(record.instances) for record in dataset.records), most):
+        log.warning("%s", warning)
     _require_images(dataset, lambda record: check_image(record.file, max_megapixels=max_megapixels))
-    evaluator = CocoEvaluator(dataset, max_detections=exported.config.TEST.DETECTIONS_PER_IMAGE)
+    evaluator = exported.config.TEST.EVALUATOR
+    return CocoEvaluator(dataset, max_detections=most, bootstrap=bootstrap, evaluator=evaluator)
+
+
+def images_of(
+    dataset: CocoDataset, *, max_megapixels: float | None, progress: Progress
+) -> Iterator[tuple[TestSample, NDArray[np.uint8]]]:
+    """Every image of a dataset, (H, W, 3) uint8 RGB; `progress` is told when one is done."""
     for done, record in enumerate(dataset.records, start=1):
         try:
             pixels = read_record(record, max_megapixels=max_megapixels)
         except DatasetError:  # its header was readable: find all others like that, and stop
             _require_images(dataset, lambda record: read_record(record, max_megapixels=max_megapixels))
             raise
-        sample = TestSample(torch.empty(0), record.id, record.height, record.width, record.file)
-        evaluator.process([sample], [exported.predict_encoded(pixels)])
+        yield TestSample(torch.empty(0), record.id, record.height, record.width, record.file), pixels
         progress(done, len(dataset.records), record.file.name)
-    return evaluator
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

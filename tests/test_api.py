@@ -95,7 +95,7 @@ def run_the_page() -> None:
     assert study.status().usage["trials"] == 6
     assert isinstance(found, Prediction)
     assert isinstance(model, rm.LoadedModel)
-    assert names["metrics"]["segm/AP"] == pytest.approx(study.best.best, abs=1.0)
+    assert names["scores"]["segm/AP"] == pytest.approx(study.best.best, abs=1.0)
     assert len(list(Path("predictions").glob("*.png"))) == 6
     assert Path("models/single/model.pth").is_file()
     assert "rm.load_model" in Path("models/notebook/README.md").read_text()

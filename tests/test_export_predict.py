@@ -53,7 +53,7 @@ def test_an_export_scores_what_its_report_says(exported: Path, tiny_dataset: dic
     report = json.loads((exported / "metrics.json").read_text())
     metrics = evaluator.evaluate()
     assert metrics["segm/AP"] == pytest.approx(report["segm/AP"], abs=1e-9)
-    assert set(evaluator.heads) == {"color", "texture"}
+    assert set(evaluator.evaluation.heads) == {"color", "texture"}
 
 
 def test_predictions_are_pictures_and_a_coco_file(

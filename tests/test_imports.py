@@ -12,7 +12,7 @@ from fake_study import new_study, open_record, report
 import raytune_m2f as rm
 from raytune_m2f.study.directory import StudyDirectory
 
-HEAVY = ("torch", "torchvision", "ray", "scipy.stats", "pandas", "pyarrow", "pycocotools")
+HEAVY = ("torch", "torchvision", "ray", "scipy.stats", "pandas", "pyarrow", "pycocotools", "hotcoco")
 COMMAND = f"""
 import sys
 from raytune_m2f.cli.main import app

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("study",),
     ("launch",),
     ("drive",),
-    ("export_files", "export", "predict"),
+    ("export_files", "export", "predict", "rankings", "scores"),
     ("api", "cluster"),
     ("cli", "__main__"),
     ("testing",),  # tests the layers below it, and none of them needs it

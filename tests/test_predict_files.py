@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from pycocotools.coco import COCO
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco, read_image
-from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError
+from raytune_m2f.errors import DatasetError, InputError, MissingDependencyError, UnreadableImagesError
 from raytune_m2f.evaluation import instances_to_results, results_to_json
 from raytune_m2f.export import ExportedModel, export_run, load_export
 from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, picture_names, predict_files
@@ -161,6 +163,18 @@ def test_predictions_load_as_results_of_the_annotation_file(
     loaded = truth.loadRes(str(tmp_path / "predictions.json"))
     assert len(loaded.anns) == len(evaluator.results) > 0
     assert set(loaded.getImgIds()) == set(truth.getImgIds())
+
+
+def test_an_export_is_scored_by_the_evaluator_of_its_configuration(
+    model: ExportedModel, tiny_dataset: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = tiny_dataset["val_annotations"], tiny_dataset["val_images"]
+    expected = evaluate_export(model, *paths).evaluate()
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    with pytest.raises(MissingDependencyError, match=r"of an exported model: in its config\.yaml"):
+        evaluate_export(model, *paths)
+    config = model.config.with_values({"TEST.EVALUATOR": "pycocotools"}, source="test")
+    assert evaluate_export(replace(model, config=config), *paths).evaluate() == pytest.approx(expected, nan_ok=True)
 
 
 def test_masks_one_at_a_time_are_the_masks_all_at_once(model: ExportedModel, photos: Path) -> None:

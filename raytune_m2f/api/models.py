@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from raytune_m2f.evaluation import CocoEvaluator
     from raytune_m2f.export import ExportedModel
     from raytune_m2f.model import PackedInstances
+    from raytune_m2f.scores import Scores
     from raytune_m2f.study.directory import StudyDirectory
 
 log = logging.getLogger(__name__)
@@ -186,6 +187,11 @@ class LoadedModel:
         """The names of the main categories and of every subcategory head's classes."""
         return self.exported.categories
 
+    @property
+    def max_detections(self) -> int:
+        """TEST.DETECTIONS_PER_IMAGE: instances kept of an image, and counted by COCO's evaluation (its maxDets)."""
+        return self.exported.config.TEST.DETECTIONS_PER_IMAGE
+
     def __repr__(self) -> str:
         heads = "".join(f", {head}: {'/'.join(names)}" for head, names in self.categories.subcategories.items())
         names = "/".join(self.categories.names)
@@ -244,46 +250,64 @@ class LoadedModel:
         annotations: PathOrAddress,
         images: PathOrAddress,
         *,
+        against: LoadedModel | PathOrAddress | None = None,
+        compare_rankings: bool = False,
         output: PathOrAddress | None = None,
         predictions: PathOrAddress | None = None,
         max_megapixels: float | None = None,
         progress: WorkProgress = None,
-    ) -> dict[str, float]:
+    ) -> Scores:
         """Score the model on a dataset.
 
         Args:
             annotations, images: a COCO file with the labels that the model knows, and the folder of its images.
-            output: file for the metrics and the confusion tables (JSON); one of ours is replaced.
+            against: another model, which is scored on the same images and compared.
+            compare_rankings: whether every MODEL.MASK_FORMER.TEST.RANKING is scored too, without a sieve, with each
+                sieve and with all.
+            output: file for all that is measured (JSON); one of ours is replaced.
             predictions: new file for all detections: COCO's results (JSON).
             max_megapixels: larger images are refused; see `read_image`.
 
         Returns:
-            every metric by its name: "segm/AP", "<head>/accuracy" ...; NaN where there is no ground truth.
+            every metric by its name: "segm/AP", "segm/AP_all", "<head>/accuracy" ...; NaN where there is no ground
+            truth; and how sure they are.
 
         Raises:
             InputError: a file of the user's would be written over; see `require_result_files`.
             DatasetError: the annotations are wrong or have other categories, or images cannot be read.
+            ModelError: there is no other model, or the network is one of detectron2's and has no rankings.
         """
         from raytune_m2f.evaluation import results_to_json
         from raytune_m2f.predict import evaluate_export
+        from raytune_m2f.rankings import compare_rankings as compare
+        from raytune_m2f.scores import Scores
 
         require_result_files(output, predictions)
-        log.info("evaluating %s on %s", self.folder, annotations)
+        other = against if isinstance(against, LoadedModel | None) else load_model(against)
+        models = [self] if other is None else [self, other]
+        found: list[CocoEvaluator] = []
+        rankings = None
         with as_context(progress or line_progress("evaluating", print_to_stderr, "image")) as told:
-            evaluator = evaluate_export(
-                self.exported,
-                Path(annotations),
-                Path(images),
-                max_megapixels=max_megapixels,
-                progress=_drop_name(told),
-            )
+            for number, model in enumerate(models):
+                log.info("evaluating %s on %s", model.folder, annotations)
+                part: Progress = partial(_tell_part, told, number, len(models))
+                settings: dict[str, Any] = {"max_megapixels": max_megapixels, "progress": _drop_name(part)}
+                if compare_rankings and number == 0:
+                    evaluator, rankings = compare(model.exported, Path(annotations), Path(images), **settings)
+                else:
+                    evaluator = evaluate_export(model.exported, Path(annotations), Path(images), **settings)
+                found.append(evaluator)
         with still(log, "scoring"):
-            metrics = evaluator.evaluate()
+            for evaluator in found:
+                evaluator.evaluate()
+            beside = None if other is None else (str(other.folder), found[1].evaluation)
+            gains = found[0].error_gains()
+            scores = Scores(found[0].evaluation, error_gains=gains, against=beside, rankings=rankings)
         if predictions is not None:
-            results_to_json(evaluator.results, Path(predictions))
+            results_to_json(found[0].results, Path(predictions))
         if output is not None:
-            write_atomically(Path(output), _scores_as_json(evaluator, metrics))
-        return metrics
+            write_atomically(Path(output), sealed_json(scores.as_dict(), indent=2))
+        return scores
 
 
 def require_result_files(output: PathOrAddress | None, predictions: PathOrAddress | None) -> None:
@@ -303,11 +327,9 @@ def require_result_files(output: PathOrAddress | None, predictions: PathOrAddres
         Path(file or ".").parent.mkdir(parents=True, exist_ok=True)
 
 
-def _scores_as_json(evaluator: CocoEvaluator, metrics: dict[str, float]) -> str:
-    content = {name: value if value == value else None for name, value in metrics.items()}
-    assert evaluator.evaluation is not None
-    tables = {name: head.confusion.tolist() for name, head in evaluator.evaluation.heads.items()}
-    return sealed_json({"metrics": content, "confusion": tables}, indent=2)
+def _tell_part(progress: Progress, number: int, parts: int, done: int, total: int, /) -> None:
+    """Tell how far all parts of some work are, each as long as the others, by how far part `number` is."""
+    progress(number * total + done, parts * total)
 
 
 def _drop_name(progress: Progress) -> Callable[[int, int, str], None]:

@@ -7,5 +7,6 @@ submit.py    the command line of a job, checked and rewritten for the cluster
 demo.py      the demo, and its pictures
 options.py   options of several commands, and how their words are checked
 console.py   stdout, stderr, the log, and errors as one message
+scores.py    what an evaluation says
 tables.py    tables of a study, also while it runs
 """

@@ -26,6 +26,7 @@ from raytune_m2f.cli.options import (
     given,
     require_finite,
 )
+from raytune_m2f.cli.scores import print_scores
 from raytune_m2f.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -139,14 +140,25 @@ def evaluate(
     model: ModelDir,
     annotations: Annotated[Path, typer.Option(help="COCO annotation file with the labels that the model knows.")],
     images: Annotated[Path, typer.Option(help="Folder of the images.")],
-    output: Annotated[Path | None, typer.Option(help="File for the metrics and confusion tables (JSON).")] = None,
+    output: Annotated[Path | None, typer.Option(help="File for all that is measured (JSON).")] = None,
     predictions: Annotated[
         Path | None, typer.Option(help="New file for all detections: COCO's results (JSON), as its loadRes reads them.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="Another exported model, on the same images: which one is better, and how sure that is."),
+    ] = None,
+    compare_rankings: Annotated[
+        bool,
+        typer.Option(
+            "--compare-rankings",
+            help="Score every MODEL.MASK_FORMER.TEST.RANKING too, without a sieve, with each sieve and with all.",
+        ),
+    ] = False,
     max_megapixels: MaxMegapixels = None,
     trust: Trust = False,
 ) -> None:
-    """Score an exported model on a dataset: segm AP and the accuracy of every subcategory head.
+    """Score an exported model on a dataset: segm AP, joint AP of categories and subcategories, and every head.
 
     Example: raytune-m2f evaluate --model models/fruits --annotations val.json --images val
     """
@@ -154,10 +166,11 @@ def evaluate(
         from raytune_m2f.api.models import require_result_files
 
         require_result_files(output, predictions)  # before the model is loaded, which takes seconds
-        metrics = rm.load_model(model, trust=trust).evaluate(
-            **given(context, "model", "trust"), progress=show_progress("evaluating", "image")
-        )
-        _print_metrics(metrics, f"{model} on {annotations}")
+        words = given(context, "model", "trust", "against")
+        if against is not None:
+            words["against"] = rm.load_model(against, trust=trust)
+        scores = rm.load_model(model, trust=trust).evaluate(**words, progress=show_progress("evaluating", "image"))
+        print_scores(scores, f"{model} on {annotations}")
 
 
 @app.command()
@@ -185,7 +198,7 @@ def predict(
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:
-    """Segm AP and subcategory accuracies, a row each."""
+    """Every metric of a report, a row each."""
     table = Table(show_header=False)
     for name, value in report.items():
         if "/" in name:

@@ -75,8 +75,9 @@ def tune(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is maximised: a key of the reports, or a weighted sum like 'segm/AP + 0.5*ripeness/accuracy'. "
-            "By default segm/AP. Several times: several objectives, of which the first stops and ranks trials."
+            help="What is maximised: a key of the reports, such as segm/AP_all (category and all subcategories right), "
+            "or a weighted sum like 'segm/AP + 0.5*segm/AP_joint_ripeness'. By default segm/AP. Several times: several "
+            "objectives, of which the first stops and ranks trials."
         ),
     ] = None,
     constraint: Annotated[

@@ -72,6 +72,14 @@ class Config(Section):
                 ("INPUT.COPY_PASTE.ENABLED", "ENGINE"),
                 "got true with ENGINE: detectron2, whose mappers see one image at a time; only ENGINE: native pastes",
             )
+        if isinstance(self.MODEL, Model) and not self.DATASETS.SUBCATEGORIES:
+            for key in self.MODEL.MASK_FORMER.TEST.needs_heads:
+                name = f"MODEL.MASK_FORMER.TEST.{key}"
+                yield Problem(
+                    (name, "DATASETS.SUBCATEGORIES"),
+                    f"got {self.value(name)!r}, a sieve of subcategory heads, but DATASETS.SUBCATEGORIES names none; "
+                    "name them, or leave the key out",
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "configuration", *, only_shown: bool = False) -> Config:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.model import MaskCrop
+from raytune_m2f.model import Edges
 
 Rle = dict[str, Any]
 Segmentation = tuple["array[float]", ...] | Rle
@@ -78,28 +78,17 @@ def decode(rles: Sequence[Rle], height: int, width: int) -> npt.NDArray[np.uint8
     return by_rows
 
 
-def encode_crops(crops: Sequence[MaskCrop], size: tuple[int, int]) -> list[Rle]:
-    """Masks of an image of (height, width) as run lengths: those of the whole masks, which are never made."""
+def encode_edges(edges: Sequence[Edges], size: tuple[int, int]) -> list[Rle]:
+    """Masks of an image of (height, width), given by their edges, as run lengths."""
     height, width = size
-    return [{"size": [height, width], "counts": _counts_of(crop, height, width)} for crop in crops]
-
-
-def _counts_of(crop: MaskCrop, height: int, width: int) -> str:
-    mask = crop.mask.cpu().numpy()
-    lines, columns = mask.shape
-    # column by column, with a 0 before each and one at the very end: no run of ones goes on into the next column
-    cells = np.zeros(columns * (lines + 1) + 1, np.bool_)
-    cells[:-1].reshape(columns, lines + 1)[:, 1:] = mask.T
-    column, line = np.divmod(np.flatnonzero(cells[1:] != cells[:-1]), lines + 1)
-    edges = (crop.left + column) * height + crop.top + line
-    if lines == height:  # it does in the image
-        kept = np.r_[True, edges[1:] != edges[:-1]] & np.r_[edges[1:] != edges[:-1], True] if len(edges) else []
-        edges = edges[kept]
-    runs = np.diff(edges, prepend=0, append=height * width).tolist()
-    if len(runs) > 1 and runs[-1] == 0:
-        runs.pop()
-    rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": runs}, height, width)
-    return str(rle["counts"], "ascii")
+    found = []
+    for places in edges:
+        runs = np.diff(places, prepend=0, append=height * width).tolist()
+        if len(runs) > 1 and runs[-1] == 0:
+            runs.pop()
+        rle: Rle = mask_utils.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+        found.append({"size": [height, width], "counts": str(rle["counts"], "ascii")})
+    return found
 
 
 def _parse_polygons(polygons: Sequence[Any], height: int, width: int) -> Segmentation | None:

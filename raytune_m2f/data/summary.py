@@ -329,6 +329,20 @@ def summarize_all(
     )
 
 
+def cap_warnings(file: os.PathLike[str] | str, most_instances: int, detections: int) -> Iterator[str]:
+    """That AP cannot be 100: an image of a test set has more instances than are kept and counted.
+
+    Args:
+        most_instances: of its fullest image.
+        detections: TEST.DETECTIONS_PER_IMAGE, of all categories together.
+    """
+    if most_instances > detections:
+        yield (
+            f"{file}: an image has {most_instances} instances, but TEST.DETECTIONS_PER_IMAGE is {detections}: so many "
+            f"are kept of an image and counted (COCO's maxDets), which bounds AP. Raise it to {most_instances} or more"
+        )
+
+
 def _added(counts: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(map(sum, zip(*counts, strict=True)))
 

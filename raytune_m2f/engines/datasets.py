@@ -30,8 +30,9 @@ from raytune_m2f.data.dataset import Start, Ticket, generator
 from raytune_m2f.engines.base import Engine, Prediction, Test, Train
 from raytune_m2f.errors import ConfigError
 from raytune_m2f.evaluation import CocoEvaluator, Evaluator, Gather
-from raytune_m2f.evaluation.coco import Task
+from raytune_m2f.evaluation.coco import require_evaluator
 from raytune_m2f.evaluation.evaluator import Predicted, ToResults, instance_results
+from raytune_m2f.evaluation.overlaps import Task
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
 from raytune_m2f.storage.temporary import keep_multiprocessing_short
 
@@ -75,12 +76,16 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
     Attributes:
         tasks: what of a prediction is scored.
         to_results: how the evaluator reads test samples and predictions.
+
+    Raises:
+        MissingDependencyError: TEST.EVALUATOR is not installed.
     """
 
     tasks: tuple[Task, ...] = ("segm",)
     to_results: ToResults = staticmethod(instance_results)
 
     def __init__(self, config: Config, datasets: Datasets):
+        require_evaluator(config.TEST.EVALUATOR)  # before anything trains
         self.config = config
         self.datasets = datasets
         self.categories = datasets.train.categories
@@ -124,6 +129,7 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
             tasks=self.tasks,
             max_detections=settings.DETECTIONS_PER_IMAGE,
             bootstrap=settings.BOOTSTRAP,
+            evaluator=settings.EVALUATOR,
             gather=gather,
             to_results=self.to_results,
         )

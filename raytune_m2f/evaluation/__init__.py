@@ -1,7 +1,7 @@
 """From predicted instances to numbers: COCO's AP, joint AP of categories and subcategories, and how sure all that is.
 
 evaluator.py      instances as COCO results, all their metrics, and Evaluator: the same over all workers
-coco.py           ground truth, and COCO's metrics by a library, in detectron2's names
+coco.py           ground truth, and AP and AR in detectron2's names, by hotcoco or pycocotools
 overlaps.py       what is left of an image once its masks are compared: scores, labels and overlaps
 matching.py       which detection finds which annotation, of a whole dataset at once
 ranked.py         AP and AR of ranked detections, for any weights of the images
@@ -11,7 +11,7 @@ measures.py       every metric as a function of how often each image counts
 bootstrap.py      standard errors, and the difference of two models on the same images
 """
 
-from raytune_m2f.evaluation.coco import coco_ground_truth
+from raytune_m2f.evaluation.coco import GroundTruth, coco_ground_truth
 from raytune_m2f.evaluation.evaluator import (
     CocoEvaluator,
     Evaluation,
@@ -29,6 +29,7 @@ __all__ = [
     "Evaluation",
     "Evaluator",
     "Gather",
+    "GroundTruth",
     "Result",
     "coco_ground_truth",
     "encode_masks",

@@ -32,14 +32,19 @@ class Interval(NamedTuple):
     error: float
 
     @property
+    def margin(self) -> float:
+        """Half of the interval of 95 %, which lies around the value: draws, in which images repeat, lie beside it."""
+        return Z * self.error
+
+    @property
     def low(self) -> float:
-        """Where the interval of 95 % begins. It lies around the value, as draws, in which images repeat, lie off it."""
-        return self.value - Z * self.error
+        """Where the interval of 95 % begins."""
+        return self.value - self.margin
 
     @property
     def high(self) -> float:
         """Where it ends."""
-        return self.value + Z * self.error
+        return self.value + self.margin
 
 
 class Difference(NamedTuple):
@@ -66,33 +71,34 @@ def standard_error(values: Floats) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def ap_standard_error(measures: Measures, count: int) -> float:
-    """The standard error of AP in percent points."""
-    drawn = _drawn(lambda weights: {"AP": measures.ap(weights)}, measures.images, count)
-    return standard_error(drawn["AP"])
+def standard_errors(measures: Measures, count: int) -> dict[str, float]:
+    """ "<metric>_se" of `Measures.headlines`, in percent points."""
+    values = drawn(measures.headlines, measures.images, count)
+    return {f"{name}_se": standard_error(each) for name, each in values.items()}
 
 
 def intervals(measures: Measures, count: int = DRAWS) -> dict[str, Interval]:
     """Every metric with its interval."""
-    drawn = _drawn(measures.values, measures.images, count)
+    values = drawn(measures.values, measures.images, count)
     whole = measures.values(measures.once)
-    return {name: Interval(float(value[0]), standard_error(drawn[name])) for name, value in whole.items()}
+    return {name: Interval(float(value[0]), standard_error(values[name])) for name, value in whole.items()}
 
 
 def differences(a: Measures, b: Measures, count: int = DRAWS) -> dict[str, Difference]:
     """Every metric that two models have, on the same images of the same dataset."""
     first, second = a.values(a.once), b.values(b.once)
-    drawn, against = (_drawn(each.values, each.images, count) for each in (a, b))
+    ours_drawn, theirs_drawn = (drawn(each.values, each.images, count) for each in (a, b))
     found: dict[str, Difference] = {}
     for name in (name for name in first if name in second):
-        ours, theirs, apart = float(first[name][0]), float(second[name][0]), drawn[name] - against[name]
+        ours, theirs, apart = float(first[name][0]), float(second[name][0]), ours_drawn[name] - theirs_drawn[name]
         apart = apart[np.isfinite(apart)]
         better = float(np.mean((apart > 0) + 0.5 * (apart == 0))) if len(apart) else float("nan")
         found[name] = Difference(ours, theirs, Interval(ours - theirs, standard_error(apart)), better)
     return found
 
 
-def _drawn(values: Callable[[Floats], dict[str, Floats]], images: int, count: int) -> dict[str, Floats]:
-    weights = draw(images, count)
-    parts = [values(weights[:, at : at + AT_ONCE]) for at in range(0, count, AT_ONCE)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+def drawn(values: Callable[[Floats], dict[str, Floats]], images: int, count: int) -> dict[str, Floats]:
+    """(B,) each: metrics of every draw, by a function of weightings (I, B) of the images such as `Measures.values`."""
+    weights = draw(images, count if images > 1 else 0)  # of one image nothing is known of the others of its kind
+    parts = [values(weights[:, at : at + AT_ONCE]) for at in range(0, max(weights.shape[1], 1), AT_ONCE)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -40,11 +40,6 @@ class JointAP:
     lower: Ranked
     reachable: Bools
 
-    @property
-    def classes(self) -> int:
-        """K: how many pairs there are to find, over which the mean is taken."""
-        return self.joint.classes
-
     def values(self, weights: Floats) -> dict[str, Floats]:
         """(K, B) each: AP "joint", "lower" and "upper"; no head can be above "upper", where what is right comes first
         and as many are right as can be: it has the labels from the ground truth."""
@@ -68,29 +63,21 @@ class JointAP:
 def joint_ap(truths: Truths, found: Found, heads: Sequence[str]) -> JointAP:
     """The joint AP of a category with these heads."""
     classes, labels = _classes(truths, heads)
-    size = np.diff(classes.first)
-    detection = np.repeat(np.arange(len(found.label)), size[found.label])
-    start = np.cumsum(size[found.label]) - size[found.label]
-    klass = classes.first[found.label[detection]] + np.arange(len(detection)) - start[detection]
-    score = found.score[detection]
-    probability = np.ones(len(detection))
-    for head, of_class in zip(heads, labels.T, strict=True):
-        probability *= found.probabilities[head][detection, of_class[klass]]
-    possible = probability > 0  # who says that it is surely not of a class is no detection of it
-    images = len(truths.by_image)
-    return JointAP(
-        joint=rank(
-            found,
-            classes,
-            images,
-            truths.image,
-            detection=detection[possible],
-            klass=klass[possible],
-            score=(score * probability)[possible],
-        ),
-        lower=rank(found, classes, images, truths.image, detection=detection, klass=klass, score=score),
-        reachable=_reachable(found, classes)[classes.truth != NONE],
-    )
+    joint, lower = [], []
+    for category in range(len(truths.categories)):  # one at a time: there are as many candidates as labels a detection
+        own = np.arange(classes.first[category], classes.first[category + 1])
+        one = np.flatnonzero(found.label == category)
+        detection, klass = np.repeat(one, len(own)), np.tile(own, len(one))
+        score = found.score[detection]
+        probability = np.ones(len(detection))
+        for head, of_class in zip(heads, labels.T, strict=True):
+            probability *= found.probabilities[head][detection, of_class[klass]]
+        likely = probability > 0  # who says that it is surely not of a class is no detection of it
+        lower.append(rank(found, classes, truths, detection=detection, klass=klass, score=score))
+        detection, klass, score = detection[likely], klass[likely], (score * probability)[likely]
+        joint.append(rank(found, classes, truths, detection=detection, klass=klass, score=score))
+    reachable = _reachable(found, classes)[classes.truth != NONE]
+    return JointAP(Ranked.joined(joint), Ranked.joined(lower), reachable)
 
 
 def _classes(truths: Truths, heads: Sequence[str]) -> tuple[Classes, Ints]:

@@ -14,7 +14,7 @@ from raytune_m2f.evaluation.joint import JointAP, joint_ap
 from raytune_m2f.evaluation.matching import NONE
 from raytune_m2f.evaluation.overlaps import Bools, Floats, Found, Task, Truths
 from raytune_m2f.evaluation.ranked import Classes, Ranked, rank
-from raytune_m2f.evaluation.subcategories import HeadMatches, head_matches
+from raytune_m2f.evaluation.subcategories import OF_FOUND_ALONE, HeadMatches, head_matches
 
 EVERY_SIZE = (0.0, 1e5**2)
 """COCO's limits of an area, both within [pixels]."""
@@ -81,9 +81,12 @@ class Measures:
         """(B,) each: every metric in percent, for each weighting (I, B) of the images; NaN without ground truth."""
         return self.standard(weights) | self.multitask(weights)
 
-    def ap(self, weights: Floats) -> Floats:
-        """(B,) AP in percent."""
-        return _mean(self.main.precision(weights))
+    def headlines(self, weights: Floats) -> dict[str, Floats]:
+        """(B,) each: AP, and with subcategory heads AP_all: what a study most probably maximises."""
+        values = {f"{self.task}/AP": _mean(self.main.precision(weights))}
+        if self.truths.heads:
+            values[f"{self.task}/AP_all"] = _mean(self.joint[tuple(self.truths.heads)].joint.precision(weights))
+        return values
 
     def standard(self, weights: Floats) -> dict[str, Floats]:
         """COCO's metrics, in detectron2's names: those of `standard_metrics`."""
@@ -134,8 +137,7 @@ class Measures:
         named = {f"{self.task}/{name}": count for name, count in counts.items()}
         for head, matches in self.heads.items():
             found, labelled = len(matches.image), len(matches.labelled)
-            of_found = ("accuracy", "majority", "balanced_accuracy", "macro_f1")
-            named |= {f"{head}/{name}": found for name in of_found}
+            named |= {f"{head}/{name}": found for name in OF_FOUND_ALONE}
             named |= {f"{head}/{name}": labelled for name in ("coverage", "found_and_right", "matched")}
         return named
 
@@ -153,8 +155,7 @@ def _ranked(truths: Truths, found: Found, limits: tuple[float, float]) -> Ranked
     return rank(
         found,
         classes,
-        len(truths.by_image),
-        truths.image,
+        truths,
         detection=np.arange(len(found.label)),
         klass=found.label,
         score=found.score,

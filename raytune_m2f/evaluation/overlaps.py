@@ -16,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.errors import DatasetError, first_of
-
 Task = Literal["segm", "bbox"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -59,7 +57,6 @@ class Truths:
     def of(cls, content: Mapping[str, Any]) -> Truths:
         """From the content of a `GroundTruth`."""
         entries = content["annotations"]
-        sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
         heads = {head: tuple(names) for head, names in content.get("subcategories", {}).items()}
         image = np.array([entry["image_id"] - 1 for entry in entries], np.int64)
         order = np.argsort(image, kind="stable")
@@ -73,10 +70,7 @@ class Truths:
             crowd=np.array([bool(entry.get("iscrowd", 0)) for entry in entries], np.bool_),
             sublabels={h: np.array([entry["sublabels"][h] for entry in entries], np.int64) for h in heads},
             by_image=np.split(order, np.searchsorted(image[order], np.arange(1, len(content["image_numbers"])))),
-            shapes={
-                "segm": [_rle(entry.get("segmentation"), *sizes[entry["image_id"]]) for entry in entries],
-                "bbox": [entry.get("bbox") for entry in entries],
-            },
+            shapes={task: [entry.get(key) for entry in entries] for task, key in SHAPE.items()},
         )
 
 
@@ -154,12 +148,7 @@ class Found:
 def found_in(
     truths: Truths, results: Sequence[Mapping[str, Any]], *, task: Task = "segm", max_detections: int
 ) -> Found:
-    """`Found` of the results of a whole dataset.
-
-    Raises:
-        DatasetError: a result names an image or a category that the ground truth does not have, or lacks a head.
-    """
-    check_results(truths, results)
+    """`Found` of the results of a whole dataset, whose images, categories and heads the ground truth must have."""
     by_image: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         by_image[truths.images[result["image_id"]]].append(result)
@@ -168,27 +157,6 @@ def found_in(
         for image, found in by_image.items()
     ]
     return Found.joined(parts, truths)
-
-
-def check_results(truths: Truths, results: Sequence[Mapping[str, Any]]) -> None:
-    """Raises DatasetError where a result names what the ground truth does not have, or lacks a head of it."""
-    known: tuple[tuple[str, Mapping[int, int]], ...] = (
-        ("image_id", truths.images),
-        ("category_id", truths.categories),
-    )
-    for key, ids in known:
-        if unknown := sorted({result[key] for result in results} - ids.keys()):
-            raise DatasetError(
-                f"the results have {len(unknown)} {key} that the ground truth does not have: "
-                f"{', '.join(first_of(unknown, 5))}. Evaluate against the annotation file whose images were predicted."
-            )
-    missing = [h for h in truths.heads if any(h not in r or f"{h}_probabilities" not in r for r in results)]
-    if missing:
-        raise DatasetError(
-            f"the data set has the subcategories {', '.join(map(repr, truths.heads))}, but the results do not state "
-            f"{', '.join(map(repr, missing))}. Leave them out of DATASETS.SUBCATEGORIES, or predict with a model "
-            "that was trained on them."
-        )
 
 
 def _places(label: Ints, score: Floats) -> Ints:
@@ -218,15 +186,6 @@ def _overlaps(
     empty = np.empty(0, np.int64)
     detection, truth, iou = zip((empty, empty, np.empty(0)), *parts, strict=True)
     return np.concatenate(detection), np.concatenate(truth), np.concatenate(iou)
-
-
-def _rle(segmentation: Any, height: int, width: int) -> Any:
-    """Run lengths from polygons or from counts as a list, as a file has them; None where there is no mask."""
-    if isinstance(segmentation, list):
-        return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
-        return mask_utils.frPyObjects(segmentation, height, width)
-    return segmentation
 
 
 def _areas(shapes: Sequence[Any], task: Task) -> Floats:

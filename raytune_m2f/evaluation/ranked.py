@@ -9,15 +9,15 @@ Letters: N candidates, K classes, I images, B weightings of the images, T IoU th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from raytune_m2f.evaluation.matching import NONE, matched
-from raytune_m2f.evaluation.overlaps import Bools, Floats, Found, Ints
+from raytune_m2f.evaluation.overlaps import Bools, Floats, Found, Ints, Truths
 
 RECALL_POINTS: Floats = np.linspace(0.0, 1.0, 101)
 
@@ -44,14 +44,15 @@ class Classes:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The candidates of K classes, those of a class side by side, best first; and what there is to find.
+    """The R candidates of K classes that find something at some threshold, those of a class side by side, best first;
+    how many others there are between them; and what there is to find.
 
     Attributes:
         images, classes: I and K.
-        image, klass: (N,).
-        plain: (N,) bool: candidates that find nothing at any threshold, and are wrong.
-        row: (R,) the candidates that find something at some threshold, ascending.
-        detection, place: (R,) the detection that each of them is, and its rank within its image and category.
+        image, klass: (R,).
+        before: (R, I) sparse: how many candidates of each image, between this one and the one before it in its class,
+            find nothing and are wrong. Behind the last one of a class they do not matter.
+        detection, place: (R,) the detection that each is, and its rank within its image and category.
         found: (R, T) the annotation that it finds, `NONE` without, whether it counts or not.
         right, wrong: (R, T) bool; what is neither is ignored.
         truth_image, truth_class: (G',) of the annotations that count.
@@ -61,8 +62,7 @@ class Ranked:
     classes: int
     image: Ints
     klass: Ints
-    plain: Bools
-    row: Ints
+    before: Any
     detection: Ints
     place: Ints
     found: Ints
@@ -71,6 +71,13 @@ class Ranked:
     truth_image: Ints
     truth_class: Ints
 
+    @classmethod
+    def joined(cls, parts: Sequence[Ranked]) -> Ranked:
+        """Candidates of the same classes, no class in two parts, in the order of the classes."""
+        names = ("image", "klass", "detection", "place", "found", "right", "wrong")
+        rows: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], before=sparse.vstack([part.before for part in parts], format="csr"), **rows)
+
     def truths(self, weights: Floats) -> Floats:
         """(K, B): the weight of what there is to find."""
         return summed(self.truth_class, self.truth_image, self.classes, weights)
@@ -78,8 +85,7 @@ class Ranked:
     def recall(self, weights: Floats, most: int) -> Floats:
         """(K, B): recall of the best `most` detections of each image and category, mean over IoU thresholds; NaN
         without anything to find."""
-        place, _ = np.nonzero(self.right & (self.place < most)[:, None])
-        row = self.row[place]
+        row, _ = np.nonzero(self.right & (self.place < most)[:, None])
         hits = summed(self.klass[row], self.image[row], self.classes, weights)
         with np.errstate(invalid="ignore"):
             return np.asarray(hits / (self.truths(weights) * self.right.shape[1]))
@@ -92,9 +98,9 @@ class Ranked:
         """
         truths = self.truths(weights)
         total = np.zeros_like(truths)
-        klass, drawn = self.klass[self.row], weights[self.image[self.row]]
+        klass, drawn = self.klass, weights[self.image]
         start = np.searchsorted(klass, np.arange(self.classes + 1))
-        so_far = _cumulative(self._before @ weights + drawn, start)  # candidates, the row itself included
+        so_far = _cumulative(self.before @ weights + drawn, start)  # candidates, the row itself included
         for right, wrong in zip(self.right.T[steps], self.wrong.T[steps], strict=True):
             row = np.flatnonzero(right)
             hits = _cumulative(drawn[row], np.searchsorted(row, start))
@@ -107,21 +113,11 @@ class Ranked:
         with np.errstate(invalid="ignore"):
             return np.where(truths > 0, total / self.right[:, steps].shape[1], np.nan)
 
-    @cached_property
-    def _before(self) -> Any:
-        """(R, I): how many of the plain ones each image has between a row and the one before it in its class."""
-        plain = np.flatnonzero(self.plain)
-        after = np.searchsorted(self.row, plain)
-        within = after < len(self.row)
-        within[within] = self.klass[self.row[after[within]]] == self.klass[plain[within]]  # behind the last: no matter
-        return _counts(after[within], self.image[plain[within]], (len(self.row), self.images))
-
 
 def rank(
     found: Found,
     classes: Classes,
-    images: int,
-    truth_image: Ints,
+    truths: Truths,
     *,
     detection: Ints,
     klass: Ints,
@@ -149,20 +145,24 @@ def rank(
     plain = np.ones(len(detection), np.bool_) if outside is None else ~outside[detection]
     wrong = (hit == NONE) & plain[row, None]
     plain[row] = False
+    images, others = len(truths.by_image), np.flatnonzero(plain)
+    after = np.searchsorted(row, others)
+    matter = after < len(row)
+    matter[matter] = klass[row[after[matter]]] == klass[others[matter]]
+    image = found.image[detection]
     counted = np.flatnonzero(classes.truth != NONE)
     return Ranked(
         images=images,
         classes=classes.count,
-        image=found.image[detection],
-        klass=klass,
-        plain=plain,
-        row=row,
+        image=image[row],
+        klass=klass[row],
+        before=_counts(after[matter], image[others[matter]], (len(row), images)),
         detection=detection[row],
         place=found.place[detection[row]],
         found=hit,
         right=(hit != NONE) & (classes.truth[hit] != NONE) if G else np.zeros_like(wrong),
         wrong=wrong,
-        truth_image=truth_image[counted],
+        truth_image=truths.image[counted],
         truth_class=classes.truth[counted],
     )
 

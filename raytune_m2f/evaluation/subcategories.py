@@ -17,6 +17,9 @@ from raytune_m2f.evaluation.overlaps import Floats, Found, Ints, Truths
 from raytune_m2f.evaluation.ranked import Ranked, summed
 from raytune_m2f.model import UNKNOWN
 
+OF_FOUND_ALONE = ("accuracy", "majority", "balanced_accuracy", "macro_f1")
+"""Measures of a head that say nothing of what was not found."""
+
 
 @dataclass(frozen=True)
 class HeadEvaluation:
@@ -47,12 +50,6 @@ class HeadEvaluation:
         """`head_measures` of its confusion table."""
         table, labelled = self.confusion[..., None].astype(np.float64), np.array([float(self.labelled)])
         return {name: float(values[0]) for name, values in head_measures(table, labelled).items()}
-
-    @property
-    def informs(self) -> bool:
-        """Whether it is right more often than the most frequent class would be, each class counted alike."""
-        there = int(np.count_nonzero(self.confusion.sum(1)))
-        return there > 1 and self.measures["balanced_accuracy"] > 100 / there
 
 
 def head_measures(confusion: Floats, labelled: Floats) -> dict[str, Floats]:

@@ -4,6 +4,7 @@ base.py          Learner: the contract, all that the training loop knows of a ne
 mask_former.py   our own network: built as the configuration says, and its learner
 balance.py       weights of classes against rare ones being forgotten
 prediction.py    predictions of our network as the configuration asks for them
+sieves.py        what is left out of an image's predictions: duplicates of a mask
 tiles.py         windows of a large image, and one instance of what several of them show
 optimizer.py     AdamW in Mask2Former's groups, schedules, the learning rate of a batch
 weights.py       MODEL.WEIGHTS into our network: whose names they have, what does not fit

@@ -15,12 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
-from raytune_m2f.data.masks import Rle, encode_crops
-from raytune_m2f.model import MaskCrop
+from raytune_m2f.data.masks import Rle
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom; the last two lie outside."""
@@ -157,8 +155,8 @@ def _shares(first: Sequence[Rle], second: Sequence[Rle]) -> NDArray[np.float64]:
 def _view(box: Box, height: int, width: int) -> Rle:
     """The pixels of a window as a mask."""
     left, top, right, bottom = box
-    inside = torch.ones(bottom - top, right - left, dtype=torch.bool)
-    return encode_crops([MaskCrop(inside, top, left)], (height, width))[0]
+    (view,) = mask_utils.frPyObjects(np.array([[left, top, right - left, bottom - top]], np.float64), height, width)
+    return dict(view)
 
 
 def _group(

@@ -41,7 +41,7 @@ class TrialStatus:
         images: how many were scored for `best`; fewer than at the end with TEST.SUBSET.
         last, best: the first metric at the latest report and at the best one, which was at `best_iteration`.
         others: the other metrics at the best report.
-        standard_error: of segm/AP at the best report, by image bootstrap; None where it is not known.
+        standard_error: of the first metric at the best report, by image bootstrap; None where it is not known.
         feasible: whether it keeps the constraints.
         values: of the searched keys, as they are trained.
         seconds: time in which it trained.
@@ -114,7 +114,7 @@ class StudyStatus:
         same images, so the true one is smaller: this asks for caution rather than too little of it.
         """
         best = self.best_trial
-        if best is None or best.best is None or best.standard_error is None or self.metric != "segm/AP":
+        if best is None or best.best is None or best.standard_error is None:
             return []
         return [
             trial
@@ -250,7 +250,7 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         best_iteration=attributes.get("best_iteration"),
         images=best.get("images", 0),
         others=[objective.value(best) for objective in record.plan.settings.objectives[1:] if best],
-        standard_error=best.get("segm/AP_se"),
+        standard_error=best.get(f"{record.plan.settings.objectives[0].text}_se"),
         feasible=not best or record.is_feasible(trial),
         values=record.values(trial),
         seconds=float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0),

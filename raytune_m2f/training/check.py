@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
+from raytune_m2f.data.summary import cap_warnings
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
+from raytune_m2f.evaluation.subcategories import OF_FOUND_ALONE
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 
@@ -67,7 +69,8 @@ def check_experiment(
         _check_batch(engine, "can be", largest_batch)
     _check_batch_norm(config)
     check_keys(config, engine, asked)
-    return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries)]
+    objectives = [entry for entry in asked if isinstance(entry, Objective)]
+    return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries), *_of_found_alone(engine, objectives)]
 
 
 def check_training(config: Config, engine: Engine, *, logs: bool) -> None:
@@ -126,6 +129,8 @@ def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iter
             f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
             f"{QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: of a fuller one so many are learned"
         )
+    test = engine.summary.test
+    yield from cap_warnings(test.file, test.most_instances, config.TEST.DETECTIONS_PER_IMAGE)
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if period > end:
         yield f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end"
@@ -134,6 +139,17 @@ def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iter
             f"{START} = {start} is not below SOLVER.MAX_ITER = {end}: no iteration has images of INPUT.IMAGE_SIZE = "
             f"{config.INPUT.IMAGE_SIZE} pixels, all have {config.INPUT.START.IMAGE_SIZE}"
         )
+
+
+def _of_found_alone(engine: Engine, objectives: Sequence[Objective]) -> Iterator[str]:
+    """Metrics that are the higher the fewer, and easier, instances are found."""
+    measures = {f"{head}/{name}": head for head in engine.categories.subcategories for name in OF_FOUND_ALONE}
+    for key in dict.fromkeys(key for objective in objectives for weight, key in objective.terms if weight > 0):
+        if key in measures:
+            yield (
+                f"{key} is of the instances that were found alone: a trial that finds one of many can have 100. "
+                f"segm/AP_joint_{measures[key]} and {measures[key]}/found_and_right count what was not found, too"
+            )
 
 
 def _queries(config: Config) -> float:

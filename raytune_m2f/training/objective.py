@@ -1,4 +1,4 @@
-"""What a study maximises, and what it must not exceed, as text: `segm/AP + 0.5*ripeness/accuracy`, `memory_gb<=20`.
+"""What a study maximises, and what it must not exceed, as text: `segm/AP + 0.5*segm/AP_all`, `memory_gb<=20`.
 
 A key is written as the reports have it, single blanks included: `segm/AP-traffic light`. One that looks like arithmetic
 is put in quotes: `2*'segm/AP-a + b'`; in them a backslash stands before a quote and before another backslash.
@@ -115,7 +115,7 @@ class Constraint:
 def _no_metric(text: str, part: str) -> str:
     return (
         f"metric {text!r}: got {part!r}, allowed: a key of the reports such as segm/AP, -latency_ms for what should "
-        'be low, or a weighted sum such as "segm/AP + 0.5*ripeness/accuracy"; a key of a name with arithmetic in it is '
+        'be low, or a weighted sum such as "segm/AP + 0.5*segm/AP_all"; a key of a name with arithmetic in it is '
         "put in quotes, such as \"'segm/AP-a + b'\""
     )
 

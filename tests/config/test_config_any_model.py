@@ -45,6 +45,7 @@ def test_values_survive_yaml_and_are_replaced(config: Config, tmp_path: Path) ->
     ("key", "value", "message"),
     [
         (f"{SIZE}S", 3, f"non-existent config key of detectron2; did you mean {SIZE}?"),
+        ("MODEL.MASK_FORMER.TEST.NMS_THRESHOLD", 0.5, "non-existent config key of detectron2"),
         ("MODEL.MASK_FORMER.NHEADS", 8, "non-existent config key of detectron2"),
         (SIZE, "many", "detectron2 refuses it: Type mismatch"),
         ("MODEL.RPN", 3, "a section; name a key in it, such as MODEL.RPN."),

@@ -129,6 +129,10 @@ def test_a_key_with_one_value_refuses_any_other(key: str, value: object, only: s
             "allowed: 'build_resnet_backbone' or 'D2SwinTransformer' or 'build_mobilenet_v3",
         ),
         ("MODEL.MOBILENETV3.ARCH", "tiny", "got 'tiny', allowed: 'small' or 'large'"),
+        ("MODEL.MASK_FORMER.TEST.NMS_THRESHOLD", 1.5, "got 1.5, allowed: a number from 0 up to 1"),
+        ("MODEL.MASK_FORMER.TEST.CLASS_THRESHOLD", -0.1, "got -0.1, allowed: a number from 0 up to 1"),
+        ("MODEL.MASK_FORMER.TEST.DROP_NO_OBJECT", True, "got true, allowed: 'none' or 'any' or 'all'"),
+        ("MODEL.MASK_FORMER.TEST.RANKING", "mean", "allowed: 'main' or 'sum' or 'logits' or 'product'"),
         ("MODEL.SEM_SEG_HEAD.CONVS_DIM", 100, "allowed: a whole number from 32 up to 2048 in multiples of 32"),
         ("MODEL.WEIGHTS", 3, "got 3, allowed: text"),
         ("DATASETS.TEST", "coco", "got 'coco', allowed: a list in brackets of at most 1 item, each text"),
@@ -170,6 +174,13 @@ def test_a_missing_part_of_a_data_set_is_named() -> None:
         (
             {"INPUT.START.ITERS": 1, "INPUT.START.MIN_SCALE": 3.0},
             ["INPUT.START.MIN_SCALE: got a range from 3.0 to 2.0 (0 is that of INPUT)"],
+        ),
+        (
+            {"MODEL.MASK_FORMER.TEST.SUBCATEGORY_THRESHOLD": 0.5, "MODEL.MASK_FORMER.TEST.DROP_NO_OBJECT": "any"},
+            [
+                "SUBCATEGORY_THRESHOLD: got 0.5, a sieve of subcategory heads, but DATASETS.SUBCATEGORIES names none",
+                "DROP_NO_OBJECT: got 'any', a sieve of subcategory heads, but DATASETS.SUBCATEGORIES names none",
+            ],
         ),
         ({"SOLVER.STEPS": [5, 5]}, ["SOLVER.STEPS: got [5, 5], allowed: iterations in increasing order"]),
         (
@@ -311,6 +322,9 @@ def test_weights_of_another_backbone_are_refused_by_their_name(chosen: str, thei
         (["heatmap"], "loss_heatmap"),
         (["bbox"], "its own meaning in COCO"),
         (["segm"], "which the metrics use themselves"),
+        (["score"], "its own meaning in COCO's results"),
+        (["a", "a_score"], "got 'a_score', which the results say of the head 'a'"),
+        (["a_probabilities", "a"], "got 'a_probabilities', which the results say of the head 'a'"),
         (["a", "b", "a"], "got 'a', 2 times; name each head once"),
         (["3d"], "got '3d', allowed: letters, digits and _"),
         (["a-b"], "got 'a-b', allowed: letters, digits and _"),

@@ -98,11 +98,17 @@ def test_labels_are_matched_by_name(load: Any, caplog: pytest.LogCaptureFixture)
     assert dataset.categories.ids == (30, 7)  # results have the file's ids
     assert dataset.categories.subcategories == MODEL.subcategories
     assert "in another order: they are matched by name" in caplog.text
-    found = [
+    found: list[dict[str, Any]] = [
         {"image_id": 5, "category_id": dataset.categories.ids[a.label], "segmentation": a.rle(30, 40), "score": 1.0,
          **a.sublabels} for a in dataset.records[0].annotations
     ]  # fmt: skip
-    assert evaluate_results(dataset, found).metrics["segm/AP-red"] == pytest.approx(100)
+    for result in found:
+        result |= {
+            f"{head}_probabilities": [float(result[head] == c) for c in range(2)] for head in MODEL.subcategories
+        }
+    metrics = evaluate_results(dataset, found).metrics
+    for name in ("AP-red", "AP_all", "AP_joint_ripeness", "AP_joint_size"):
+        assert metrics[f"segm/{name}"] == pytest.approx(100), name
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_a_batch_smaller_than_the_workers_is_refused(tiny_config: Config) -> Non
 
 def test_a_metric_that_no_report_has_is_refused_before_anything_trains(tiny_config: Config) -> None:
     queries = space(QUERIES, type="int", low=4, high=20)
-    asked = (Objective.parse("segm/AP + 0.5*color/accuracy"), Constraint.parse("latency_ms<=50"))
+    asked = (Objective.parse("segm/AP + 0.5*segm/AP_all"), Constraint.parse("latency_ms<=50"))
     assert check_before_start(tiny_config, queries, workers=1, asked=asked) == []
     with pytest.raises(
         StudyError, match=r"no report will have 'color/acc'\. Did you mean color/accuracy\? Allowed: loss"

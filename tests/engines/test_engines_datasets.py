@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from raytune_m2f.config import Config
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import ConfigError, MissingDependencyError
+from raytune_m2f.evaluation.coco import precision_recall
 from raytune_m2f.testing import EngineConformance, assert_same
 
 
@@ -106,3 +108,27 @@ def test_missing_datasets_are_named(tiny_config: Config, datasets: dict[str, Any
 def test_an_engine_that_is_not_there_is_refused(tiny_config: Config) -> None:
     with pytest.raises(MissingDependencyError, match="ENGINE: detectron2 needs detectron2, which cannot be imported"):
         build_engine(tiny_config.with_values({"ENGINE": "detectron2"}, source="test"))
+
+
+def test_an_evaluator_that_is_not_there_is_refused_before_anything_trains(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "hotcoco", None)
+    with pytest.raises(MissingDependencyError, match=r"TEST\.EVALUATOR: hotcoco needs hotcoco, which cannot"):
+        build_engine(tiny_config)
+    build_engine(tiny_config.with_values({"TEST.EVALUATOR": "pycocotools"}, source="test")).evaluator().evaluate()
+
+
+@pytest.mark.parametrize("evaluator", ["hotcoco", "pycocotools"])
+def test_the_configured_evaluator_computes(
+    tiny_config: Config, evaluator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        asked.append(options["evaluator"])
+        return precision_recall(*arguments, **options)
+
+    monkeypatch.setattr("raytune_m2f.evaluation.coco.precision_recall", spy)
+    build_engine(tiny_config.with_values({"TEST.EVALUATOR": evaluator}, source="test")).evaluator().evaluate()
+    assert asked == [evaluator]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from pycocotools import mask as mask_utils
-from pycocotools.coco import COCO
 from torch.nn.functional import one_hot
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord, TestSample
@@ -66,14 +64,6 @@ def predictions(
         queries=torch.arange(count),
         subprobs={"colour": 0.8 * one_hot(torch.tensor(colours or [0] * count, dtype=torch.int64), 3).float()},
     )
-
-
-def indexed(content: dict[str, Any]) -> COCO:
-    """The content of an annotation file as pycocotools opens it."""
-    coco = COCO()
-    coco.dataset = content
-    coco.createIndex()
-    return coco
 
 
 def samples(data: CocoDataset) -> list[TestSample]:

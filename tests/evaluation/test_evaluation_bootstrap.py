@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_cases import annotation, dataset, indexed, predictions
+from evaluation_cases import annotation, dataset, predictions
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 
 from raytune_m2f.evaluation import coco_ground_truth, evaluate_results, instances_to_results
-from raytune_m2f.evaluation.bootstrap import ap_standard_error, differences, draw, intervals
-from raytune_m2f.evaluation.coco import coco_metrics, numbered, run_cocoeval, with_numbers
+from raytune_m2f.evaluation.bootstrap import differences, draw, intervals, standard_errors
+from raytune_m2f.evaluation.coco import GroundTruth, standard_metrics
 from raytune_m2f.evaluation.evaluator import Scorer
 from raytune_m2f.evaluation.measures import Measures
 from raytune_m2f.evaluation.overlaps import found_in
@@ -23,44 +22,47 @@ from raytune_m2f.evaluation.overlaps import found_in
 Results = list[dict[str, Any]]
 
 
-def repeated(truth: COCO, results: Results, counts: NDArray[np.int64]) -> tuple[COCO, Results]:
+def repeated(truth: GroundTruth, results: Results, counts: NDArray[np.int64]) -> tuple[GroundTruth, Results]:
     """A data set in which image i is there counts[i] times, and the results for it."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     copies: Results = []
-    truth = with_numbers(truth)
-    results = numbered(truth, results)
-    for image_id, count in zip(sorted(truth.imgs), counts.tolist(), strict=True):
+    of_image, of_category = truth.dataset["image_numbers"], truth.dataset["category_numbers"]
+    results = [
+        {**r, "image_id": of_image[r["image_id"]], "category_id": of_category[r["category_id"]]} for r in results
+    ]
+    by_id = {image["id"]: image for image in truth.dataset["images"]}
+    for image_id, count in zip(sorted(by_id), counts.tolist(), strict=True):
         for _ in range(count):
             new = len(images) + 1
-            images.append({**truth.imgs[image_id], "id": new})
+            images.append({**by_id[image_id], "id": new})
             annotations += [{**a, "image_id": new} for a in truth.dataset["annotations"] if a["image_id"] == image_id]
             copies += [{**r, "image_id": new} for r in results if r["image_id"] == image_id]
     annotations = [{**a, "id": number} for number, a in enumerate(annotations, start=1)]
     subcategories = truth.dataset.get("subcategories", {})
     content = {"images": images, "categories": truth.dataset["categories"], "annotations": annotations}
-    return indexed(content | {"subcategories": subcategories}), copies
+    return GroundTruth.of_file(content | {"subcategories": subcategories}), copies
 
 
-def assert_equals_pycocotools(truth: COCO, results: Results, draws: int, *, max_detections: int = 100) -> None:
+def assert_equals_pycocotools(truth: GroundTruth, results: Results, draws: int, *, max_detections: int = 100) -> None:
     """Every metric of COCO's, of draws of the images."""
-    truth = with_numbers(truth)
-    weights = draw(len(truth.imgs), draws)
+    weights = draw(len(truth.dataset["images"]), draws)
     found = measures_of(truth, results, max_detections=max_detections).standard(weights)
     for number, drawn in enumerate(weights.T.astype(np.int64)):
-        expected = coco_metrics(run_cocoeval(*repeated(truth, results, drawn), max_detections=max_detections))
+        there = repeated(truth, results, drawn)
+        expected = standard_metrics(*there, max_detections=max_detections, evaluator="pycocotools")
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             assert found[name][number] == pytest.approx(value, abs=1e-9, nan_ok=True), name
 
 
-def measures_of(truth: COCO, results: Results, *, max_detections: int = 100) -> Measures:
+def measures_of(truth: GroundTruth, results: Results, *, max_detections: int = 100) -> Measures:
     scorer = Scorer(truth, max_detections=max_detections)
     found = found_in(scorer.truths, results, max_detections=max_detections)
     return scorer.evaluate(results, found).measures
 
 
-def random_set(seed: int) -> tuple[COCO, Results]:
+def random_set(seed: int) -> tuple[GroundTruth, Results]:
     """8 images with up to 4 squares, some of them crowds; detections on and beside them, of equal score in several
     images, never in one: where an image is there twice, COCOeval takes its equal scores in another order."""
     rng = np.random.default_rng(seed)
@@ -102,7 +104,7 @@ def test_published_results_equal_pycocotools_on_repeated_images(data_root: Path,
     file = data_root / "eval_fixtures" / truth
     results = json.loads((file.parent / detections).read_text())
     results = [result | {"score": result["score"] - 1e-9 * i} for i, result in enumerate(results)]  # none are equal
-    assert_equals_pycocotools(indexed(json.loads(file.read_text())), results, draws=2)
+    assert_equals_pycocotools(GroundTruth.of_file(json.loads(file.read_text())), results, draws=2)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -126,7 +128,7 @@ def test_joint_metrics_and_heads_are_of_the_images_drawn() -> None:
             assert values[number] == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
 
 
-def halves(images: int) -> tuple[COCO, Results]:
+def halves(images: int) -> tuple[GroundTruth, Results]:
     """Every other image is right, the others are wrong as a whole: AP over recall is near the share that is right."""
     data = dataset(*[[annotation(i, 0)] for i in range(images)])
     results: Results = []
@@ -138,10 +140,13 @@ def halves(images: int) -> tuple[COCO, Results]:
 
 def test_the_error_is_the_spread_of_the_draws() -> None:
     measures = measures_of(*halves(100))
-    error = ap_standard_error(measures, 200)
-    assert error == ap_standard_error(measures, 200) == intervals(measures, 200)["segm/AP"].error
+    errors = standard_errors(measures, 200)
+    error = errors["segm/AP_se"]
+    assert errors == standard_errors(measures, 200)
+    for name in ("segm/AP", "segm/AP_all"):
+        assert errors[f"{name}_se"] == intervals(measures, 200)[name].error
     assert 3.0 < error < 8.0  # AP is about p^2 = 25, p has an error of 5 percent points: 2 p x 5 = 5
-    assert error == pytest.approx(ap_standard_error(measures, 2000), rel=0.15)
+    assert error == pytest.approx(standard_errors(measures, 2000)["segm/AP_se"], rel=0.15)
 
 
 def test_an_interval_lies_around_its_value() -> None:
@@ -182,6 +187,6 @@ def test_of_several_tasks_it_is_the_first_ones() -> None:
 
 
 def test_without_ground_truth_there_is_no_error() -> None:
-    assert math.isnan(ap_standard_error(measures_of(coco_ground_truth(dataset([], [])), []), 10))
+    assert all(map(math.isnan, standard_errors(measures_of(coco_ground_truth(dataset([], [])), []), 10).values()))
     nothing_found = coco_ground_truth(dataset([annotation(1, 0)], [annotation(2, 0)]))
-    assert ap_standard_error(measures_of(nothing_found, []), 10) == 0.0
+    assert standard_errors(measures_of(nothing_found, []), 10) == {"segm/AP_se": 0.0, "segm/AP_all_se": 0.0}

@@ -32,7 +32,6 @@ def assert_perfect(data: CocoDataset, *, max_detections: int = 100) -> None:
     for head in data.categories.subcategories:
         assert metrics[f"{head}/accuracy"] == 100.0
         assert metrics[f"{head}/matched"] == len(annotations)
-        assert evaluator.evaluation is not None
         assert evaluator.evaluation.heads[head].confusion.sum() == len(annotations)
         for name in (f"AP_joint_{head}", f"AP_upper_{head}", "AP_all", "AP_all_upper"):
             assert metrics[f"segm/{name}"] == pytest.approx(100.0)

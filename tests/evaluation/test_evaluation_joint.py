@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evaluation_cases import CATEGORIES, annotation, dataset, indexed, predictions, square
+from evaluation_cases import CATEGORIES, annotation, dataset, predictions, square
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset
 from raytune_m2f.evaluation import evaluate_results, instances_to_results
-from raytune_m2f.evaluation.coco import coco_metrics, run_cocoeval
+from raytune_m2f.evaluation.coco import GroundTruth, standard_metrics
 from raytune_m2f.model import UNKNOWN, Instances
 
 Results = list[dict[str, Any]]
@@ -341,7 +341,7 @@ def test_random_cases_equal_pycocotools_on_virtual_categories(seed: int) -> None
                     "iscrowd": int(a.iscrowd),
                 }
                 annotations.append(entry)
-    truth = indexed(
+    truth = GroundTruth.of_file(
         {
             "images": [{"id": r.id, "height": r.height, "width": r.width} for r in data.records],
             "categories": [{"id": k, "name": str(pair)} for pair, k in pairs.items()],
@@ -359,6 +359,92 @@ def test_random_cases_equal_pycocotools_on_virtual_categories(seed: int) -> None
         for label in labels
         if (p := probability(r, "colour", label)) > 0
     ]
-    expected = coco_metrics(run_cocoeval(truth, virtual, max_detections=100))
+    expected = standard_metrics(truth, virtual, max_detections=100, evaluator="pycocotools")
     ours = evaluate_results(data, results).metrics["segm/AP_joint_colour"]
     assert ours == pytest.approx(expected["segm/AP"], abs=1e-9, nan_ok=True)
+
+
+# Against PACO's own rule
+
+
+def paco_ap(data: CocoDataset, results: Results, head: str, *, lower: bool) -> float:
+    """As facebookresearch/paco has it (paco_eval_api/eval.py, evaluate_img_attr), in loops: what finds no annotation of
+    the pair is looked up among the matches of its category, and ignored if it found one of unknown label there."""
+    pairs = sorted(
+        {(a.label, a.sublabels[head]) for r in data.records for a in r.annotations if a.sublabels[head] >= 0}
+    )
+    values = []
+    for threshold, (label, own) in itertools.product(np.linspace(0.5, 0.95, 10), pairs):
+        entries: list[tuple[float, bool]] = []
+        truths = 0
+        for record in data.records:
+            annotations = [a for a in record.annotations if a.label == label]
+            category = data.categories.ids[label]
+            found = [r for r in results if (r["image_id"], r["category_id"]) == (record.id, category)]
+            rles = [a.rle(record.height, record.width) for a in annotations]
+            ious = mask_utils.iou([r["segmentation"] for r in found], rles, [0] * len(rles)) if rles and found else []
+            mine = [g for g, a in enumerate(annotations) if a.sublabels[head] == own]
+            scores = [r["score"] * (1.0 if lower else probability(r, head, own)) for r in found]
+            of_pair = greedy(ious, scores, mine, threshold)
+            of_category = greedy(ious, [r["score"] for r in found], list(range(len(annotations))), threshold)
+            truths += len(mine)
+            for d, score in enumerate(scores):
+                if d in of_pair:
+                    entries.append((score, True))
+                elif d not in of_category or annotations[of_category[d]].sublabels[head] != UNKNOWN:
+                    entries.append((score, False))
+        values.append(area([right for _, right in sorted(entries, key=lambda e: -e[0])], truths))
+    return 100 * float(np.mean(values)) if values else math.nan
+
+
+def greedy(ious: Any, scores: Sequence[float], annotations: Sequence[int], threshold: float) -> dict[int, int]:
+    """Detection to annotation."""
+    taken: dict[int, int] = {}
+    for d in sorted(range(len(scores)), key=lambda d: -scores[d]):
+        free = [g for g in annotations if g not in taken.values() and len(ious) and ious[d][g] >= threshold]
+        if free:
+            taken[d] = max(free, key=lambda g: ious[d][g])
+    return taken
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_cases_equal_paco_s_rule(seed: int) -> None:
+    """Squares apart from each other, each unknown one found once at most: there both rules are the same."""
+    rng = np.random.default_rng(seed)
+    images, results, labels = [], [], []
+    for i in range(3):
+        cells = rng.permutation(8)[: rng.integers(1, 7)].tolist()
+        images.append([annotation(10 * i + j, cell, int(rng.integers(2))) for j, cell in enumerate(cells)])
+        labels += rng.integers(-1, 3, len(cells)).tolist()
+    given = iter(labels)
+    data = dataset(*images).map_annotations(
+        lambda a: Annotation(a.id, a.label, a.segmentation, a.bbox, a.area, False, {"colour": next(given)}),
+        CATEGORIES,
+    )
+    for record in data.records:
+        places = [(a, shift) for a in record.annotations for shift in range(1 if a.sublabels["colour"] < 0 else 3)]
+        for a, shift in [places[i] for i in rng.permutation(len(places))[: len(places) * 2 // 3]]:
+            rle = moved(a, shift)
+            colours = rng.dirichlet([0.5] * 3)
+            label = a.label if rng.random() < 0.9 else 1 - a.label
+            results.append(
+                {
+                    "image_id": record.id,
+                    "category_id": CATEGORIES.ids[label],
+                    "segmentation": rle,
+                    "score": float(rng.random()),
+                    "colour": int(colours.argmax()),
+                    "colour_probabilities": colours.tolist(),
+                }
+            )
+    scores = evaluate_results(data, results).metrics
+    for name, lower in (("joint", False), ("lower", True)):
+        expected = paco_ap(data, results, "colour", lower=lower)
+        assert scores[f"segm/AP_{name}_colour"] == pytest.approx(expected, abs=1e-9, nan_ok=True), name
+
+
+def moved(one: Annotation, shift: int) -> dict[str, Any]:
+    """The square of an annotation, `shift` columns of its four further on: an IoU of 1, 0.6 or 1/3."""
+    mask = torch.roll(torch.from_numpy(one.mask(128, 128)), shift, 1)
+    rle = mask_utils.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from raytune_m2f.config import Config
-from raytune_m2f.data.masks import decode, encode_crops
+from raytune_m2f.config.fields.model import MaskFormerTest
+from raytune_m2f.data.masks import decode, encode_edges
 from raytune_m2f.engines import build_engine
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.learner.mask_former import MaskFormerLearner
 from raytune_m2f.learner.prediction import Found, merge_windows, predict, predict_whole
 from raytune_m2f.learner.tiles import windows_of
-from raytune_m2f.model import MaskCrop, MultiTaskMaskFormer, PackedInstances
+from raytune_m2f.model import MultiTaskMaskFormer, PackedInstances, edges_of
 
 TILES: dict[str, Any] = {"TEST.TILES.ENABLED": True, "TEST.TILES.SIZE": 64, "TEST.IMS_PER_BATCH": 3}
 
@@ -104,15 +105,13 @@ def test_windows_go_in_batches(large: Config, at_once: int, monkeypatch: pytest.
 
 def found_of(*instances: tuple[float, int, tuple[int, int, int, int]]) -> Found:
     """Score, label and (left, top, right, bottom) in an image of 100 x 40 pixels (width, height)."""
-    crops = [
-        MaskCrop(torch.ones(bottom - top, right - left, dtype=torch.bool), top, left)
-        for _, _, (left, top, right, bottom) in instances
-    ]
+    masks = torch.zeros(len(instances), 40, 100, dtype=torch.bool)
+    for mask, (_, _, (left, top, right, bottom)) in zip(masks, instances, strict=True):
+        mask[top:bottom, left:right] = True
     scores = torch.tensor([score for score, _, _ in instances])
     labels = torch.tensor([label for _, label, _ in instances], dtype=torch.int64)
-    return PackedInstances(
-        scores, labels, encode_crops(crops, (40, 100)), torch.arange(len(instances)), {"head": scores[:, None]}
-    )
+    rles = encode_edges(edges_of(masks), (40, 100))
+    return PackedInstances(scores, labels, rles, torch.arange(len(instances)), {"head": scores[:, None]})
 
 
 def test_merging() -> None:
@@ -131,14 +130,26 @@ def test_merging() -> None:
         (0.7, 0, (52, 12, 75, 30)),
         (0.4, 0, (42, 31, 50, 40)),
     )
-    found = merge_windows(windows, [left, right], 0.5, 100)
+    found = merge_windows(windows, [left, right], 0.5, 100, MaskFormerTest())
     assert found.scores.tolist() == pytest.approx([0.9, 0.7, 0.6, 0.5, 0.1])
     assert found.labels.tolist() == [0, 0, 0, 1, 1]
     assert found.queries.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(found.subprobs["head"][:, 0], found.scores)
     wanted = found_of(*((0.0, 0, box) for box in ((30, 0, 80, 10), (52, 12, 75, 30), *[(42, 31, 50, 40)] * 3)))
     assert found.masks == wanted.masks
-    assert merge_windows(windows, [left, right], 0.5, 2).masks == wanted.masks[:2]
-    nothing = merge_windows(windows, [found_of(), found_of()], 0.5, 100)
+    assert merge_windows(windows, [left, right], 0.5, 2, MaskFormerTest()).masks == wanted.masks[:2]
+    nothing = merge_windows(windows, [found_of(), found_of()], 0.5, 100, MaskFormerTest())
     assert len(nothing) == 0
     assert nothing.subprobs["head"].shape == (0, 1)
+
+
+def test_duplicates_are_dropped_after_windows_are_merged() -> None:
+    """The windows disagree on an object's category: both of its labels are merged, and then one of them is left."""
+    windows = windows_of((40, 100), (40, 100), size=60, overlap=1 / 3)
+    left = found_of((0.9, 0, (30, 0, 60, 10)), (0.5, 1, (30, 0, 60, 10)), (0.2, 0, (0, 20, 9, 30)))
+    right = found_of((0.8, 1, (40, 0, 80, 10)), (0.4, 0, (40, 0, 80, 10)))
+    found = merge_windows(windows, [left, right], 0.5, 2, MaskFormerTest(NMS_THRESHOLD=0.9))
+    assert found.scores.tolist() == pytest.approx([0.9, 0.2])  # what is dropped takes no place
+    assert found.labels.tolist() == [0, 0]
+    assert found.masks == found_of((0.0, 0, (30, 0, 80, 10)), (0.0, 0, (0, 20, 9, 30))).masks
+    assert merge_windows(windows, [left, right], 0.5, 2, MaskFormerTest()).labels.tolist() == [0, 1]

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from raytune_m2f.data import load_coco, shortest_edge_size
-from raytune_m2f.data.masks import Rle, decode, encode_crops
+from raytune_m2f.data.masks import Rle, decode, encode_edges
 from raytune_m2f.learner.tiles import Window, merged, windows_of
-from raytune_m2f.model import MaskCrop
+from raytune_m2f.model import edges_of
 
 
 def rle(mask: NDArray[np.bool_]) -> Rle:
     height, width = mask.shape
-    return encode_crops([MaskCrop(torch.from_numpy(mask))], (height, width))[0]
+    return encode_edges(edges_of(torch.from_numpy(mask)[None]), (height, width))[0]
 
 
 @pytest.mark.parametrize("size", [(100, 100), (256, 256), (257, 256), (300, 1000), (1000, 64)])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
-from raytune_m2f.model import MultiTaskMaskFormer, ResNet, build_model, pad_masks, padded_size
+from raytune_m2f.model import Choice, MultiTaskMaskFormer, ResNet, build_model, pad_masks, padded_size
+from raytune_m2f.model.inference import Ranking
 from raytune_m2f.model.layers import sine_position_encoding
 from raytune_m2f.model.transformer_decoder import attention_mask
 
@@ -67,11 +68,11 @@ def test_kept_instances_carry_the_subcategories_of_their_own_query(
     torch.testing.assert_close(instances.subprobs["texture"], expected)
 
 
-@pytest.mark.parametrize("ranking", ["main", "sum", "product"])
+@pytest.mark.parametrize("ranking", get_args(Ranking))
 def test_instances_come_best_first_in_every_ranking(
-    network: MultiTaskMaskFormer, images: list[Tensor], ranking: str
+    network: MultiTaskMaskFormer, images: list[Tensor], ranking: Ranking
 ) -> None:
-    (instances, _) = network.predict(images, [(64, 64)] * 2, max_instances=12, ranking=ranking)  # type: ignore[arg-type]
+    (instances, _) = network.predict(images, [(64, 64)] * 2, Choice(ranking), max_instances=12)
     assert (instances.scores.diff() <= 0).all()
     assert ((instances.scores >= 0) & (instances.scores <= 1)).all()
 

@@ -181,13 +181,21 @@ def test_a_key_that_cannot_be_searched_is_refused(key: str, message: str) -> Non
     assert problems_of({key: between(1, 2)}).startswith(f"s: {key}: {message}")
 
 
-def test_the_seed_and_the_ranking_may_be_searched() -> None:
+def test_the_seed_the_ranking_and_sieves_may_be_searched() -> None:
     """`MODEL.MASK_FORMER.TEST` is not `TEST`."""
     check_space(
         SearchSpace.from_dict(
-            {"SEED": between(0, 9, "int"), "MODEL.MASK_FORMER.TEST.RANKING": choices("main", "sum", "product")}
+            {
+                "SEED": between(0, 9, "int"),
+                "MODEL.MASK_FORMER.TEST.RANKING": choices("main", "sum", "logits", "product"),
+                "MODEL.MASK_FORMER.TEST.CLASS_THRESHOLD": between(0, 0.5),
+                "MODEL.MASK_FORMER.TEST.NMS_THRESHOLD": between(0.3, 1.0),
+                "MODEL.MASK_FORMER.TEST.NMS_CLASS_AGNOSTIC": choices(True, False),
+                "MODEL.MASK_FORMER.TEST.SUBCATEGORY_THRESHOLD": between(0, 0.5),
+                "MODEL.MASK_FORMER.TEST.DROP_NO_OBJECT": choices("none", "any", "all"),
+            }
         ),
-        Config(),
+        Config.from_dict({"DATASETS": {"SUBCATEGORIES": ["color"]}}),
     )
 
 

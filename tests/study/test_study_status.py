@@ -165,6 +165,13 @@ def test_trials_within_the_noise_may_be_as_good(tmp_path: Path) -> None:
     assert "raytune-m2f confirm" in text
 
 
+def test_the_noise_is_that_of_the_first_metric(tmp_path: Path) -> None:
+    trials = [ap(value, error=9.0) | {"segm/AP_all": value, "segm/AP_all_se": 1.0} for value in (30.0, 28.0, 27.0)]
+    status = scored(tmp_path, *trials, metrics=("segm/AP_all", "segm/AP"))
+    assert [trial.standard_error for trial in status.trials] == [1.0, 1.0, 1.0]
+    assert [trial.number for trial in status.within_noise()] == [1]
+
+
 def test_without_an_error_nothing_is_said_of_noise(tmp_path: Path) -> None:
     assert scored(tmp_path / "a", {"segm/AP": 30.0}, {"segm/AP": 29.9}).within_noise() == []
     other = scored(tmp_path / "b", ap(30.0), ap(29.9), metrics=("segm/AP + loss",))

@@ -15,6 +15,7 @@ from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import ConfigError, DatasetError, InputError
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.check import check_experiment
+from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
@@ -113,6 +114,9 @@ def test_what_is_worth_a_look_is_said(tiny_config: Config) -> None:
     queries, period = check_experiment(config, build_engine(config))
     assert queries.startswith("an image has 4 instances, but MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is 2")
     assert period == "TEST.EVAL_PERIOD = 5000 is beyond SOLVER.MAX_ITER = 4: the training is evaluated only at its end"
+    config = tiny_config.with_values({"TEST.DETECTIONS_PER_IMAGE": 3})
+    (cap,) = check_experiment(config, build_engine(config))
+    assert "val.json: an image has 4 instances, but TEST.DETECTIONS_PER_IMAGE is 3: so many are kept of an" in cap
     config = tiny_config.with_values({"INPUT.START.ITERS": 4, "INPUT.START.IMAGE_SIZE": 32})
     (size,) = check_experiment(config, build_engine(config))
     paste = {"INPUT.COPY_PASTE.ENABLED": True, "INPUT.COPY_PASTE.MAX_INSTANCES": 3}
@@ -210,3 +214,14 @@ def test_ids_alone_do_not_matter(tiny_config: Config, begun: Path, tmp_path: Pat
     config = changed(tiny_config, tmp_path, other_ids, "train", "val").with_values({"SOLVER.MAX_ITER": 1})
     assert train_trial(config, TrialContext(begun))["iteration"] == 1
     assert checkpoint.newest_first(begun / "checkpoints")
+
+
+def test_metrics_that_finding_little_raises_are_warned_of(tiny_config: Config) -> None:
+    """One found of many can be 100 % right: such an objective would choose it."""
+    engine = build_engine(tiny_config)
+    texts = ["segm/AP_all + 0.5*color/found_and_right", "segm/AP - 0.1*color/accuracy", "2*texture/macro_f1"]
+    plain, negative, found = (check_experiment(tiny_config, engine, asked=[Objective.parse(text)]) for text in texts)
+    assert plain == negative == check_experiment(tiny_config, engine)
+    (warning,) = set(found) - set(plain)
+    assert "texture/macro_f1 is of the instances that were found alone" in warning
+    assert "segm/AP_joint_texture and texture/found_and_right" in warning

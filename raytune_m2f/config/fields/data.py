@@ -20,8 +20,13 @@ LOSS_NAMES = ("ce", "dice", "heatmap", "blob")
 """`loss_<name>` is a head's term of the loss; these are the network's own."""
 ANNOTATION_FIELDS = ("id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd")
 """Fields that COCO gives to every annotation."""
+RESULT_FIELDS = ("score",)
+"""Fields that COCO gives to every result, beside those of an annotation."""
+RESULT_SUFFIXES = ("_score", "_probabilities")
+"""What a result says of a head, behind the head's name."""
 METRIC_GROUPS = ("segm",)
 """Metrics of a head are called `<name>/...`."""
+EvaluatorName = Literal["hotcoco", "pycocotools"]
 
 
 class Crop(Section):
@@ -161,9 +166,16 @@ class Datasets(AnyDatasets, extra="forbid"):
 
     def clashes(self) -> Iterator[Problem]:
         yield from super().clashes()
+        of_others = {f"{name}{suffix}" for name in self.SUBCATEGORIES for suffix in RESULT_SUFFIXES}
         for name, count in Counter(self.SUBCATEGORIES).items():
             if problem := _subcategory_problem(name, count):
                 yield Problem(("DATASETS.SUBCATEGORIES",), f"got {name!r}, {problem}")
+            elif name in of_others:
+                yield Problem(
+                    ("DATASETS.SUBCATEGORIES",),
+                    f"got {name!r}, which the results say of the head {name.rsplit('_', 1)[0]!r}; rename the field in "
+                    "the annotations",
+                )
 
 
 def _subcategory_problem(name: str, count: int) -> str:
@@ -177,6 +189,8 @@ def _subcategory_problem(name: str, count: int) -> str:
         return f"which the loss uses itself (loss_{name}); rename the field in the annotations"
     if name in ANNOTATION_FIELDS:
         return "which has its own meaning in COCO; name the field that holds the subcategory"
+    if name in RESULT_FIELDS:
+        return "which has its own meaning in COCO's results; rename the field in the annotations"
     if name in METRIC_GROUPS:
         return "which the metrics use themselves (segm/AP); rename the field in the annotations"
     return ""
@@ -240,8 +254,16 @@ class AnyTest(Section, extra="allow"):
     DETECTIONS_PER_IMAGE: int = Field(
         100, ge=1, le=100_000, description="Instances kept, and counted by COCO's evaluation, per image [instances]."
     )
+    EVALUATOR: EvaluatorName = Field(
+        "hotcoco",
+        description="What computes COCO's AP and AR; pycocotools gives the same numbers, takes longer, and is there "
+        "where hotcoco is not.",
+    )
     BOOTSTRAP: int = Field(
-        100, ge=0, le=100_000, description="Draws for segm/AP_se, the standard error of segm/AP; 0 = none [draws]."
+        100,
+        ge=0,
+        le=100_000,
+        description="Draws for segm/AP_se and segm/AP_all_se, the standard errors of these metrics; 0 = none [draws].",
     )
     IMS_PER_BATCH: int = Field(1, ge=1, le=65_536, description="Images that one worker predicts at once [images].")
     TILES: AnyTiles = AnyTiles()

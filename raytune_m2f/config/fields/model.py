@@ -78,11 +78,48 @@ class MaskFormerTest(Section):
     PANOPTIC_ON: bool = fixed(False, "Panoptic segmentation: not done here.")
     OVERLAP_THRESHOLD: float = fixed(0.8, "Of panoptic segmentation only, which is off [ratio].")
     OBJECT_MASK_THRESHOLD: float = fixed(0.8, "Of panoptic segmentation only, which is off [probability].")
-    RANKING: Literal["main", "sum", "product"] = Field(
+    RANKING: Literal["main", "sum", "logits", "product"] = Field(
         "main",
-        description="What orders an image's instances: the main category's probability (as in Mask2Former), "
-        "or its sum or product with the best of each subcategory head.",
+        description="What orders an image's instances, times the mask's quality: the main category's probability "
+        "(main, as in Mask2Former), or that with the highest of each subcategory head: their mean (sum), the mean of "
+        "their log-odds as a probability (logits), or their product [probability].",
     )
+    CLASS_THRESHOLD: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Instances whose main category is less probable are left out; 0 = none [probability].",
+    )
+    SUBCATEGORY_THRESHOLD: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Instances are left out where the best class of any subcategory head is less probable; 0 = none "
+        "[probability].",
+    )
+    DROP_NO_OBJECT: Literal["none", "any", "all"] = Field(
+        "none",
+        description="Instances are left out where so many subcategory heads find no object likelier than each of their "
+        "classes [heads].",
+    )
+    NMS_THRESHOLD: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Of instances whose masks overlap more than this, the best is kept: intersection over union; "
+        "1 = all are kept [ratio].",
+    )
+    NMS_CLASS_AGNOSTIC: bool = Field(
+        True,
+        description="Whether NMS_THRESHOLD compares masks whatever their categories, so that an object has one label, "
+        "or those of one category.",
+    )
+
+    @property
+    def needs_heads(self) -> tuple[str, ...]:
+        """The keys whose sieve is on and is one of the subcategory heads."""
+        on = {"SUBCATEGORY_THRESHOLD": self.SUBCATEGORY_THRESHOLD > 0, "DROP_NO_OBJECT": self.DROP_NO_OBJECT != "none"}
+        return tuple(key for key, is_on in on.items() if is_on)
 
 
 class MaskFormer(Section):
