@@ -62,7 +62,7 @@ def draw(images: int, count: int) -> Floats:
     if images == 0:
         return np.zeros((0, count))
     chances = np.full(images, 1 / images)
-    return np.random.default_rng(0).multinomial(images, chances, size=count).T.astype(np.float64)
+    return np.asarray(np.random.default_rng(0).multinomial(images, chances, size=count).T, np.float64)
 
 
 def standard_error(values: Floats) -> float:
