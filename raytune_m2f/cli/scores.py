@@ -32,7 +32,7 @@ def print_scores(scores: Scores, title: str) -> None:
     for remark in scores.remarks():
         _say(remark)
     if scores.against is not None:
-        _print_against(scores.against)
+        _print_against(scores, scores.against)
     if scores.rankings is not None:
         _print_rankings(scores.rankings)
 
@@ -44,8 +44,9 @@ def _metrics(scores: Scores) -> Table:
     for name in ("%", "+- (95 %)", "annotations"):
         table.add_column(name, justify="right")
     intervals, counts = scores.intervals, scores.counts
+    matched = {f"{head}/matched" for head in scores.heads}
     for name, value in scores.items():
-        if name.endswith("/matched"):
+        if name in matched:
             continue  # it stands beside the other metrics of its head
         margin = _number(intervals[name].margin)
         table.add_row(Text(name), _number(value) or "no ground truth", margin, str(counts[name]))
@@ -63,18 +64,20 @@ def _confusion(name: str, head: HeadEvaluation) -> Table:
     return table
 
 
-def _print_against(against: Against) -> None:
+def _print_against(scores: Scores, against: Against) -> None:
     table = Table(title=Text(f"against {against.name}, on the same images"), title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("metric", overflow="fold")
     for name in ("this", "other", "difference", "+- (95 %)", "better in draws"):
         table.add_column(name, justify="right")
+    not_better = {f"{head}/{name}" for head in scores.heads for name in ("matched", "majority")}
     for name, (ours, theirs, difference, better) in against.differences.items():
-        if not math.isnan(better) and not name.endswith(("/matched", "/majority")):
+        if not math.isnan(better) and name not in not_better:
             numbers = (_number(each) for each in (ours, theirs, difference.value, difference.margin))
             table.add_row(Text(name), *numbers, f"{100 * better:.1f} %")
     print_table(table)
-    for name in against.differences:
-        if name.endswith(("/AP", "/AP_all")):
+    task = scores.evaluation.measures.task
+    for name in (f"{task}/AP", f"{task}/AP_all"):
+        if name in against.differences:
             _say(against.verdict(name))
 
 
