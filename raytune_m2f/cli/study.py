@@ -76,7 +76,7 @@ def tune(
         list[str] | None,
         typer.Option(
             help="What is maximised: a key of the reports, such as segm/AP_all (category and all subcategories right), "
-            "or a weighted sum like 'segm/AP + 0.5*segm/AP_joint_ripeness'. By default segm/AP. Several times: several "
+            "or a weighted sum like 'segm/AP + 0.5*segm/AP_all'. By default segm/AP. Several times: several "
             "objectives, of which the first stops and ranks trials."
         ),
     ] = None,
