@@ -28,8 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training",),
     ("study",),
     ("launch",),
+    ("doctor",),
     ("drive",),
-    ("export_files", "export", "predict", "rankings", "scores"),
+    ("export_files", "export", "predict", "rankings", "scores", "project"),
     ("api", "cluster"),
     ("cli", "__main__"),
     ("testing",),  # tests the layers below it, and none of them needs it

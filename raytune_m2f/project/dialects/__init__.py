@@ -1,0 +1,1 @@
+"""Read the exports of annotation tools, each as an `Export`."""
