@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 
 StudyProgress = Progress | AbstractContextManager[Progress] | None
 """Who follows a study, entered for as long as it runs; None: lines on stderr."""
+Space = PathOrAddress | SearchSpace
+"""A file, the name of a shipped search space, or one that is made already."""
 DEFAULT_TRIALS = 20
 
 
 def tune(
     config: PathOrAddress | Config,
-    space: PathOrAddress | SearchSpace,
+    space: Space,
     study: PathOrAddress,
     *,
     overrides: Overrides = (),
@@ -94,7 +96,7 @@ def tune(
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
     loaded = config_of(config, overrides)
-    searched = _space_of(space, loaded)
+    searched = space_of(space, loaded)
     if sampler == "grid":
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
@@ -167,7 +169,8 @@ def _warned(study: Study, progress: StudyProgress) -> Study:
     return study
 
 
-def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
+def space_of(space: Space, config: Config) -> SearchSpace:
+    """A search space for this configuration. Raises SearchSpaceError if it is wrong, or not for it."""
     if not isinstance(space, SearchSpace):
         return load_space(os.fspath(space), config)
     check_space(space, config)
@@ -282,7 +285,7 @@ class Study:
         time: str | float | None = None,
         iterations: int | None = None,
         gpu_hours: float | None = None,
-        space: PathOrAddress | SearchSpace | None = None,
+        space: Space | None = None,
         concurrent: int | None = None,
         address: str | None = None,
         trust: bool = False,
@@ -298,7 +301,7 @@ class Study:
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
+            space=None if space is None else space_of(space, plan_of(self._directory, trust=trust).config),
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
         return _warned(self, progress)

@@ -13,6 +13,7 @@ import raytune_m2f as rm
 from raytune_m2f.cli import cluster as cli_cluster
 from raytune_m2f.cli import study as cli_study
 from raytune_m2f.cli.console import clear_errors, out, print_table, show_progress
+from raytune_m2f.cli.doctor import doctor
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -103,6 +104,7 @@ def train(
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
+app.command()(doctor)
 for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
