@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
-from rich.padding import Padding
 from rich.text import Text
 
 import raytune_m2f as rm
@@ -96,7 +95,7 @@ class _Printer:
         group, _, name = finding.check.partition("/")
         if group != self._group:
             self._group = group
-            out.print(Text(group, style="bold"))
+            out.print(Text(group, style="bold"), soft_wrap=True)
         style = STYLES[finding.level]
         first = Text.assemble((f"{finding.level:{WIDTH}}", style), (name, "bold"), ": ", finding.figure)
         _print(first, INDENT)
@@ -107,11 +106,10 @@ class _Printer:
 
 def _print(text: Text, indent: int) -> None:
     """Wrapped in a terminal, below its own beginning; a line elsewhere."""
-    if out.is_terminal:
-        out.print(Padding(text, (0, 0, 0, indent)))
-    else:
-        for line in text.plain.splitlines():
-            out.print(Text(" " * indent + line), soft_wrap=True)
+    for line in text.split("\n"):
+        folded = line.wrap(out, out.width - indent) if out.is_terminal else [line]
+        for part in folded:
+            out.print(Text.assemble(" " * indent, part), soft_wrap=True)
 
 
 def _conclude(diagnosis: Diagnosis, seconds: float) -> None:
