@@ -58,6 +58,7 @@ def tune(
     early_stopping: StoppingMethod | None = None,
     grace: int | None = None,
     reduction_factor: int = 3,
+    stop_dead_heads: bool = False,
     from_study: PathOrAddress | None = None,
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
@@ -83,6 +84,7 @@ def tune(
         early_stopping: None: "asha", with the grid sampler "none".
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
+        stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
         from_study: an earlier study: its best points go first, the others teach the sampler.
         keep_checkpoints: the weights of so many of the best trials are kept.
         optuna_storage: address of a database for the record; None: a file in `study`.
@@ -109,7 +111,12 @@ def tune(
         "constraints": _several(constraint),
         "sampler": sampler,
         "seed": seed,
-        "early_stopping": {"method": method, "grace_iterations": grace, "reduction_factor": reduction_factor},
+        "early_stopping": {
+            "method": method,
+            "grace_iterations": grace,
+            "reduction_factor": reduction_factor,
+            "dead_heads": stop_dead_heads,
+        },
         "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
         "keep_checkpoints": keep_checkpoints,
         "optuna_storage": optuna_storage,

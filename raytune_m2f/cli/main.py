@@ -203,7 +203,7 @@ def _print_metrics(report: dict[str, float], title: str) -> None:
     """Every metric of a report, a row each."""
     table = Table(show_header=False)
     for name, value in report.items():
-        if "/" in name:
+        if "/" in name and not name.startswith("vitals/"):  # those are of the training, not of its end
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
     out.print(title, soft_wrap=True, markup=False, highlight=False)
     print_table(table)
