@@ -5,6 +5,7 @@ subject.py    Subject: what is examined, each part built once
 examine.py    the checks in order, and what they have found
 labels.py     data, as the annotation files say it
 images.py     data, as the image files say it
+pixels.py     some images, decoded once for all checks of them
 scoring.py    the evaluator on ground truth
 settings.py   the configuration
 network.py    the network before its first step
