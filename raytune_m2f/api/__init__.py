@@ -5,6 +5,7 @@
     model = study.export("models/x")                                the best trial as a model
     model.predict("image.jpg")                                      instances, with every name
 
+projects.py  init
 training.py  train
 studies.py   tune, resume, Study
 models.py    export_model, load_model, and what a model predicts
