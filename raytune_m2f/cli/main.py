@@ -11,8 +11,8 @@ from rich.table import Table
 
 import raytune_m2f as rm
 from raytune_m2f.cli import cluster as cli_cluster
-from raytune_m2f.cli import study as cli_study
 from raytune_m2f.cli import init as cli_init
+from raytune_m2f.cli import study as cli_study
 from raytune_m2f.cli.console import clear_errors, out, print_table, show_progress
 from raytune_m2f.cli.options import (
     LARGEST_SEED,

@@ -29,11 +29,12 @@ UNKNOWN_WORDS = frozenset(
 )
 """What tools and people write where nobody knows; unknown is no class (docs/own_data.md)."""
 TOOL_FIELDS = frozenset(
-    (
+    re.findall(
+        r"\w+",
         "occluded truncated difficult outside keyframe z_order zorder group group_id rotation source score confidence "
         "creator author annotator reviewer frame ignore isbbox is_bbox is_rectangle shape_type description area "
-        "num_keypoints num_points locked visible hidden flags created updated date_created iscrowd order"
-    ).split()
+        "num_keypoints num_points locked visible hidden flags created updated date_created iscrowd order",
+    )
 )
 """Fields that annotation tools give to every object, whatever it shows; compared without upper case."""
 _ID = re.compile(r"(?:^|_)(?:id|ids|uid|uuid|guid|key|index|idx|no|number|timestamp|hash)$|[a-z](?:Id|ID|Uuid)$")
@@ -150,7 +151,7 @@ class FieldValues:
 
 
 def last_part(place: str) -> str:
-    """"ripeness" of "attributes.ripeness"; of a list "attributes[]" it is "attributes"."""
+    """ "ripeness" of "attributes.ripeness"; of a list "attributes[]" it is "attributes"."""
     return next((part for part in reversed(re.split(r"[.\[\]]+", place)) if part), place)
 
 

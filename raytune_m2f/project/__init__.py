@@ -8,6 +8,9 @@ fields.py       which fields are subcategories, and what their classes are
 split.py        which images train and which score
 annotations.py  the content of our annotation files
 numbers.py      the figures of a data set that a configuration follows from
-proposal.py     keys, values and the reason of each
+proposal.py     which recipe to build on, with which values
+settings.py     a value and its reason, and the values of every recipe
+small.py        values for `small_data`
+published.py    values for `maskformer2_R50_instance`
 files.py        the text of the files, and how they are written
 """

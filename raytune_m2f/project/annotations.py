@@ -10,14 +10,15 @@ from raytune_m2f.project.fields import Head
 from raytune_m2f.project.masks import Masked, Photo
 
 
-def annotations(photos: Iterable[Photo], categories: Sequence[str], heads: Sequence[Head]) -> dict[str, Any]:
+def annotations_of(photos: Iterable[Photo], categories: Sequence[str], heads: Sequence[Head]) -> dict[str, Any]:
     """The content of an annotation file. Ids count from 1; boxes and areas are those of the masks.
 
     Args:
         categories: their names, in the order of their ids.
     """
     ids = {name: number for number, name in enumerate(categories, start=1)}
-    images, entries = [], []
+    images: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for number, photo in enumerate(photos, start=1):
         picture = photo.picture
         images.append({"id": number, "file_name": photo.name, "width": picture.width, "height": picture.height})

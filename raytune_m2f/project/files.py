@@ -12,7 +12,8 @@ import yaml
 
 from raytune_m2f.config.paths import absolute
 from raytune_m2f.errors import InputError
-from raytune_m2f.project.proposal import Proposal, Setting
+from raytune_m2f.project.proposal import Proposal
+from raytune_m2f.project.settings import Setting
 from raytune_m2f.storage.files import is_ours, replacing_together, require_free, sealed_json, sealed_yaml
 
 CONFIG, SPACE, DATA = "config.yaml", "space.yaml", "data"
@@ -37,7 +38,8 @@ def config_text(proposal: Proposal, head: Iterable[str]) -> str:
 
 def space_text(proposal: Proposal, head: Iterable[str]) -> str:
     """space.yaml, in the same way."""
-    return "\n".join([*_head(head), *(line for setting in proposal.space for line in _lines(setting.key, setting, 0)), ""])
+    lines = (line for setting in proposal.space for line in _lines(setting.key, setting, 0))
+    return "\n".join([*_head(head), *lines, ""])
 
 
 def _head(paragraphs: Iterable[str]) -> Iterator[str]:
@@ -106,7 +108,9 @@ def require_writable(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"--output {output} is a file: give a folder.")
     if (output / DATA).exists() and not (output / DATA).is_dir():
-        raise InputError(f"--output: {output / DATA} is a file, and the annotations' folder is called so: move it away.")
+        raise InputError(
+            f"--output: {output / DATA} is a file, and the annotations' folder is called so: move it away."
+        )
     for name in (CONFIG, SPACE, *(f"{DATA}/{part}.json" for part in ("train", "val", "test"))):
         require_free(output / name, "--output")
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raytune_m2f.config import load_config
 from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import InputError
 from raytune_m2f.project import files
-from raytune_m2f.project.annotations import annotations
+from raytune_m2f.project.annotations import annotations_of
 from raytune_m2f.project.export import Export
 from raytune_m2f.project.fields import Candidate, Head, candidates, count_classes, heads_of, without
 from raytune_m2f.project.masks import Masks, Photo, count_categories, masks_of, unannotated
 from raytune_m2f.project.numbers import Numbers, numbers_of
-from raytune_m2f.project.proposal import Device, Proposal, Setting, propose
+from raytune_m2f.project.proposal import Device, Proposal, propose
+from raytune_m2f.project.settings import Setting
 from raytune_m2f.project.split import Split, only_once, split
 from raytune_m2f.study.space import load_space
 from raytune_m2f.study.status import relative
 from raytune_m2f.training.check import check_experiment
 
+Data = Mapping[str, Mapping[str, Any]]
+"""The content of each annotation file, by its name without .json."""
 TRIALS = 12
 """Of the study that is suggested: enough for the three or four keys of space.yaml."""
 
@@ -87,7 +91,8 @@ class Project:
     def commands(self) -> list[str]:
         """What to type next, from the working directory."""
         at = Path(relative(os.path.abspath(self.output)))
-        config, space, run, study = (str(at / name) for name in (files.CONFIG, files.SPACE, "runs/first", "studies/first"))
+        names = (files.CONFIG, files.SPACE, "runs/first", "studies/first")
+        config, space, run, study = (str(at / name) for name in names)
         return [
             shlex.join(["raytune-m2f", "doctor", "--config", config]),
             shlex.join(["raytune-m2f", "train", "--config", config, "--output", run]),
@@ -123,7 +128,7 @@ def init_project(
     categories, unused = _categories(export, masks)
     numbers = numbers_of(divided.train, divided.val, categories, heads)
     proposal = propose(numbers, device)
-    data = {part: annotations(photos, categories, heads) for part, photos in _parts(divided).items()}
+    data = {part: annotations_of(photos, categories, heads) for part, photos in _parts(divided).items()}
     notes = _checked(data, proposal, masks.root, output)
     images, why = files.images_path(masks.root, output)
     text = files.config_text(_registered(proposal, data, heads, images, why), _title(export, numbers, divided))
@@ -168,9 +173,7 @@ def _unannotated(masks: Masks) -> Iterator[str]:
         yield f"{number} image files beside those of the export, which it does not name"
 
 
-def _registered(
-    proposal: Proposal, parts: Iterable[str], heads: Sequence[Head], images: str, why: str
-) -> Proposal:
+def _registered(proposal: Proposal, parts: Iterable[str], heads: Sequence[Head], images: str, why: str) -> Proposal:
     """The proposal with the data sets."""
     entries = [
         Setting(f"DATASETS.REGISTER.{part}", {"annotations": f"{files.DATA}/{part}.json", "images": images}, "")
@@ -190,14 +193,14 @@ def _registered(
     return Proposal(proposal.base, (first, *entries[1:], *named, *proposal.settings), proposal.space)
 
 
-def _checked(data: dict[str, object], proposal: Proposal, root: Path, output: Path) -> list[str]:
+def _checked(data: Data, proposal: Proposal, root: Path, output: Path) -> list[str]:
     """What `train` would say of these files, which are written apart for that. Raises InputError if it would refuse."""
     with tempfile.TemporaryDirectory() as folder:
         apart = Path(folder)
-        heads = [Head(name, "", ()) for name in data["train"]["subcategories"]]  # type: ignore[index]
+        heads = [Head(name, "", ()) for name in data["train"]["subcategories"]]
         text = files.config_text(_registered(proposal, data, heads, str(root), ""), [])
         try:
-            files.write(apart, data, text, files.space_text(proposal, []))  # type: ignore[arg-type]
+            files.write(apart, data, text, files.space_text(proposal, []))
             config = load_config(apart / files.CONFIG)
             load_space(apart / files.SPACE, config)
             notes = check_experiment(config, build_engine(config))

@@ -24,7 +24,8 @@ class Spread(NamedTuple):
     def of(cls, values: Iterable[float]) -> Spread:
         """Of one value or more."""
         listed = list(values)
-        return cls(*map(float, np.percentile(listed, (10, 50, 90))), float(max(listed)))
+        low, median, high, most = map(float, np.percentile(listed, (10, 50, 90, 100)))
+        return cls(low, median, high, most)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def split(
         how = ["the export's own parts"]
         train, scored = parts["train"], parts["val"]
     elif not anew and any(parts["train"]) and any(test):
-        how = ["the export's own parts; it has no val, so that its test scores the trainings, and nothing is left to test"]
+        how = [
+            "the export's own parts; it has no val, so that its test scores the trainings, and nothing is left to test"
+        ]
         train, scored, test = parts["train"], test, ()
     else:
         rest = (*parts["train"], *parts["val"]) or test
@@ -221,7 +223,7 @@ def _is_category(label: Label) -> bool:
 
 
 def _lacks_more(here: Mapping[bool, float], size: Mapping[bool, float]) -> bool:
-    """Whether val lacks more of a label than train; its size decides a tie, as in the paper, and train a tie of both."""
+    """Whether val lacks more of a label than train; of a tie its size decides, as in the paper; else train."""
     return (here[True], size[True]) > (here[False], size[False])
 
 
