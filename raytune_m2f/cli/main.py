@@ -11,6 +11,7 @@ from rich.table import Table
 
 import raytune_m2f as rm
 from raytune_m2f.cli import cluster as cli_cluster
+from raytune_m2f.cli import init as cli_init
 from raytune_m2f.cli import study as cli_study
 from raytune_m2f.cli.console import clear_errors, out, print_table, show_progress
 from raytune_m2f.cli.doctor import doctor
@@ -73,6 +74,9 @@ def demo(
         from raytune_m2f.cli.demo import run_demo  # imports torch, which takes seconds
 
         run_demo(output, trials=trials, seed=seed, full=full)
+
+
+app.command(cls=cli_init.SeveralWords)(cli_init.init)
 
 
 @app.command()
