@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.data.fields import FieldValues, class_name
+from raytune_m2f.errors import DatasetError, first_of
 
 COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
 VALUE_KEYS = ("value", "values", "text", "label")
@@ -20,6 +21,8 @@ VALUE_KEYS = ("value", "values", "text", "label")
 MAX_DEPTH = 4  # of nested objects
 MAX_LENGTH = 50  # entries of a list that are inspected
 SHOWN = 4
+MOST_INSPECTED = 20_000
+"""Annotations that are searched for labels that nobody has asked for."""
 
 
 def find_labels(
@@ -61,6 +64,38 @@ def wrong_label_message(head: str, value: object, classes: Sequence[str]) -> str
     if value == len(classes) and type(value) is int:
         return f"{allowed}; classes are counted from 0"
     return f"{allowed}; leave the field out where the class is unknown"
+
+
+def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A remark on what looks like labels in a file of which no head is read; none if nothing does.
+
+    Args:
+        content: of the file: its `subcategories` are heads that need their names only.
+        entries: its annotations, of which the first are searched.
+    """
+    listed = content.get("subcategories")
+    heads = [head for head in listed if isinstance(head, str)] if isinstance(listed, Mapping) else []
+    ready = [head for head in heads if any(entry.get(head) is not None for entry in entries)]
+    if ready:
+        return [
+            f"DATASETS.SUBCATEGORIES is empty, so that only categories are learnt, but the annotations have labels of "
+            f"{', '.join(first_of(ready, SHOWN))}: DATASETS.SUBCATEGORIES=[{','.join(ready)}] adds a head for each"
+        ]
+    fields: dict[str, FieldValues] = {}
+    inspected = entries[:MOST_INSPECTED]
+    for entry in inspected:
+        for found in _fields(entry):
+            if isinstance(found.value, bool | int | float | str) and class_name(found.place):
+                values = fields.setdefault(found.place, FieldValues(found.place))
+                values.add(found.value, entry.get("category_id"))
+    likely = [values for values in fields.values() if not values.unlikely(len(inspected))]
+    if not likely:
+        return []
+    places = "; ".join(first_of([f"{values.place}: {_counts(values.counts)}" for values in likely], SHOWN))
+    return [
+        f"DATASETS.SUBCATEGORIES is empty, so that only categories are learnt, but the annotations seem to have labels "
+        f"in {places}. `raytune-m2f init` makes heads of them: --subcategory {likely[0].place}"
+    ]
 
 
 @dataclass

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, cast
 from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
+from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import (
     BatchStream,
     CocoDataset,
@@ -199,7 +200,9 @@ def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, inspect
 def load_registered(config: Config, name: str) -> CocoDataset:
     """Read and check the dataset of DATASETS.REGISTER. Raises ConfigError if it is not there, and DatasetError."""
     entry = config.dataset(name)
-    return load_coco(name, Path(entry.annotations), Path(entry.images), config.DATASETS.SUBCATEGORIES)
+    heads = config.DATASETS.SUBCATEGORIES
+    tell = name in config.DATASETS.TRAIN and not isinstance(config, AnyModelConfig)  # which can have no head
+    return load_coco(name, Path(entry.annotations), Path(entry.images), heads, tell_unused=tell)
 
 
 def _merged(datasets: Sequence[CocoDataset]) -> CocoDataset:

@@ -17,6 +17,7 @@ from raytune_m2f.data.summary import cap_notes
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.evaluation.subcategories import OF_FOUND_ALONE
+from raytune_m2f.learner.vitals import vital_keys
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 
@@ -190,7 +191,11 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
         return  # the evaluation of nothing, which tells all keys, takes a while on a large test set
     for subset in (False, True) if config.TEST.SUBSET else (False,):
         scores = engine.evaluator(subset=subset).evaluate()
-        known = [*USAGE, *(key for key, value in scores.items() if math.isfinite(value))]
+        known = [
+            *USAGE,
+            *(vital_keys(engine.categories.subcategories) if config.knows(QUERIES) else ()),
+            *(key for key, value in scores.items() if math.isfinite(value)),
+        ]
         part = f" on the images of TEST.SUBSET = {config.TEST.SUBSET}" if subset else ""
         for key in sorted(wanted - set(known)):
             if key in scores:
