@@ -242,8 +242,9 @@ def _area_of(annotation: Annotation, height: int, width: int) -> tuple[float, bo
         return float(mask_utils.area(annotation.segmentation)), False
     parts = mask_utils.frPyObjects(list(annotation.segmentation), height, width)
     filled = [float(mask_utils.area(part)) for part in parts]
-    crossed = any(_is_crossed(polygon, area, height, width) for polygon, area in zip(
-        annotation.segmentation, filled, strict=True))
+    crossed = any(
+        _is_crossed(polygon, area, height, width) for polygon, area in zip(annotation.segmentation, filled, strict=True)
+    )
     whole = filled[0] if len(parts) == 1 else float(mask_utils.area(mask_utils.merge(parts)))
     return whole, crossed
 
@@ -279,7 +280,11 @@ def _mask_findings(subject: Subject, role: str, raster: _Raster) -> Iterator[Fin
         return f"{role}: {int(which.sum())} of {count} masks {what}: {', '.join(examples)}"
 
     def values(which: NDArray[np.bool_]) -> dict[str, object]:
-        return {"count": int(which.sum()), "of": count, "ids": [raster.annotations[i].id for i in np.flatnonzero(which)[:100]]}
+        return {
+            "count": int(which.sum()),
+            "of": count,
+            "ids": [raster.annotations[i].id for i in np.flatnonzero(which)[:100]],
+        }
 
     polygons = np.array([not isinstance(a.segmentation, dict) for a in raster.annotations], np.bool_)
     empty = (raster.areas == 0) & polygons  # of run lengths it is said already
@@ -343,7 +348,10 @@ def _ids(subject: Subject) -> Iterator[Finding]:
         if twice:
             examples = [f"annotations {one} and {other}" for one, other in twice[:SHOWN]]
             what = "pair of annotations is" if len(twice) == 1 else "pairs of annotations are each"
-            meanings = {"train": "The network learns to find it twice", "test": "Who finds it once has missed the other"}
+            meanings = {
+                "train": "The network learns to find it twice",
+                "test": "Who finds it once has missed the other",
+            }
             found.append(
                 IDS.warning(
                     f"{role}: {len(twice)} {what} one object drawn twice (one category, mask IoU {SAME} or more): "

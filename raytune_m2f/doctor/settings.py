@@ -42,7 +42,7 @@ class Published(NamedTuple):
 
 
 COCO = Published(1e-4, 16, "Mask2Former's on COCO")
-SMALL = Published(1e-3, 2, "small_data's, the narrow network with located queries")
+SMALL = Published(1e-3, 2, "small_data's")
 NARROW = 128
 """Channels of the transformer decoder up to which a network with located queries is small_data's kind."""
 TOO_HIGH, TOO_LOW = 2.0, 10.0
@@ -64,10 +64,9 @@ def _learning_rate(subject: Subject) -> Iterator[Finding]:
     linear, root = published.scaled(batch)
     low, high = sorted((linear, root))
     said = f"the learning rate is {rate:.2g} at batch {batch}"
-    rules = (
-        f"{published.recipe} is {published.rate:.0e} at batch {published.batch}, so {linear:.2g} by linear, "
-        f"{root:.2g} by square-root scaling"
-    )
+    rules = f"{published.recipe} is {published.rate:g} at batch {published.batch}"
+    if low < high:
+        rules += f", so {linear:.2g} by linear and {root:.2g} by square-root scaling"
     values = {"effective": rate, "batch": batch, "linear": linear, "sqrt": root}
     advice = f"Set {LR}={low:.1g} to {high:.1g}" if low < high else f"Set {LR}={low:.1g}"
     kept = f"{LR}={published.rate:g} SOLVER.REFERENCE_BATCH={published.batch} {SCALING}=sqrt"
@@ -363,7 +362,9 @@ def _unused(subject: Subject) -> Iterator[Finding]:
                     keys=idle,
                 )
             )
-    yield from found or [UNUSED.ok(f"every key that was changed has an effect ({len(changed)} differ from their default)")]
+    yield from found or [
+        UNUSED.ok(f"every key that was changed has an effect ({len(changed)} differ from their default)")
+    ]
 
 
 def _is_below(key: str, keys: tuple[str, ...]) -> bool:
@@ -393,7 +394,9 @@ def _weights(subject: Subject) -> Iterator[Finding]:
     model, images, found = config.MODEL, subject.summary.images, []
     if source:
         mean, std = PACKAGE_PIXELS.get(source, IMAGENET)
-        known = source in PACKAGE_PIXELS or source.startswith(("torchvision://", "detectron2://ImageNetPretrained/torch"))
+        known = source in PACKAGE_PIXELS or source.startswith(
+            ("torchvision://", "detectron2://ImageNetPretrained/torch")
+        )
         differing = max(abs(a - b) for a, b in zip((*mean, *std), (*model.PIXEL_MEAN, *model.PIXEL_STD), strict=True))
         if known and differing > NEAR:
             found.append(
@@ -508,7 +511,7 @@ def _searched_rates(subject: Subject, batches: tuple[float, float]) -> Iterator[
     low, high = (rate * factor for rate in _range(space.distributions.get(LR), config.SOLVER.BASE_LR))
     published = published_for(config)
     wanted = sorted(published.scaled(config.SOLVER.IMS_PER_BATCH))
-    if wanted[1] < low or wanted[0] > high:
+    if wanted[1] * TOO_HIGH < low or wanted[0] > high * TOO_HIGH:
         yield SPACE.warning(
             f"{LR} is searched where the rate is {low:.1g} to {high:.1g} at batch {config.SOLVER.IMS_PER_BATCH}, but "
             f"{published.recipe} asks for {wanted[0]:.1g} to {wanted[1]:.1g}",
