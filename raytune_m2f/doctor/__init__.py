@@ -7,7 +7,10 @@ labels.py     data, as the annotation files say it
 images.py     data, as the image files say it
 scoring.py    the evaluator on ground truth
 settings.py   the configuration
+excerpt.py    windows of training images for what follows
+bench.py      our network on them
 network.py    the network before its first step
+losses.py     of it, matching and loss
 learning.py   whether it learns one batch
 cost.py       time and memory of a trial and of a study
 """
