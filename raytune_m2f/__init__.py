@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # isort: off
+    from raytune_m2f.api.examination import diagnose as diagnose
     from raytune_m2f.api.models import Instance as Instance, Label as Label, LoadedModel as LoadedModel
     from raytune_m2f.api.models import Prediction as Prediction, export_model as export_model, load_model as load_model
     from raytune_m2f.api.projects import init as init
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "api.examination": ("diagnose",),
     "api.models": ("Instance", "Label", "LoadedModel", "Prediction", "export_model", "load_model"),
     "api.projects": ("init",),
     "api.studies": ("Study", "resume", "tune", "tune_with"),

@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 
 StudyProgress = Progress | AbstractContextManager[Progress] | None
 """Who follows a study, entered for as long as it runs; None: lines on stderr."""
+Space = PathOrAddress | SearchSpace
+"""A file, the name of a shipped search space, or one that is made already."""
 DEFAULT_TRIALS = 20
 
 
 def tune(
     config: PathOrAddress | Config,
-    space: PathOrAddress | SearchSpace,
+    space: Space,
     study: PathOrAddress,
     *,
     overrides: Overrides = (),
@@ -56,6 +58,7 @@ def tune(
     early_stopping: StoppingMethod | None = None,
     grace: int | None = None,
     reduction_factor: int = 3,
+    stop_dead_heads: bool = False,
     from_study: PathOrAddress | None = None,
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
@@ -81,6 +84,7 @@ def tune(
         early_stopping: None: "asha", with the grid sampler "none".
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
+        stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
         from_study: an earlier study: its best points go first, the others teach the sampler.
         keep_checkpoints: the weights of so many of the best trials are kept.
         optuna_storage: address of a database for the record; None: a file in `study`.
@@ -94,7 +98,7 @@ def tune(
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
     loaded = config_of(config, overrides)
-    searched = _space_of(space, loaded)
+    searched = space_of(space, loaded)
     if sampler == "grid":
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
@@ -107,7 +111,12 @@ def tune(
         "constraints": _several(constraint),
         "sampler": sampler,
         "seed": seed,
-        "early_stopping": {"method": method, "grace_iterations": grace, "reduction_factor": reduction_factor},
+        "early_stopping": {
+            "method": method,
+            "grace_iterations": grace,
+            "reduction_factor": reduction_factor,
+            "dead_heads": stop_dead_heads,
+        },
         "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
         "keep_checkpoints": keep_checkpoints,
         "optuna_storage": optuna_storage,
@@ -167,7 +176,8 @@ def _warned(study: Study, progress: StudyProgress) -> Study:
     return study
 
 
-def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
+def space_of(space: Space, config: Config) -> SearchSpace:
+    """A search space for this configuration. Raises SearchSpaceError if it is wrong, or not for it."""
     if not isinstance(space, SearchSpace):
         return load_space(os.fspath(space), config)
     check_space(space, config)
@@ -282,7 +292,7 @@ class Study:
         time: str | float | None = None,
         iterations: int | None = None,
         gpu_hours: float | None = None,
-        space: PathOrAddress | SearchSpace | None = None,
+        space: Space | None = None,
         concurrent: int | None = None,
         address: str | None = None,
         trust: bool = False,
@@ -298,7 +308,7 @@ class Study:
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
+            space=None if space is None else space_of(space, plan_of(self._directory, trust=trust).config),
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
         return _warned(self, progress)

@@ -97,6 +97,13 @@ def tune(
     reduction_factor: Annotated[
         int, typer.Option(min=2, max=MOST, help="One in so many trials goes on at a rung.")
     ] = 3,
+    stop_dead_heads: Annotated[
+        bool,
+        typer.Option(
+            "--stop-dead-heads",
+            help="End a trial too when a head has learned nothing: only 'no object', or one class, in two reports.",
+        ),
+    ] = False,
     from_study: Annotated[
         str | None,
         typer.Option(

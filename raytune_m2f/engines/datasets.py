@@ -124,16 +124,18 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
         return batch_loader(self.config, samples, [own[at : at + size] for at in range(0, len(own), size)])
 
     def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator[Test, Prediction]:
-        settings = self.config.TEST
-        return CocoEvaluator(
-            self.datasets.scored(subset),
-            tasks=self.tasks,
-            max_detections=settings.DETECTIONS_PER_IMAGE,
-            bootstrap=settings.BOOTSTRAP,
-            evaluator=settings.EVALUATOR,
-            gather=gather,
-            to_results=self.to_results,
-        )
+        return self.evaluator_of(self.datasets.scored(subset), gather)
+
+    def evaluator_of(self, dataset: CocoDataset, gather: Gather | None = None, **changes: Any) -> CocoEvaluator:
+        """An evaluator of any data set with these labels; `changes` are other settings than the configuration's."""
+        settings: dict[str, Any] = {
+            "tasks": self.tasks,
+            "max_detections": self.config.TEST.DETECTIONS_PER_IMAGE,
+            "bootstrap": self.config.TEST.BOOTSTRAP,
+            "evaluator": self.config.TEST.EVALUATOR,
+            "to_results": self.to_results,
+        }
+        return CocoEvaluator(dataset, gather=gather, **{**settings, **changes})
 
 
 class NativeEngine(DatasetEngine[TrainSample, TestSample, Predicted]):
