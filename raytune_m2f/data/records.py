@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.masks import Rle, Segmentation, decode, to_rle
+from raytune_m2f.data.notes import Note
 from raytune_m2f.model import Target
 
 
@@ -86,6 +87,7 @@ class CocoDataset:
         unnamed_files: number of further images in the same folders, which the annotation file does not name.
         unlabelled: for each head without any label, the message for the user: why, and what to do.
         remarks: further messages for the user.
+        unused: what looks like labels, where no head is read.
     """
 
     name: str
@@ -97,6 +99,7 @@ class CocoDataset:
     unnamed_files: int = 0
     unlabelled: dict[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    unused: Note | None = None
 
     def __len__(self) -> int:
         """The number of images."""
