@@ -65,8 +65,8 @@ def _pixels(subject: Subject) -> Iterator[Finding]:
             labelled = sum(bool(look.record.instances) for look in flat)
             found.append(
                 PIXELS.warning(
-                    f"{role}: {len(flat)} of {len(looks)} images that were decoded are of one colour, {labelled} of them "
-                    f"with instances: {_names(flat)}",
+                    f"{role}: {len(flat)} of {len(looks)} images that were decoded are of one colour, {labelled} of "
+                    f"them with instances: {_names(flat)}",
                     "There is nothing to see in them",
                     "Replace these files, or take their images out of the annotation file.",
                     count=len(flat),

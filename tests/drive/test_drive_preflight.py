@@ -79,7 +79,7 @@ def test_a_weight_of_heads_that_are_not_there_is_worth_a_note(tiny_config: Confi
     content = tiny_config.to_dict()
     content["DATASETS"]["SUBCATEGORIES"] = []
     (note,) = check_before_start(Config.from_dict(content), weight, workers=1)
-    assert "changes nothing without subcategory heads" in note
+    assert "changes nothing: there are no subcategory heads" in note
 
 
 def test_a_conditional_count_of_queries_may_be_the_configurations(tiny_config: Config) -> None:
