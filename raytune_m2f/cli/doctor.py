@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time as clock
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -13,21 +14,17 @@ from rich.text import Text
 import raytune_m2f as rm
 from raytune_m2f.cli.console import clear_errors, err, is_quiet, out
 from raytune_m2f.cli.options import MOST, ConfigFile, Overrides, given, require_duration, require_finite
-from raytune_m2f.progress import duration
+from raytune_m2f.progress import duration, heartbeat
 
 if TYPE_CHECKING:
     from raytune_m2f.doctor.examine import Diagnosis
     from raytune_m2f.doctor.finding import Check, Finding, Level
 
+log = logging.getLogger(__name__)
+
 STYLES: dict[Level, str] = {"ok": "green", "warning": "yellow", "problem": "bold red", "skipped": "dim"}
 WIDTH = 9  # of the longest level, and a blank
 INDENT = 2
-
-
-class Watch(Protocol):
-    """Called with what is looked at now; it stays to be seen until the next."""
-
-    def __call__(self, check: Check) -> None: ...
 
 
 def doctor(
@@ -128,10 +125,20 @@ def _count(number: int, what: str) -> str:
 
 
 @contextmanager
-def _watching(*, silent: bool) -> Iterator[Watch | None]:
-    """In a terminal, what is looked at now; elsewhere each finding is a sign of life by itself."""
-    if silent or not err.is_terminal:
+def _watching(*, silent: bool) -> Iterator[Callable[[Check], None] | None]:
+    """On stderr what is looked at now: all the time in a terminal, elsewhere where it takes long."""
+    if silent:
         yield None
-        return
-    with err.status("") as status:
-        yield lambda check: status.update(Text(f"{check.name}: {check.asks}"))
+    elif err.is_terminal:
+        with err.status("") as status:
+            yield lambda check: status.update(Text(f"{check.name}: {check.asks}"))
+    else:
+        now: list[Check] = []
+        with heartbeat(lambda seconds: _say_still(now, seconds)):
+            yield now.append
+
+
+def _say_still(begun: list[Check], seconds: float) -> None:
+    """What is looked at, after so many seconds of all."""
+    if begun:
+        log.info("still at %s (%s), after %s", begun[-1].name, begun[-1].asks, duration(seconds))

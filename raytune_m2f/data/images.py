@@ -89,6 +89,18 @@ def check_image(path: Path, *, max_megapixels: float | None = None) -> None:
         pass
 
 
+def upright_size(path: Path) -> tuple[int, int, int]:
+    """Width and height of an image as `read_image` gives it, and the EXIF orientation (1 to 8); no pixel is decoded.
+
+    Raises:
+        DatasetError: as `read_image`, where the header shows it.
+    """
+    with _opened(path, None) as image:
+        orientation = _orientation(image)
+        width, height = image.size[::-1] if orientation in _TRANSPOSED else image.size
+        return width, height, orientation or 1
+
+
 def read_record(record: ImageRecord, *, max_megapixels: float | None = None) -> RgbImage:
     """Read a record's image: (height, width, 3) uint8.
 

@@ -8,7 +8,10 @@ images.py     data, as the image files say it
 pixels.py     some images, decoded once for all checks of them
 scoring.py    the evaluator on ground truth
 settings.py   the configuration
+excerpt.py    windows of training images for what follows
+bench.py      our network on them
 network.py    the network before its first step
+losses.py     of it, matching and loss
 learning.py   whether it learns one batch
 cost.py       time and memory of a trial and of a study
 """

@@ -12,6 +12,7 @@ import torch
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import CocoDataset, DataSummary
+from raytune_m2f.doctor.excerpt import Excerpt, excerpt_of
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.engines.datasets import DatasetEngine, Datasets
 from raytune_m2f.learner.base import Learner
@@ -78,6 +79,11 @@ class Subject:
         named += [("test", name) for name in self.config.DATASETS.TEST[:1]]
         register = self.config.DATASETS.REGISTER
         return [(role, Path(register[name].annotations)) for role, name in named if name in register]
+
+    @cached_property
+    def excerpt(self) -> Excerpt | None:
+        """Windows of training images for the checks of the network; None if the samples are not our network's."""
+        return excerpt_of(self.engine, self.config, self.device)
 
     @cached_property
     def learner(self) -> Learner[Any, Any, Any]:

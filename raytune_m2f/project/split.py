@@ -147,10 +147,9 @@ def _group_names(photos: Sequence[Photo], group_by: str) -> list[str | None]:
     except re.error as error:
         raise InputError(f"--group-by {group_by}: no regular expression ({error}), and {there}.") from None
     if pattern.groups < 1:
-        close = did_you_mean(group_by, places, quote=True)
         raise InputError(
-            f"--group-by {group_by}: {there}{close}; and as a regular expression it has no group: put what names the "
-            r"group in round brackets, such as '(.*)_\d+\.jpg'."
+            f"--group-by {group_by}: as a regular expression it has no group: put what names the group in round "
+            rf"brackets, such as '(.*)_\d+\.jpg'. Or a field: {there}{did_you_mean(group_by, places, quote=True)}"
         )
     found = (pattern.search(photo.name) for photo in photos)
     return [match[1] if match else None for match in found]

@@ -99,7 +99,7 @@ def shapes(number: int) -> list[Drawn]:
     for place, kind in enumerate(KINDS):
         x, y = cells[(place + number) % 6]
         color = list(COLORS)[(place + number) % 3]
-        drawn.append(Drawn(kind, *outlines(kind, x, y), color=color, damaged=(2 * place + number) % 4 == 0))
+        drawn.append(Drawn(kind, *outlines(kind, x, y), color=color, damaged=(5 * place + 3 * number) % 4 == 0))
     return drawn
 
 
