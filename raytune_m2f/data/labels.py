@@ -14,6 +14,7 @@ from typing import Any
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.fields import FieldValues, class_name
 from raytune_m2f.errors import DatasetError, first_of
+from raytune_m2f.notes import Note
 
 COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
 VALUE_KEYS = ("value", "values", "text", "label")
@@ -25,9 +26,12 @@ MOST_INSPECTED = 20_000
 """Annotations that are searched for labels that nobody has asked for."""
 
 
+_NO_HEADS = "DATASETS.SUBCATEGORIES is empty, so that only categories are learnt"
+
+
 def find_labels(
     categories: Categories, entries: Sequence[Mapping[str, Any]], *, source: str
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, str], list[Note]]:
     """Check that the annotations (entries of a COCO file) label every head in the head's own field.
 
     Returns:
@@ -37,7 +41,7 @@ def find_labels(
         DatasetError: no annotation has a label there, but in another field.
     """
     unlabelled: dict[str, str] = {}
-    remarks: list[str] = []
+    remarks: list[Note] = []
     for head, classes in categories.subcategories.items():
         known = sum(entry.get(head) is not None for entry in entries)
         if known == len(entries):
@@ -48,9 +52,8 @@ def find_labels(
             if found.values:
                 raise DatasetError(f"{source}: {unlabelled[head]}")
         elif found.values:
-            remarks.append(
-                f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
-            )
+            seen = f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
+            remarks.append(Note("data/labels", seen, "", f"Give them the index of their class in the field {head!r}"))
     return unlabelled, remarks
 
 
@@ -66,7 +69,7 @@ def wrong_label_message(head: str, value: object, classes: Sequence[str]) -> str
     return f"{allowed}; leave the field out where the class is unknown"
 
 
-def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[str]:
+def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[Note]:
     """A remark on what looks like labels in a file of which no head is read; none if nothing does.
 
     Args:
@@ -77,10 +80,8 @@ def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any
     heads = [head for head in listed if isinstance(head, str)] if isinstance(listed, Mapping) else []
     ready = [head for head in heads if any(entry.get(head) is not None for entry in entries)]
     if ready:
-        return [
-            f"DATASETS.SUBCATEGORIES is empty, so that only categories are learnt, but the annotations have labels of "
-            f"{', '.join(first_of(ready, SHOWN))}: DATASETS.SUBCATEGORIES=[{','.join(ready)}] adds a head for each"
-        ]
+        seen = f"{_NO_HEADS}, but the annotations have labels of {', '.join(first_of(ready, SHOWN))}"
+        return [Note("data/fields", seen, "", f"DATASETS.SUBCATEGORIES=[{','.join(ready)}] adds a head for each")]
     fields: dict[str, FieldValues] = {}
     inspected = entries[:MOST_INSPECTED]
     for entry in inspected:
@@ -92,10 +93,8 @@ def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any
     if not likely:
         return []
     places = "; ".join(first_of([f"{values.place}: {_counts(values.counts)}" for values in likely], SHOWN))
-    return [
-        f"DATASETS.SUBCATEGORIES is empty, so that only categories are learnt, but the annotations seem to have labels "
-        f"in {places}. `raytune-m2f init` makes heads of them: --subcategory {likely[0].place}"
-    ]
+    remedy = f"`raytune-m2f init` makes heads of them: --subcategory {likely[0].place}"
+    return [Note("data/fields", f"{_NO_HEADS}, but the annotations seem to have labels in {places}", "", remedy)]
 
 
 @dataclass

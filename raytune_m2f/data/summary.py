@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from raytune_m2f.data.agreement import Agreement, compare_masks_and_boxes
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.images import Headers, inspect_headers
-from raytune_m2f.data.notes import Note
+from raytune_m2f.notes import Note
 from raytune_m2f.data.records import CocoDataset, paused_gc
 from raytune_m2f.errors import DatasetError, first_of
 from raytune_m2f.model import UNKNOWN
@@ -65,7 +65,7 @@ class Summary:
     repeated: tuple[str, ...]
     agreement: Agreement
     unlabelled: dict[str, str]
-    remarks: tuple[str, ...]
+    remarks: tuple[Note, ...]
     headers: Headers | None = None
 
     @property
@@ -119,8 +119,7 @@ class Summary:
 
     def notes(self) -> Iterator[Note]:
         """What may be right, but is worth a look."""
-        remarks = (Note("data/labels", remark) for remark in self.remarks)
-        for note in (*self._crowd_notes(), *self._mask_notes(), *remarks, *self._file_notes()):
+        for note in (*self._crowd_notes(), *self._mask_notes(), *self.remarks, *self._file_notes()):
             yield note._replace(figure=f"{self.file}: {note.figure}")
 
     def warnings(self) -> list[str]:

@@ -1,6 +1,6 @@
 """Data, as the annotation files say it: labels, categories, masks, instances per image, splits.
 
-What `train` and `tune` say of the data too (`data.notes`) is found while they are read; the checks here add what takes
+What `train` and `tune` say of the data too (`notes.py`) is found while they are read; the checks here add what takes
 a second look.
 """
 

@@ -11,7 +11,7 @@ from raytune_m2f.config.fields.backbones import PACKAGE_PIXELS
 from raytune_m2f.config.fields.base import is_fixed
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import shortest_edge_size
-from raytune_m2f.data.notes import Note
+from raytune_m2f.notes import Note
 from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.labels import noted
 from raytune_m2f.doctor.subject import Subject

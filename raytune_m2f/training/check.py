@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.data.notes import Note
+from raytune_m2f.notes import Note
 from raytune_m2f.data.summary import cap_notes
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
