@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from raytune_m2f.data.agreement import Agreement, compare_masks_and_boxes
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.images import Headers, inspect_headers
-from raytune_m2f.notes import Note
 from raytune_m2f.data.records import CocoDataset, paused_gc
 from raytune_m2f.errors import DatasetError, first_of
 from raytune_m2f.model import UNKNOWN
+from raytune_m2f.notes import Note
 
 SHOWN = 12
 CROWD_SHARE = 0.5

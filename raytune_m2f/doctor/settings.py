@@ -11,12 +11,12 @@ from raytune_m2f.config.fields.backbones import PACKAGE_PIXELS
 from raytune_m2f.config.fields.base import is_fixed
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import shortest_edge_size
-from raytune_m2f.notes import Note
 from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.labels import noted
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.learner.weight_files import check_source
+from raytune_m2f.notes import Note
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.check import BATCH, FROZEN_RES5, check_batch, check_batch_norm, norm_key
 
