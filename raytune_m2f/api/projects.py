@@ -20,8 +20,8 @@ LocalPath = str | os.PathLike[str]
 
 def init(
     annotations: LocalPath | Sequence[LocalPath],
-    images: LocalPath | Sequence[LocalPath],
     output: LocalPath,
+    images: LocalPath | Sequence[LocalPath] = (),
     *,
     subcategories: Sequence[str] = (),
     val: float | None = None,
@@ -33,8 +33,8 @@ def init(
 
     Args:
         annotations: the file, or folder, of an export; of two files the first trains, the second scores.
-        images: the folder of its images, or folders.
         output: folder to make. Files in it that are not from here, or were changed since, are not written over.
+        images: the folder of its images, or folders; none: those of the annotations.
         subcategories: "NAME=PLACE" or "PLACE" of each head, such as "ripeness=attributes.ripeness"; ["none"] for no
             head. Empty: the fields that are labels beyond doubt.
         val: share of the images that score, above 0 and below 1. None: the parts of the export, else 0.2.
@@ -58,6 +58,8 @@ def init(
     from raytune_m2f.project.dialects import read_export  # with numpy and pycocotools
     from raytune_m2f.project.init import init_project
 
+    if not _several(annotations):
+        raise InputError("annotations: got an empty list, allowed: one path or more")
     export = read_export(_several(annotations), _several(images))
     log.info("read %s: %d images", export.dialect, len(export.pictures))
     return init_project(
@@ -73,8 +75,6 @@ def init(
 
 def _several(paths: LocalPath | Sequence[LocalPath]) -> list[Path]:
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not given:
-        raise InputError("annotations and images: got an empty list, allowed: one path or more")
     return [Path(path) for path in given]
 
 

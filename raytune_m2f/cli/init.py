@@ -56,8 +56,11 @@ def init(
         list[Path],
         typer.Option(metavar="FILE...", help="Files or folders of the export; of two files the second scores."),
     ],
-    images: Annotated[list[Path], typer.Option(metavar="DIR...", help="Folders of its images.")],
     output: Annotated[Path, typer.Option(help="Folder to make, for annotations, config.yaml and space.yaml.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR...", help="Folders of its images; by default those of the annotations."),
+    ] = None,
     subcategories: Annotated[
         list[str] | None,
         typer.Option(

@@ -67,11 +67,10 @@ def load_coco(
         summary = f"{annotations}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DatasetError("\n  ".join([summary, *first_of(problems, SHOWN_PROBLEMS)]))
     unlabelled, remarks = find_labels(categories, entries, source=str(annotations))
-    if tell_unused and not subcategories:
-        remarks += unused_labels(content, entries)
+    unused = unused_labels(content, entries) if tell_unused and not subcategories else None
     records = tuple(replace(image, annotations=tuple(by_image.get(i, ()))) for i, image in sorted(by_id.items()))
     return CocoDataset(
-        name, annotations, images, categories, records, without_polygon, unnamed, unlabelled, tuple(remarks)
+        name, annotations, images, categories, records, without_polygon, unnamed, unlabelled, tuple(remarks), unused
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.data.fields import FieldValues, class_name
+from raytune_m2f.data.fields import FieldValues
 from raytune_m2f.errors import DatasetError, first_of
 from raytune_m2f.notes import Note
 
@@ -24,9 +24,6 @@ MAX_LENGTH = 50  # entries of a list that are inspected
 SHOWN = 4
 MOST_INSPECTED = 20_000
 """Annotations that are searched for labels that nobody has asked for."""
-
-
-_NO_HEADS = "DATASETS.SUBCATEGORIES is empty, so that only categories are learnt"
 
 
 def find_labels(
@@ -69,8 +66,8 @@ def wrong_label_message(head: str, value: object, classes: Sequence[str]) -> str
     return f"{allowed}; leave the field out where the class is unknown"
 
 
-def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[Note]:
-    """A remark on what looks like labels in a file of which no head is read; none if nothing does.
+def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Note | None:
+    """What looks like labels in a file of which no head is read; None if nothing does.
 
     Args:
         content: of the file: its `subcategories` are heads that need their names only.
@@ -78,23 +75,27 @@ def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any
     """
     listed = content.get("subcategories")
     heads = [head for head in listed if isinstance(head, str)] if isinstance(listed, Mapping) else []
-    ready = [head for head in heads if any(entry.get(head) is not None for entry in entries)]
-    if ready:
-        seen = f"{_NO_HEADS}, but the annotations have labels of {', '.join(first_of(ready, SHOWN))}"
-        return [Note("data/fields", seen, "", f"DATASETS.SUBCATEGORIES=[{','.join(ready)}] adds a head for each")]
+    if ready := [head for head in heads if any(entry.get(head) is not None for entry in entries)]:
+        seen = f"the annotations have labels of {', '.join(first_of(ready, SHOWN))}"
+        remedy = f"DATASETS.SUBCATEGORIES=[{','.join(ready)}] learns them"
+    elif likely := _likely_labels(entries[:MOST_INSPECTED]):
+        places = first_of([f"{values.place}: {_counts(values.counts)}" for values in likely], SHOWN)
+        seen = f"the annotations seem to have labels in {'; '.join(places)}"
+        remedy = "`raytune-m2f init` makes heads of them (docs/init.md)"
+    else:
+        return None
+    return Note("data/fields", seen, "DATASETS.SUBCATEGORIES is empty: nothing but the categories is learnt", remedy)
+
+
+def _likely_labels(entries: Sequence[Mapping[str, Any]]) -> list[FieldValues]:
+    """The fields that are labels beyond doubt."""
     fields: dict[str, FieldValues] = {}
-    inspected = entries[:MOST_INSPECTED]
-    for entry in inspected:
+    for entry in entries:
         for found in _fields(entry):
-            if isinstance(found.value, bool | int | float | str) and class_name(found.place):
+            if isinstance(found.value, bool | int | float | str):
                 values = fields.setdefault(found.place, FieldValues(found.place))
                 values.add(found.value, entry.get("category_id"))
-    likely = [values for values in fields.values() if not values.unlikely(len(inspected))]
-    if not likely:
-        return []
-    places = "; ".join(first_of([f"{values.place}: {_counts(values.counts)}" for values in likely], SHOWN))
-    remedy = f"`raytune-m2f init` makes heads of them: --subcategory {likely[0].place}"
-    return [Note("data/fields", f"{_NO_HEADS}, but the annotations seem to have labels in {places}", "", remedy)]
+    return [values for values in fields.values() if not values.unlikely(len(entries))]
 
 
 @dataclass

@@ -87,6 +87,7 @@ class CocoDataset:
         unnamed_files: number of further images in the same folders, which the annotation file does not name.
         unlabelled: for each head without any label, the message for the user: why, and what to do.
         remarks: further messages for the user.
+        unused: what looks like labels, where no head is read.
     """
 
     name: str
@@ -98,6 +99,7 @@ class CocoDataset:
     unnamed_files: int = 0
     unlabelled: dict[str, str] = field(default_factory=dict)
     remarks: tuple[Note, ...] = ()
+    unused: Note | None = None
 
     def __len__(self) -> int:
         """The number of images."""

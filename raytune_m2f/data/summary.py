@@ -47,7 +47,7 @@ class Summary:
         unnamed_files: images in the folder that the file does not name.
         repeated: files that more than one image names.
         agreement: of masks and boxes.
-        unlabelled, remarks: of `CocoDataset`.
+        unlabelled, remarks, unused: of `CocoDataset`.
         headers: of the image files, if they were inspected.
     """
 
@@ -66,6 +66,7 @@ class Summary:
     agreement: Agreement
     unlabelled: dict[str, str]
     remarks: tuple[Note, ...]
+    unused: Note | None
     headers: Headers | None = None
 
     @property
@@ -119,7 +120,8 @@ class Summary:
 
     def notes(self) -> Iterator[Note]:
         """What may be right, but is worth a look."""
-        for note in (*self._crowd_notes(), *self._mask_notes(), *self.remarks, *self._file_notes()):
+        unused = [self.unused] if self.unused else []
+        for note in (*self._crowd_notes(), *self._mask_notes(), *self.remarks, *unused, *self._file_notes()):
             yield note._replace(figure=f"{self.file}: {note.figure}")
 
     def warnings(self) -> list[str]:
@@ -254,6 +256,7 @@ def summarize(dataset: CocoDataset, *, inspect_images: bool = False) -> Summary:
         agreement=compare_masks_and_boxes(dataset),
         unlabelled=dataset.unlabelled,
         remarks=dataset.remarks,
+        unused=dataset.unused,
         headers=inspect_headers(dataset.records) if inspect_images else None,
     )
 

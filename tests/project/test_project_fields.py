@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def found(
     folder: Path,
     objects: list[dict[str, Value]],
     asked: tuple[str, ...] = (),
-    classes: dict[str, tuple[str, ...]] | None = None,
+    classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> dict[str, Candidate]:
     """The candidates by place, of pictures with four objects each."""
     said = [[("apple", fields) for fields in objects[at : at + 4]] for at in range(0, len(objects), 4)]
@@ -45,7 +46,8 @@ def test_classes_have_the_order_of_the_export(tmp_path: Path) -> None:
     head = found(tmp_path, RIPE * 5, classes=listed)["attributes.ripeness"].head
     assert head is not None
     assert head.classes == ("ripe", "green")
-    assert [head.label(fields) for fields in (*RIPE, {}, {"attributes.ripeness": "unknown"})] == [0, 1, None, None]
+    objects: list[dict[str, Value]] = [*RIPE, {}, {"attributes.ripeness": "unknown"}]
+    assert [head.label(fields) for fields in objects] == [0, 1, None, None]
 
 
 @pytest.mark.parametrize(

@@ -191,15 +191,17 @@ segmentations = st.one_of(
 def objects(draw: st.DrawFn) -> Item:
     """Any object; most have a sound mask, as else hardly an export would be of use."""
     changed = {"segmentation": draw(segmentations)} if draw(st.integers(0, 5)) == 0 else {}
-    fields = draw(st.dictionaries(places, values, max_size=3))
-    category = draw(st.one_of(st.sampled_from(["apple", "pear"]), names))
+    fields = draw(st.dictionaries(places, values, max_size=3)) if draw(st.booleans()) else {}
+    fields["attributes.ripe"] = draw(st.one_of(st.booleans(), values))
+    category = draw(names) if draw(st.integers(0, 30)) == 0 else draw(st.sampled_from(["apple", "pear"]))
     return item(draw(st.integers(0, 15)), category, fields, crowd=draw(st.integers(0, 9)) == 0, **changed)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     pictures=st.lists(
-        st.tuples(st.lists(objects(), max_size=5), st.sampled_from([None, "train", "val", "test"])), max_size=8
+        st.tuples(st.lists(objects(), min_size=1, max_size=6), st.sampled_from([None, "train", "val", "test"])),
+        max_size=8,
     ),
     parted=st.booleans(),
     asked=st.sampled_from([[], [], [], ["none"], ["attributes.ripe"], ["x=flags.class"], ["id", "a=a.b.c"]]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from made_exports import SIDE, export, item, picture
@@ -46,7 +47,7 @@ def test_objects_without_a_mask_are_counted_and_named(tmp_path: Path) -> None:
         ({"crowd": True}, r"1 are crowds \(iscrowd 1\)"),
     ],
 )
-def test_nothing_to_learn(tmp_path: Path, changed: dict[str, object], message: str) -> None:
+def test_nothing_to_learn(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         masks_of(export([picture(tmp_path, "a.png", [item(0, "apple", **changed)])]))
     with pytest.raises(InputError, match="no image in it"):

@@ -48,7 +48,7 @@ def test_small_objects_get_larger_images_and_scales_that_hold_them() -> None:
 
 
 def test_huge_images_with_tiny_objects_are_predicted_by_windows() -> None:
-    huge = {"side": Spread(4000, 4000, 4000, 4000), "width": Spread(0.006, 0.01, 0.02, 0.1)}
+    huge: dict[str, Any] = {"side": Spread(4000, 4000, 4000, 4000), "width": Spread(0.006, 0.01, 0.02, 0.1)}
     values = proposed(**huge)
     assert (values["TEST.TILES.ENABLED"], values["TEST.TILES.SIZE"]) == (True, values["INPUT.IMAGE_SIZE"])
     assert values["INPUT.MAX_SIZE_TEST"] == 1984  # where 0.006 of it are 12 pixels
