@@ -44,17 +44,15 @@ Look = Callable[[Subject], Iterator[Finding]]
 
 
 def noted(check: Check, subject: Subject, remedy: str = "Correct the annotation file.") -> list[Finding]:
-    """What reading the data found of this check: problems, then what is worth a look."""
+    """What reading the data found of this check: problems, or else what is worth a look."""
     summary = subject.summary
-    problems = [note for group in summary.problems() for note in group if note.topic == check.name]
+    if problems := [note for group in summary.problems() for note in group if note.topic == check.name]:
+        return [check.problem(note.figure, note.meaning, note.remedy or remedy) for note in problems]
     notes = [note for note in summary.notes() if note.topic == check.name]
     config, space = subject.config, subject.space
     fewest = space.span(QUERIES, config)[0] if space is not None and QUERIES in space.entries else None
     notes += [note for note in notes_on(config, subject.engine, fewest) if note.topic == check.name]
-    return [
-        *(check.problem(note.figure, note.meaning, note.remedy or remedy) for note in problems),
-        *(check.warning(note.figure, note.meaning, note.remedy or remedy) for note in notes),
-    ]
+    return [check.warning(note.figure, note.meaning, note.remedy or remedy) for note in notes]
 
 
 def _or_ok(check: Check, found: Sequence[Finding], figure: str, **values: object) -> Iterator[Finding]:
@@ -144,7 +142,10 @@ def _categories(subject: Subject) -> Iterator[Finding]:
             )
         )
     rest = [(n, c) for n, c, t in zip(names, counts, tested, strict=True) if c or not t]
-    unused = [name for name, count in rest if not count]
+    crowds = {
+        name for part in (*summary.train, summary.test) for name, (_, crowd) in part.per_category.items() if crowd
+    }
+    unused = [name for name, count in rest if not count and name not in crowds]  # crowds are told in data/crowds
     if unused:
         found.append(
             CATEGORIES.warning(

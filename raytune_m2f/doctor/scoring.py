@@ -23,7 +23,10 @@ FULL = 99.95
 
 def _truth(subject: Subject) -> Iterator[Finding]:
     engine = subject.engine
-    if not isinstance(engine, DatasetEngine) or not subject.summary.test.instances:
+    if any(subject.summary.problems()):
+        yield TRUTH.skipped("the data are of no use as they are: see the problems of data")
+        return
+    if not isinstance(engine, DatasetEngine):
         yield TRUTH.skipped("the engine has no annotations to give back")
         return
     dataset = _sample(engine.datasets.test)

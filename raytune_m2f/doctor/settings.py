@@ -43,15 +43,14 @@ class Published(NamedTuple):
 COCO = Published(1e-4, 16, "Mask2Former's on COCO")
 SMALL = Published(1e-3, 2, "small_data's")
 NARROW = 128
-"""Channels of the transformer decoder up to which a network with located queries is small_data's kind."""
-TOO_HIGH, TOO_LOW = 2.0, 10.0
+"""Channels of the transformer decoder up to which a network is small_data's kind: so narrow ones bear a higher rate."""
+TOO_HIGH, TOO_LOW = 2.0, 30.0
 """Factors beyond what both rules say. Too high is the dearer mistake: AP 0 instead of a slow start."""
 
 
 def published_for(config: Config) -> Published:
     """The recipe that a configuration of our own network is nearest to."""
-    former = config.MODEL.MASK_FORMER
-    return SMALL if former.QUERY_SELECTION == "heatmap" and former.HIDDEN_DIM <= NARROW else COCO
+    return SMALL if config.MODEL.MASK_FORMER.HIDDEN_DIM <= NARROW else COCO
 
 
 def _learning_rate(subject: Subject) -> Iterator[Finding]:
@@ -274,6 +273,10 @@ class Idle(NamedTuple):
     chooses: str  # the key that would have to be another
 
 
+PUBLISHED_WARMUP = 10
+"""Iterations: Mask2Former's own, with a WARMUP_FACTOR of 1."""
+
+
 def idle_keys(config: Config) -> Iterator[Idle]:
     """What a configuration of our own network does not read, whatever it is set to."""
     former, solver, heads = config.MODEL.MASK_FORMER, config.SOLVER, config.DATASETS.SUBCATEGORIES
@@ -314,7 +317,7 @@ def idle_keys(config: Config) -> Iterator[Idle]:
     for name, keys in SCHEDULES.items():
         if kind != name:
             yield Idle(f"SOLVER.LR_SCHEDULER_NAME is {kind}", keys, "SOLVER.LR_SCHEDULER_NAME")
-    if solver.WARMUP_FACTOR == 1 and solver.WARMUP_ITERS:
+    if solver.WARMUP_FACTOR == 1 and solver.WARMUP_ITERS > PUBLISHED_WARMUP:
         yield Idle(
             "SOLVER.WARMUP_FACTOR is 1: the rate starts at its height",
             ("SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD"),
