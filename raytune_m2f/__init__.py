@@ -16,6 +16,7 @@ rankings.py      rankings and sieves of an exported model side by side
 scores.py        what an evaluation says: metrics with their intervals, heads, another model beside this one
 progress.py      how far long work is, and for how long still
 errors.py        every error that is raised on purpose
+notes.py         what is worth telling the user, in the same words everywhere
 testing.py       a conformance suite for an engine of your own
 """
 

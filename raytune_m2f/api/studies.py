@@ -64,6 +64,7 @@ def tune(
     optuna_storage: str | None = None,
     seed: int = 0,
     address: str | None = None,
+    doctor: bool = True,
     progress: StudyProgress = None,
 ) -> Study:
     """Search a space for the configuration with the best metric, until the first limit is reached.
@@ -90,6 +91,8 @@ def tune(
         optuna_storage: address of a database for the record; None: a file in `study`.
         seed: of the search.
         address: of a Ray cluster, such as "auto"; None: this machine.
+        doctor: look at data, evaluator and configuration first (see `diagnose`): what is worth a warning is logged in
+            a line, a problem ends the call. False: what would be impossible is refused all the same.
         progress: follows the study; None prints lines to stderr.
 
     Raises:
@@ -122,7 +125,9 @@ def tune(
         "optuna_storage": optuna_storage,
     }
     settings = StudySettings.from_dict(asked)
-    return tune_with(loaded, searched, study, settings, from_study=from_study, address=address, progress=progress)
+    return tune_with(
+        loaded, searched, study, settings, from_study=from_study, address=address, doctor=doctor, progress=progress
+    )
 
 
 def tune_with(
@@ -133,6 +138,7 @@ def tune_with(
     *,
     from_study: PathOrAddress | None = None,
     address: str | None = None,
+    doctor: bool = True,
     progress: StudyProgress = None,
 ) -> Study:
     """`tune` with the typed settings, some of which it has no argument for. Errors are those of `tune`."""
@@ -143,7 +149,7 @@ def tune_with(
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
-        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings)
+        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings, doctor)
         with still(log, "starting Ray and reading the data"):
             from raytune_m2f.launch.session import ray_session
 
@@ -157,7 +163,7 @@ def tune_with(
     return _warned(Study(new.directory), progress)
 
 
-def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
+def _check(config: Config, space: SearchSpace, settings: StudySettings, doctor: bool) -> list[str]:
     from raytune_m2f.drive.preflight import check_before_start  # imports torch
 
     return check_before_start(
@@ -166,6 +172,7 @@ def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[
         workers=settings.resources.most_workers,
         asked=settings.asked,
         stops=settings.early_stopping.method != "none",
+        doctor=doctor,
     )
 
 

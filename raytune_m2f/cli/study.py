@@ -121,6 +121,13 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the search.")] = 0,
     address: Address = None,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor/--no-doctor",
+            help="Look at data and configuration first, as `doctor --quick` does; a problem ends the command.",
+        ),
+    ] = True,
 ) -> None:
     """Search the space for the configuration with the best segm AP.
 

@@ -8,7 +8,6 @@ labels.py       find subcategory labels that are in another field than their hea
 masks.py        polygons and run lengths: check, encode, decode
 images.py       read image files as RGB; inspect their headers
 agreement.py    compare masks with bounding boxes
-notes.py        Note: what is worth telling the user, in the same words everywhere
 summary.py      the data in numbers, with notes and problems
 compare.py      compare labels: of two files, with a study's fingerprint, with a model
 dataset.py      order of the samples, and the datasets behind a DataLoader

@@ -13,8 +13,8 @@ from typing import Any
 
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.fields import FieldValues
-from raytune_m2f.data.notes import Note
 from raytune_m2f.errors import DatasetError, first_of
+from raytune_m2f.notes import Note
 
 COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
 VALUE_KEYS = ("value", "values", "text", "label")
@@ -28,7 +28,7 @@ MOST_INSPECTED = 20_000
 
 def find_labels(
     categories: Categories, entries: Sequence[Mapping[str, Any]], *, source: str
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, str], list[Note]]:
     """Check that the annotations (entries of a COCO file) label every head in the head's own field.
 
     Returns:
@@ -38,7 +38,7 @@ def find_labels(
         DatasetError: no annotation has a label there, but in another field.
     """
     unlabelled: dict[str, str] = {}
-    remarks: list[str] = []
+    remarks: list[Note] = []
     for head, classes in categories.subcategories.items():
         known = sum(entry.get(head) is not None for entry in entries)
         if known == len(entries):
@@ -49,9 +49,8 @@ def find_labels(
             if found.values:
                 raise DatasetError(f"{source}: {unlabelled[head]}")
         elif found.values:
-            remarks.append(
-                f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
-            )
+            seen = f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
+            remarks.append(Note("data/labels", seen, "", f"Give them the index of their class in the field {head!r}"))
     return unlabelled, remarks
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.masks import Rle, Segmentation, decode, to_rle
-from raytune_m2f.data.notes import Note
 from raytune_m2f.model import Target
+from raytune_m2f.notes import Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class CocoDataset:
     without_polygon: int = 0
     unnamed_files: int = 0
     unlabelled: dict[str, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Note, ...] = ()
     unused: Note | None = None
 
     def __len__(self) -> int:

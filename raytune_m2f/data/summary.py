@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 from raytune_m2f.data.agreement import Agreement, compare_masks_and_boxes
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.images import Headers, inspect_headers
-from raytune_m2f.data.notes import Note
 from raytune_m2f.data.records import CocoDataset, paused_gc
 from raytune_m2f.errors import DatasetError, first_of
 from raytune_m2f.model import UNKNOWN
+from raytune_m2f.notes import Note
 
 SHOWN = 12
 CROWD_SHARE = 0.5
@@ -65,7 +65,7 @@ class Summary:
     repeated: tuple[str, ...]
     agreement: Agreement
     unlabelled: dict[str, str]
-    remarks: tuple[str, ...]
+    remarks: tuple[Note, ...]
     unused: Note | None
     headers: Headers | None = None
 
@@ -120,9 +120,8 @@ class Summary:
 
     def notes(self) -> Iterator[Note]:
         """What may be right, but is worth a look."""
-        remarks = (Note("data/labels", remark) for remark in self.remarks)
         unused = [self.unused] if self.unused else []
-        for note in (*self._crowd_notes(), *self._mask_notes(), *remarks, *unused, *self._file_notes()):
+        for note in (*self._crowd_notes(), *self._mask_notes(), *self.remarks, *unused, *self._file_notes()):
             yield note._replace(figure=f"{self.file}: {note.figure}")
 
     def warnings(self) -> list[str]:

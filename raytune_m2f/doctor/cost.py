@@ -274,8 +274,8 @@ def _memory(subject: Subject) -> Iterator[Finding]:
     share = f" of {there:.0f} GiB" if there else ""
     disk = measured.weights * 4 * STATES / 2**30
     figure = (
-        f"at its peak a worker takes {measured.memory_gb:.1f} GiB ({kind}){share}, with {_count(got, 'image')} at once; "
-        f"a checkpoint takes about {disk:.2g} GiB on disk"
+        f"at its peak a worker takes {measured.memory_gb:.1f} GiB ({kind}){share}, with {_count(got, 'image')} at "
+        f"once; a checkpoint takes about {disk:.2g} GiB on disk"
     )
     values: dict[str, Any] = {"memory_gb": measured.memory_gb, "there_gb": there, "where": where, "checkpoint_gb": disk}
     if got < wanted:
@@ -349,7 +349,7 @@ def _study(subject: Subject) -> Iterator[Finding]:
 
 
 def _bought(config: Config, budget: Budget, workers: int, trial: float) -> Iterator[tuple[str, float]]:
-    """The limits of a budget but for the number of trials, and how many seconds of one trial after the other each is."""
+    """The limits of a budget but for the trials, and how many seconds of one trial after the other each is."""
     if budget.seconds:
         yield f"{_duration(budget.seconds)} of wall time", budget.seconds
     if budget.gpu_hours:

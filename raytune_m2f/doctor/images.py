@@ -65,8 +65,8 @@ def _pixels(subject: Subject) -> Iterator[Finding]:
             labelled = sum(bool(look.record.instances) for look in flat)
             found.append(
                 PIXELS.warning(
-                    f"{role}: {len(flat)} of {len(looks)} images that were decoded are of one colour, {labelled} of them "
-                    f"with instances: {_names(flat)}",
+                    f"{role}: {len(flat)} of {len(looks)} images that were decoded are of one colour, {labelled} of "
+                    f"them with instances: {_names(flat)}",
                     "There is nothing to see in them",
                     "Replace these files, or take their images out of the annotation file.",
                     count=len(flat),
@@ -83,8 +83,9 @@ def _duplicates(subject: Subject) -> Iterator[Finding]:
     compared = " with ".join(sizes) or "nothing to look at"
     if pairs:
         equal = sum(bytes_agree for _, _, bytes_agree in pairs)
-        kind = f"{equal} byte for byte, {len(pairs) - equal} by their look" if equal else "by their look"
-        examples = [f"{test.record.file.name} is {train.record.file.name}" for train, test, _ in pairs[:SHOWN]]
+        kinds = {"byte for byte": equal, "by their look": len(pairs) - equal}
+        kind = ", ".join(f"{count} {how}" for how, count in kinds.items() if count)
+        examples = [f"{_short(test)} is {_short(train)}" for train, test, _ in pairs[:SHOWN]]
         found.append(
             DUPLICATES.warning(
                 f"{len(pairs)} test images are also training images under another name ({kind}; compared: {compared}): "
@@ -95,6 +96,10 @@ def _duplicates(subject: Subject) -> Iterator[Finding]:
             )
         )
     yield from found or [DUPLICATES.ok(f"no picture is in both sets; compared: {compared}")]
+
+
+def _short(look: Look) -> str:
+    return "/".join(look.record.file.parts[-2:])
 
 
 def _names(looks: Sequence[Look]) -> str:

@@ -1,6 +1,6 @@
 """Data, as the annotation files say it: labels, categories, masks, instances per image, splits.
 
-What `train` and `tune` say of the data too (`data.notes`) is found while they are read; the checks here add what takes
+What `train` and `tune` say of the data too (`notes.py`) is found while they are read; the checks here add what takes
 a second look.
 """
 
@@ -21,7 +21,7 @@ from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.errors import MissingDependencyError, first_of
 from raytune_m2f.evaluation.coco import require_evaluator
-from raytune_m2f.training.check import notes_on
+from raytune_m2f.training.check import QUERIES, notes_on
 
 FEW = 3
 """Fewer training instances than this are hardly any."""
@@ -44,15 +44,15 @@ Look = Callable[[Subject], Iterator[Finding]]
 
 
 def noted(check: Check, subject: Subject, remedy: str = "Correct the annotation file.") -> list[Finding]:
-    """What reading the data found of this check: problems, then what is worth a look."""
+    """What reading the data found of this check: problems, or else what is worth a look."""
     summary = subject.summary
-    problems = [note for group in summary.problems() for note in group if note.topic == check.name]
+    if problems := [note for group in summary.problems() for note in group if note.topic == check.name]:
+        return [check.problem(note.figure, note.meaning, note.remedy or remedy) for note in problems]
     notes = [note for note in summary.notes() if note.topic == check.name]
-    notes += [note for note in notes_on(subject.config, subject.engine) if note.topic == check.name]
-    return [
-        *(check.problem(note.figure, note.meaning, note.remedy or remedy) for note in problems),
-        *(check.warning(note.figure, note.meaning, note.remedy or remedy) for note in notes),
-    ]
+    config, space = subject.config, subject.space
+    fewest = space.span(QUERIES, config)[0] if space is not None and QUERIES in space.entries else None
+    notes += [note for note in notes_on(config, subject.engine, fewest) if note.topic == check.name]
+    return [check.warning(note.figure, note.meaning, note.remedy or remedy) for note in notes]
 
 
 def _or_ok(check: Check, found: Sequence[Finding], figure: str, **values: object) -> Iterator[Finding]:
@@ -142,7 +142,10 @@ def _categories(subject: Subject) -> Iterator[Finding]:
             )
         )
     rest = [(n, c) for n, c, t in zip(names, counts, tested, strict=True) if c or not t]
-    unused = [name for name, count in rest if not count]
+    crowds = {
+        name for part in (*summary.train, summary.test) for name, (_, crowd) in part.per_category.items() if crowd
+    }
+    unused = [name for name, count in rest if not count and name not in crowds]  # crowds are told in data/crowds
     if unused:
         found.append(
             CATEGORIES.warning(
@@ -192,9 +195,6 @@ def _instances(subject: Subject) -> Iterator[Finding]:
     figure += ", ".join(f"{key} {value}" for key, value in limits.items())
     found = noted(INSTANCES, subject, "Give files with instances.")
     yield from found or [INSTANCES.ok(figure, **values)]
-
-
-QUERIES = "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
 
 
 # Masks
@@ -373,11 +373,11 @@ def _drawn_twice(dataset: CocoDataset) -> list[tuple[int, int]]:
         for annotation in record.instances:
             if suspected is None or annotation.id in suspected:
                 groups[annotation.label].append(annotation)
-        for annotations in groups.values():
-            if len(annotations) > 1:
-                rles = [a.rle(record.height, record.width) for a in annotations]
+        for group in groups.values():
+            if len(group) > 1:
+                rles = [a.rle(record.height, record.width) for a in group]
                 ious = np.triu(mask_utils.iou(rles, rles, [0] * len(rles)), 1)
-                pairs += [(annotations[i].id, annotations[j].id) for i, j in np.argwhere(ious >= SAME)]
+                pairs += [(group[i].id, group[j].id) for i, j in np.argwhere(ious >= SAME)]
     return pairs
 
 

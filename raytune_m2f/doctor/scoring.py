@@ -12,7 +12,7 @@ from raytune_m2f.data import Annotation, CocoDataset, ImageRecord, TestSample
 from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.engines.datasets import DatasetEngine
-from raytune_m2f.evaluation.evaluator import Result, instance_results
+from raytune_m2f.evaluation.evaluator import Result, ToResults, instance_results
 from raytune_m2f.model import UNKNOWN, PackedInstances
 
 INSTANCES = 2000
@@ -23,11 +23,15 @@ FULL = 99.95
 
 def _truth(subject: Subject) -> Iterator[Finding]:
     engine = subject.engine
-    if not isinstance(engine, DatasetEngine) or not subject.summary.test.instances:
+    if any(subject.summary.problems()):
+        yield TRUTH.skipped("the data are of no use as they are: see the problems of data")
+        return
+    if not isinstance(engine, DatasetEngine):
         yield TRUTH.skipped("the engine has no annotations to give back")
         return
     dataset = _sample(engine.datasets.test)
-    scores = _scores(engine, dataset)
+    kept = engine.config.TEST.DETECTIONS_PER_IMAGE
+    scores = _scores(engine, dataset, kept)
     short = {key: round(value, 2) for key, value in scores.items() if value < FULL}
     images = f"{len(dataset)} of {sum(bool(r.instances) for r in engine.datasets.test.records)} test images"
     told = ", ".join(f"{key} {value:.1f}" for key, value in scores.items())
@@ -35,8 +39,7 @@ def _truth(subject: Subject) -> Iterator[Finding]:
         yield TRUTH.ok(f"the annotations of {images}, given back as predictions, score 100: {told}", **scores)
         return
     most = max(len(record.instances) for record in dataset.records)
-    bounded = most > engine.config.TEST.DETECTIONS_PER_IMAGE
-    if bounded and min(_scores(engine, dataset, max_detections=most).values()) >= FULL:
+    if most > kept and min(_scores(engine, dataset, most).values()) >= FULL:
         yield TRUTH.ok(
             f"the annotations of {images}, given back as predictions, score 100 but for what TEST.DETECTIONS_PER_IMAGE "
             f"cuts off (see data/instances): {told}",
@@ -65,13 +68,17 @@ def _sample(dataset: CocoDataset) -> CocoDataset:
     return replace(dataset, records=tuple(records[i * len(records) // count] for i in range(count)))
 
 
-def _scores(engine: DatasetEngine, dataset: CocoDataset, **changes: int) -> dict[str, float]:
-    """AP of the masks (or boxes), joint AP of each head and of all, and each head's accuracy, in percent."""
-    limit: int = changes.get("max_detections", engine.config.TEST.DETECTIONS_PER_IMAGE)
+def _scores(engine: DatasetEngine, dataset: CocoDataset, most: int) -> dict[str, float]:
+    """AP of the masks (or boxes), joint AP of each head and of all, and each head's accuracy, in percent.
+
+    Args:
+        most: instances of an image that are kept and counted.
+    """
     ours = engine.to_results is instance_results
-    evaluator = engine.evaluator_of(dataset, bootstrap=0, **({} if ours else {"to_results": _as_results}), **changes)
+    to_results: ToResults = instance_results if ours else _as_results
+    evaluator = engine.evaluator_of(dataset, bootstrap=0, max_detections=most, to_results=to_results)
     for record in dataset.records:
-        instances = record.instances[:limit]  # so many are kept of an image
+        instances = record.instances[:most]
         if ours:
             sample = TestSample(torch.empty(3, 0, 0), record.id, record.height, record.width, record.file)
             evaluator.process([sample], [_perfect(instances, record, dataset)])

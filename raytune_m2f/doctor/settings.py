@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-
 from raytune_m2f.config import Config, known_keys
 from raytune_m2f.config.fields.backbones import PACKAGE_PIXELS
 from raytune_m2f.config.fields.base import is_fixed
@@ -16,10 +14,11 @@ from raytune_m2f.data import shortest_edge_size
 from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.labels import noted
 from raytune_m2f.doctor.subject import Subject
-from raytune_m2f.errors import ConfigError
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.learner.weight_files import check_source
-from raytune_m2f.training.check import BATCH, QUERIES, check_batch, check_batch_norm, norm_key
+from raytune_m2f.notes import Note
+from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.training.check import BATCH, FROZEN_RES5, check_batch, check_batch_norm, norm_key
 
 LR, SCALING = "SOLVER.BASE_LR", "SOLVER.LR_SCALING"
 FORMER = "MODEL.MASK_FORMER"
@@ -44,15 +43,14 @@ class Published(NamedTuple):
 COCO = Published(1e-4, 16, "Mask2Former's on COCO")
 SMALL = Published(1e-3, 2, "small_data's")
 NARROW = 128
-"""Channels of the transformer decoder up to which a network with located queries is small_data's kind."""
-TOO_HIGH, TOO_LOW = 2.0, 10.0
+"""Channels of the transformer decoder up to which a network is small_data's kind: so narrow ones bear a higher rate."""
+TOO_HIGH, TOO_LOW = 2.0, 30.0
 """Factors beyond what both rules say. Too high is the dearer mistake: AP 0 instead of a slow start."""
 
 
 def published_for(config: Config) -> Published:
     """The recipe that a configuration of our own network is nearest to."""
-    former = config.MODEL.MASK_FORMER
-    return SMALL if former.QUERY_SELECTION == "heatmap" and former.HIDDEN_DIM <= NARROW else COCO
+    return SMALL if config.MODEL.MASK_FORMER.HIDDEN_DIM <= NARROW else COCO
 
 
 def _learning_rate(subject: Subject) -> Iterator[Finding]:
@@ -138,7 +136,7 @@ def _rates_of(config: Config) -> Iterator[Finding]:
             f"Set SOLVER.STEPS=[{max(1, end * 8 // 9)},{max(2, end * 26 // 27)}], the published shares, or "
             "SOLVER.LR_SCHEDULER_NAME=WarmupCosineLR.",
         )
-    if solver.WARMUP_ITERS > end / 2 and solver.WARMUP_FACTOR < 1:
+    if end / 2 < solver.WARMUP_ITERS and solver.WARMUP_FACTOR < 1:
         yield SCHEDULE.warning(
             f"SOLVER.WARMUP_ITERS = {solver.WARMUP_ITERS} of SOLVER.MAX_ITER = {end}",
             "The learning rate reaches its height late or never",
@@ -151,17 +149,19 @@ FEW_AT_ONCE = 4
 
 
 def _batch(subject: Subject) -> Iterator[Finding]:
-    config = subject.config
+    config, space = subject.config, subject.space
     batch, images, workers = config.SOLVER.IMS_PER_BATCH, subject.summary.images, subject.workers
-    check_batch(config, subject.engine)
+    searched = space is not None and BATCH in space.entries
+    smallest, largest = space.span(BATCH, config) if space is not None and searched else (batch, batch)
+    check_batch(config, subject.engine, largest if searched else None)
     check_batch_norm(config)
     found = []
-    if batch < workers:
+    if smallest < workers:
         found.append(
             BATCHES.problem(
-                f"{BATCH} = {batch} is less than the {workers} workers",
+                f"{BATCH} {'can be' if searched else 'is'} {smallest:g}, but there are {workers} workers",
                 "Each needs an image at least",
-                "Raise the batch, or use fewer workers.",
+                "Raise the batch, or give fewer --workers-per-trial.",
             )
         )
     elif batch % workers:
@@ -172,24 +172,24 @@ def _batch(subject: Subject) -> Iterator[Finding]:
                 f"Set {BATCH}={batch - batch % workers} or {batch + workers - batch % workers}.",
             )
         )
-    norm = norm_key(config)
     at_once = config.SOLVER.MICRO_BATCH or -(-batch // workers)
-    seen = batch if norm is not None and config.value(norm) == "SyncBN" else at_once
-    if norm is not None and config.value(norm) in ("BN", "SyncBN") and config.MODEL.BACKBONE.FREEZE_AT < 5:
-        if seen < FEW_AT_ONCE:
-            found.append(
-                BATCHES.warning(
-                    f"{norm} = {config.value(norm)} with {seen} image{'s' if seen > 1 else ''} at once",
-                    "Statistics of so few images are noise, and training and evaluation then differ",
-                    f"Set {norm}=FrozenBN or FrozenStatsBN with pretrained weights"
-                    + (", GN without." if norm == NORM_OF_RESNETS else ", or take more images at once."),
-                )
-            )
+    found += _noisy_norm(config, batch, at_once)
     share = f", {at_once} at once on each of {workers} workers" if workers > 1 or at_once != batch else ""
     yield from found or [BATCHES.ok(f"batch {batch} of {images} images{share}")]
 
 
-NORM_OF_RESNETS = "MODEL.RESNETS.NORM"
+def _noisy_norm(config: Config, batch: int, at_once: int) -> Iterator[Finding]:
+    key = norm_key(config)
+    if key is None or config.value(key) not in ("BN", "SyncBN") or config.MODEL.BACKBONE.FREEZE_AT >= FROZEN_RES5:
+        return
+    seen = batch if config.value(key) == "SyncBN" else at_once
+    if seen < FEW_AT_ONCE:
+        instead = ", GN without" if key == "MODEL.RESNETS.NORM" else ""
+        yield BATCHES.warning(
+            f"{key} = {config.value(key)} with {seen} image{'s' if seen > 1 else ''} at once",
+            "Statistics of so few images are noise, and training and evaluation then differ",
+            f"Set {key}=FrozenBN or FrozenStatsBN with pretrained weights{instead}, or take more images at once.",
+        )
 
 
 # Losses
@@ -273,24 +273,34 @@ class Idle(NamedTuple):
     chooses: str  # the key that would have to be another
 
 
+PUBLISHED_WARMUP = 10
+"""Iterations: Mask2Former's own, with a WARMUP_FACTOR of 1."""
+
+
 def idle_keys(config: Config) -> Iterator[Idle]:
     """What a configuration of our own network does not read, whatever it is set to."""
     former, solver, heads = config.MODEL.MASK_FORMER, config.SOLVER, config.DATASETS.SUBCATEGORIES
     for section, name in BACKBONES.items():
-        if config.MODEL.BACKBONE.NAME != name:
+        if name != config.MODEL.BACKBONE.NAME:
             why = f"MODEL.BACKBONE.NAME is {config.MODEL.BACKBONE.NAME}"
             yield Idle(why, (f"MODEL.{section}.",), "MODEL.BACKBONE.NAME")
     if former.QUERY_SELECTION != "heatmap":
-        keys = (f"{FORMER}.HEATMAP_WEIGHT", f"{FORMER}.BLOB_WEIGHT")
-        yield Idle(f"{FORMER}.QUERY_SELECTION is none", keys, f"{FORMER}.QUERY_SELECTION")
+        yield Idle(
+            f"{FORMER}.QUERY_SELECTION is none",
+            (f"{FORMER}.HEATMAP_WEIGHT", f"{FORMER}.BLOB_WEIGHT"),
+            f"{FORMER}.QUERY_SELECTION",
+        )
     if not heads:
-        keys = tuple(f"{FORMER}.{name}" for name in ("SUBCATEGORY_WEIGHT", "SUBCATEGORY_BALANCE", "TEST.RANKING"))
-        yield Idle("there are no subcategory heads (DATASETS.SUBCATEGORIES)", keys, "DATASETS.SUBCATEGORIES")
+        yield Idle(
+            "there are no subcategory heads (DATASETS.SUBCATEGORIES)",
+            (f"{FORMER}.SUBCATEGORY_WEIGHT", f"{FORMER}.SUBCATEGORY_BALANCE", f"{FORMER}.TEST.RANKING"),
+            "DATASETS.SUBCATEGORIES",
+        )
     if {former.CLASS_BALANCE, former.SUBCATEGORY_BALANCE} <= {"none", "inverse_sqrt"}:
         yield Idle("no balance is effective_number", (f"{FORMER}.BALANCE_BETA",), f"{FORMER}.CLASS_BALANCE")
     if former.TEST.NMS_THRESHOLD == 1:
-        keys, chooses = (f"{FORMER}.TEST.NMS_CLASS_AGNOSTIC",), f"{FORMER}.TEST.NMS_THRESHOLD"
-        yield Idle("NMS_THRESHOLD 1 keeps all", keys, chooses)
+        key = f"{FORMER}.TEST.NMS_THRESHOLD"
+        yield Idle(f"{key} = 1 keeps all", (f"{FORMER}.TEST.NMS_CLASS_AGNOSTIC",), key)
     switches = {
         "TEST.TILES": config.TEST.TILES.ENABLED,
         "INPUT.COPY_PASTE": config.INPUT.COPY_PASTE.ENABLED,
@@ -307,9 +317,12 @@ def idle_keys(config: Config) -> Iterator[Idle]:
     for name, keys in SCHEDULES.items():
         if kind != name:
             yield Idle(f"SOLVER.LR_SCHEDULER_NAME is {kind}", keys, "SOLVER.LR_SCHEDULER_NAME")
-    if solver.WARMUP_FACTOR == 1 and solver.WARMUP_ITERS:
-        keys = ("SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD")
-        yield Idle("SOLVER.WARMUP_FACTOR is 1: the rate starts at its height", keys, "SOLVER.WARMUP_FACTOR")
+    if solver.WARMUP_FACTOR == 1 and solver.WARMUP_ITERS > PUBLISHED_WARMUP:
+        yield Idle(
+            "SOLVER.WARMUP_FACTOR is 1: the rate starts at its height",
+            ("SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD"),
+            "SOLVER.WARMUP_FACTOR",
+        )
     if solver.LR_SCALING == "none":
         yield Idle("SOLVER.LR_SCALING is none", ("SOLVER.REFERENCE_BATCH",), SCALING)
 
@@ -352,19 +365,26 @@ def _unused(subject: Subject) -> Iterator[Finding]:
                     keys=idle,
                 )
             )
-        idle = [key for key in searched if _is_below(key, keys)]
-        if idle:
-            found.append(
-                UNUSED.warning(
-                    f"searched without effect, for {why}: {', '.join(idle)}",
-                    "Trials are spent on what changes nothing",
-                    f"Copy the search space without it, or set {chooses}.",
-                    keys=idle,
-                )
-            )
+    if space is not None:
+        found += [UNUSED.warning(note.figure, note.meaning, note.remedy) for note in searched_in_vain(config, space)]
     yield from found or [
         UNUSED.ok(f"every key that was changed has an effect ({len(changed)} differ from their default)")
     ]
+
+
+def searched_in_vain(config: Config, space: SearchSpace) -> Iterator[Note]:
+    """Keys of a search space that nothing reads in any trial."""
+    if isinstance(config, AnyModelConfig):
+        return
+    for why, keys, chooses in idle_keys(config):
+        idle = [key for key in space.entries if _is_below(key, keys) and chooses not in space.entries]
+        if idle:
+            yield Note(
+                UNUSED.name,
+                f"{', '.join(idle)} {'is' if len(idle) == 1 else 'are'} searched, but changes nothing: {why}",
+                "",
+                f"Copy the search space without it, or set {chooses}",
+            )
 
 
 def _is_below(key: str, keys: tuple[str, ...]) -> bool:
@@ -450,8 +470,8 @@ def _sizes(subject: Subject) -> Iterator[Finding]:
     yield SIZES.warning(
         f"{said} (before it is cut to INPUT.IMAGE_SIZE = {given.IMAGE_SIZE})",
         f"Objects of a test image are then {'larger' if middle > high else 'smaller'} than any that was learned from",
-        f"Set INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST between {low} and {high}, or change INPUT.IMAGE_SIZE, MIN_SCALE and "
-        "MAX_SCALE.",
+        f"Set INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST between {low} and {high}, or change INPUT.IMAGE_SIZE, MIN_SCALE "
+        "and MAX_SCALE.",
         test=middle,
         train=[low, high],
     )
@@ -469,64 +489,32 @@ def _space(subject: Subject) -> Iterator[Finding]:
         yield SPACE.skipped("no search space was given (--space)")
         return
     found = []
-    batches = _range(space.distributions.get(BATCH), config.value(BATCH))
-    try:
-        check_batch(config, subject.engine, batches[1] if BATCH in space.entries else None)
-    except ConfigError as error:
-        found.append(SPACE.problem(str(error), "", "Correct what is named here, in a copy of the search space."))
-    if batches[0] < subject.workers:
+    batches = space.span(BATCH, config)
+    if BATCH in space.entries and BATCH not in space.conditional and config.SOLVER.LR_SCALING == "none":
         found.append(
-            SPACE.problem(
-                f"{BATCH} can be {batches[0]:g}, but a trial has {subject.workers} workers",
-                "Each needs an image at least",
-                "Raise the smallest batch, or give fewer --workers-per-trial.",
+            SPACE.warning(
+                f"{BATCH} is searched from {batches[0]:g} to {batches[1]:g} while {SCALING} is none",
+                "The best learning rate moves with the batch, so the search mixes up the two",
+                f"Set {SCALING}=sqrt: {LR} is then meant for SOLVER.REFERENCE_BATCH images.",
             )
         )
-    if not isinstance(config, AnyModelConfig):
-        found += _searched_rates(subject, batches)
-        queries = _range(space.distributions.get(QUERIES), config.value(QUERIES))
-        if QUERIES in space.entries and queries[0] < (most := subject.summary.most_instances):
-            found.append(
-                SPACE.warning(
-                    f"{QUERIES} can be {queries[0]:g}, but an image has {most} instances",
-                    "Such trials cannot find them all",
-                    f"Copy the search space with {most} or more at its low end.",
-                )
-            )
+    if LR in space.entries and not isinstance(config, AnyModelConfig):
+        found += _searched_rates(config, space)
     yield from found or [SPACE.ok(f"{len(space.entries)} keys are searched: {', '.join(space.entries)}")]
 
 
-def _searched_rates(subject: Subject, batches: tuple[float, float]) -> Iterator[Finding]:
-    config, space = subject.config, subject.space
-    assert space is not None
-    if BATCH in space.entries and BATCH not in space.conditional and config.SOLVER.LR_SCALING == "none":
-        yield SPACE.warning(
-            f"{BATCH} is searched from {batches[0]:g} to {batches[1]:g} while {SCALING} is none",
-            "The best learning rate moves with the batch, so the search mixes up the two",
-            f"Set {SCALING}=sqrt: {LR} is then meant for SOLVER.REFERENCE_BATCH images.",
-        )
-    if LR not in space.entries:
-        return
+def _searched_rates(config: Config, space: SearchSpace) -> Iterator[Finding]:
     factor = effective_lr(config) / config.SOLVER.BASE_LR
-    low, high = (rate * factor for rate in _range(space.distributions.get(LR), config.SOLVER.BASE_LR))
-    published = published_for(config)
-    wanted = sorted(published.scaled(config.SOLVER.IMS_PER_BATCH))
+    low, high = (rate * factor for rate in space.span(LR, config))
+    published, batch = published_for(config), config.SOLVER.IMS_PER_BATCH
+    wanted = sorted(published.scaled(batch))
     if wanted[1] * TOO_HIGH < low or wanted[0] > high * TOO_HIGH:
         yield SPACE.warning(
-            f"{LR} is searched where the rate is {low:.1g} to {high:.1g} at batch {config.SOLVER.IMS_PER_BATCH}, but "
-            f"{published.recipe} asks for {wanted[0]:.1g} to {wanted[1]:.1g}",
+            f"{LR} is searched where the rate is {low:.1g} to {high:.1g} at batch {batch}, but {published.recipe} asks "
+            f"for {wanted[0]:.1g}" + (f" to {wanted[1]:.1g}" if wanted[0] < wanted[1] else ""),
             "The best rate lies probably outside",
             "Widen the range, in a copy of the search space.",
         )
-
-
-def _range(distribution: BaseDistribution | None, own: float) -> tuple[float, float]:
-    """The smallest and the largest value of a key in a trial."""
-    if isinstance(distribution, FloatDistribution | IntDistribution):
-        return float(distribution.low), float(distribution.high)
-    choices = getattr(distribution, "choices", None) or (own,)
-    numbers = [float(choice) for choice in choices if isinstance(choice, int | float)] or [float(own)]
-    return min(numbers), max(numbers)
 
 
 RATE = Check("configuration/learning_rate", "does the learning rate fit the batch", _learning_rate, "config", True)

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.data.notes import Note
 from raytune_m2f.data.summary import cap_notes
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.evaluation.subcategories import OF_FOUND_ALONE
 from raytune_m2f.learner.vitals import vital_keys
+from raytune_m2f.notes import Note
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 

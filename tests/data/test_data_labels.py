@@ -62,8 +62,8 @@ def test_labels_of_some_annotations_elsewhere_are_a_remark() -> None:
     some = entries({"ripeness": 0}, {"attributes": {"ripeness": "green"}}, {"color": "green"})
     unlabelled, (remark,) = find_labels(CATEGORIES, some, source="a.json")
     assert unlabelled == {}
-    assert remark.startswith("1 annotations have no label in the field 'ripeness'")
-    assert "attributes.ripeness: 'green' (1)" in remark
+    assert remark.figure.startswith("1 annotations have no label in the field 'ripeness'")
+    assert "attributes.ripeness: 'green' (1)" in remark.figure
 
 
 def test_unknown_labels_are_no_remark() -> None:

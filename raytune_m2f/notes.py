@@ -1,4 +1,4 @@
-"""What is worth telling the user of data and configuration, said once: `train`, `tune` and `doctor` use the same words."""
+"""What is worth telling the user of data and configuration, in the same words by `train`, `tune` and `doctor`."""
 
 from __future__ import annotations
 
