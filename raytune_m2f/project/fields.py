@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raytune_m2f.config import Config
-from raytune_m2f.data.fields import FieldValues, class_name, last_part, natural
+from raytune_m2f.data.labels.fields import FieldValues, class_name, last_part, natural
 from raytune_m2f.errors import InputError, did_you_mean, first_of
 from raytune_m2f.project.export import Export, Value
 from raytune_m2f.project.masks import Masked, Masks

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from raytune_m2f.data.fields import class_name, last_part
+from raytune_m2f.data.labels.fields import class_name, last_part
 from raytune_m2f.errors import InputError, did_you_mean, first_of
 from raytune_m2f.project.fields import Head
 from raytune_m2f.project.masks import Photo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raytune_m2f.data.fields import FieldValues, class_name, last_part, natural
+from raytune_m2f.data.labels.fields import FieldValues, class_name, last_part, natural
 
 
 def values(place: str, listed: list[object], categories: list[str] | None = None) -> FieldValues:
