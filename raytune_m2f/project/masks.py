@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from pycocotools import mask as mask_utils
 
@@ -133,10 +133,8 @@ def _name(picture: Picture, root: Path) -> str:
     name = picture.file.relative_to(root).as_posix()
     if problem := text_problem(os.fsencode(name).decode("utf-8", "surrogateescape")):
         raise InputError(f"image {picture.file}: its name is {problem}; rename the file.")
-    if "\\" in name or ":" in name:
-        raise InputError(
-            f"image {picture.file}: \\ and : mean a folder on other systems, and are not allowed; rename the file."
-        )
+    if PureWindowsPath(name).anchor:  # `load_coco` refuses it
+        raise InputError(f"image {picture.file}: on other systems {name!r} names a disk or its root; rename the file.")
     return name
 
 
