@@ -167,9 +167,10 @@ def _parse(word: str, fields: Mapping[str, FieldValues]) -> tuple[str | None, st
         if len(same := [one for one in fields if place and last_part(one) == place]) == 1:
             return name, same[0]
     wanted = word.partition("=")[2] or word
+    close = did_you_mean(wanted, fields, quote=True) or "."
     there = f"There are: {', '.join(first_of(list(fields), 20))}" if fields else "The objects have no field at all"
     raise InputError(
-        f"--subcategory {word}: no object has a field {wanted!r}{did_you_mean(wanted, fields, quote=True)} {there}. "
+        f"--subcategory {word}: no object has a field {wanted!r}{close} {there}. "
         "Allowed: PLACE, NAME=PLACE, or none for no subcategory."
     )
 

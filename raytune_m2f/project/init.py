@@ -214,7 +214,7 @@ def _title(export: Export, numbers: Numbers, divided: Split) -> list[str]:
     return [
         f"Written by raytune-m2f init from {read} ({export.dialect}): {numbers.train} images with {numbers.instances} "
         f"instances to train on, {numbers.val} images to score.",
-        *divided.how,
+        *(f"Split: {line}." for line in divided.how),
         "Change what you like: it is a configuration like any other (docs/own_data.md). init does not write over a "
         "file that was changed.",
     ]

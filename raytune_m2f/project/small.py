@@ -43,7 +43,7 @@ def small_settings(numbers: Numbers, device: Literal["cpu", "gpu"]) -> Iterator[
     """The values for a data set; keys of one section stand together."""
     needed = width_needed(numbers)
     tiled = numbers.side.median >= HUGE and needed > 1.5 * MOST_SIDE
-    side = max(SIDE, min(near(needed), MOST_SIDE))
+    side = max(SIDE, min(near(needed), MOST_SIDE, _largest_side(numbers)))
     if tiled:
         side = min(near(needed), near(numbers.side.high), MOST_TILED)
     iterations = _iterations(numbers, device)
@@ -55,6 +55,11 @@ def small_settings(numbers: Numbers, device: Literal["cpu", "gpu"]) -> Iterator[
     yield from _test(numbers, iterations, scored)
     if tiled:
         yield from tiles(numbers, CROP, side)
+
+
+def _largest_side(numbers: Numbers) -> int:
+    """Up to here nine of ten objects are half as wide as a crop at most: a larger one is seldom seen whole."""
+    return near(CROP / 2 / numbers.width.high)
 
 
 def _iterations(numbers: Numbers, device: str) -> int:
@@ -95,8 +100,9 @@ def _why_side(numbers: Numbers, side: int) -> str:
         f"of ten objects nine are {numbers.width.low * side:.0f} pixels wide or more in an image so long "
         f"({WIDE_ENOUGH} are found well); in their files the images are {sides(numbers)} long"
     )
-    if side == MOST_SIDE < near(width_needed(numbers)):
-        why += f". {width_needed(numbers):.0f} would make them {WIDE_ENOUGH}, and cost too much time"
+    if side < near(width_needed(numbers)) and side in (MOST_SIDE, _largest_side(numbers)):
+        price = "take too much time" if side == MOST_SIDE else "make many objects larger than half a training crop"
+        why += f". {width_needed(numbers):.0f} would make them {WIDE_ENOUGH}, but {price}"
     return why
 
 
