@@ -173,6 +173,28 @@ def test_the_next_commands_can_be_typed(tmp_path: Path, monkeypatch: pytest.Monk
     assert words[0][3] == "my project's/config.yaml"
 
 
+def test_what_is_worth_a_look_is_told(tmp_path: Path) -> None:
+    said: list[list[Said]] = [
+        [
+            ("Apple" if n % 4 == 0 else "apple", {"kind": ("Ripe", "ripe", "green")[n % 3], "fixed": "x"}),
+            ("pear", {"fixed": "y"}),
+        ]
+        for n in range(24)
+    ]
+    pictures = [
+        picture(tmp_path / "photos", f"vid{n // 6}_{n:03d}.png", one.items)
+        for n, one in enumerate(pictures_of(tmp_path / "some", said))
+    ]
+    made = export(pictures, {"kind": ("green", "ripe", "Ripe"), "fixed": ("x", "y")})
+    remarks = init_project(made, tmp_path / "project", device="cpu").remarks
+    assert remarks[:3] == (
+        "the head fixed has little to learn: each category has one value: it says no more than the category",
+        "categories that differ in upper case, blanks, - and _ alone, each learnt as its own: 'Apple', 'apple'",
+        "classes of kind that differ in upper case, blanks, - and _ alone, each learnt as its own: 'ripe', 'Ripe'",
+    )
+    assert remarks[3].startswith("names look like frames of 4 sequences (vid0_, vid1_, vid2_")
+
+
 # Whatever the export
 
 
