@@ -77,9 +77,8 @@ def split(
         rest = (*parts["train"], *parts["val"])
         test = parts["test"] if rest else ()
         share = DEFAULT_VAL if val is None else val
-        found = _divided(
-            rest or parts["test"], heads, share, group_by, seed, test=test, joined=bool(parts["val"] and rest)
-        )
+        joined = bool(parts["train"] and parts["val"])
+        found = _divided(rest or parts["test"], heads, share, group_by, seed, test=test, joined=joined)
     _require_both(found)
     return found
 
@@ -89,9 +88,7 @@ def _own(train: tuple[Photo, ...], val: tuple[Photo, ...], test: tuple[Photo, ..
     if train and val:
         return Split(train, val, test, ("the export's own parts",))
     if train and test:
-        how = (
-            "the export's own parts; it has no val, so that its test scores the trainings, and nothing is left to test"
-        )
+        how = "the export's own parts; it has no val: its test scores the trainings, and nothing is left to test"
         return Split(train, test, (), (how,))
     return None
 
@@ -265,8 +262,8 @@ def sequences(photos: Sequence[Photo]) -> str:
     if len(prefixes) < 2 or in_sequences < MOSTLY * len(photos):
         return ""
     return (
-        f"names look like frames of {len(prefixes)} sequences ({', '.join(first_of(sorted(prefixes), 3))}): if they are, "
-        f"--group-by '{FRAME}' keeps each in one part"
+        f"names look like frames of {len(prefixes)} sequences ({', '.join(first_of(sorted(prefixes), 3))}): if they "
+        f"are, --group-by '{FRAME}' keeps each in one part"
     )
 
 
