@@ -258,6 +258,10 @@ def _both_filled(units: Sequence[_Unit], chosen: set[str]) -> set[str]:
 def sequences(photos: Sequence[Photo]) -> str:
     """The --group-by that would keep frames together, where names look like those of several sequences; else empty."""
     prefixes = Counter(match[1] for photo in photos if (match := re.match(FRAME, photo.name)))
+    kinds = {re.sub(r"\W|_", "", thing.item.category.casefold()) for photo in photos for thing in photo.things}
+    for prefix in list(prefixes):  # apple_001.jpg is no frame of a film of apples
+        if re.sub(r"\W|_", "", prefix.rpartition("/")[2].casefold()) in kinds:
+            del prefixes[prefix]
     in_sequences = sum(count for count in prefixes.values() if count >= FRAMES)
     if len(prefixes) < 2 or in_sequences < MOSTLY * len(photos):
         return ""
