@@ -38,7 +38,8 @@ def ours(words: list[str]) -> None:
     config, space = given.get("config"), given.get("space")
     own = config is None or OWN_FILES.fullmatch(config) or (REPOSITORY / config).is_file()
     assert own or shipped_config(config), f"no configuration {config}"
-    assert space is None or space in packaged_spaces() or (REPOSITORY / space).is_file(), f"no search space {space}"
+    own = space is None or OWN_FILES.fullmatch(space) or (REPOSITORY / space).is_file()
+    assert own or space in packaged_spaces(), f"no search space {space}"
 
 
 def make(words: list[str]) -> None:
