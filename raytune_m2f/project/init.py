@@ -12,6 +12,7 @@ from typing import Any
 
 from raytune_m2f.config import load_config
 from raytune_m2f.data.labels.fields import alike
+from raytune_m2f.data.records import paused_gc
 from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import InputError
 from raytune_m2f.project import files
@@ -103,6 +104,7 @@ class Project:
         ]
 
 
+@paused_gc()
 def init_project(
     export: Export,
     output: Path,
