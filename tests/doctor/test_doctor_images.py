@@ -69,9 +69,7 @@ def test_a_fault_is_named(
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_size_from_before_the_exif_rotation_is_named(
-    tiny_dataset: Dataset, tmp_path: Path, orientation: int
-) -> None:
+def test_a_size_from_before_the_exif_rotation_is_named(tiny_dataset: Dataset, tmp_path: Path, orientation: int) -> None:
     """A photograph is stored lying and tagged; the annotations were drawn on it as it is stored."""
     dataset = copied(tiny_dataset, tmp_path)
     content = json.loads(dataset["val_annotations"].read_text())

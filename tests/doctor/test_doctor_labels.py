@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import Change, Content, changed, found, named, sound_config, the_one
+from pycocotools import mask as mask_utils
 
+from raytune_m2f.config import load_config
 from raytune_m2f.data import load_coco
 from raytune_m2f.doctor import labels
 from raytune_m2f.doctor.examine import examine
@@ -227,16 +229,13 @@ def test_outlines_that_do_not_cross_themselves_are_not_called_crossed(corners: i
             angles = np.sort(rng.uniform(0, 2 * np.pi, corners))[:: rng.choice([-1, 1])]
             radii = size * rng.uniform(0.1, 1, corners)
             points = 110 + np.stack([np.cos(angles) * radii, 0.3 * np.sin(angles) * radii], 1)
-            annotation = {"segmentation": [points.ravel().tolist()]}
-            polygon = annotation["segmentation"][0]
-            filled = float(labels.mask_utils.area(labels.mask_utils.frPyObjects([polygon], 220, 220))[0])
+            polygon = points.ravel().tolist()
+            filled = float(mask_utils.area(mask_utils.frPyObjects([polygon], 220, 220))[0])
             assert not labels._is_crossed(polygon, filled, 220, 220)
 
 
 @pytest.mark.parametrize("name", ["fruits_nuts", "nuclei_dsb"])
 def test_real_sets_with_their_configurations_have_no_warning(data_root: Path, name: str) -> None:
-    from raytune_m2f.config import load_config
-
     assert not found(load_config(name), "data/")
     assert not found(load_config(name), "configuration/")
     assert not found(load_config(name), "evaluator/")
