@@ -32,7 +32,7 @@ TOOL_FIELDS = frozenset(
     re.findall(
         r"\w+",
         "occluded truncated difficult outside keyframe z_order zorder group group_id rotation source score confidence "
-        "creator author annotator reviewer frame ignore isbbox is_bbox is_rectangle shape_type description area "
+        "creator author annotator reviewer frame ignore isbbox is_bbox is_rectangle shape_type area "
         "num_keypoints num_points locked visible hidden flags created updated date_created iscrowd order",
     )
 )
