@@ -13,9 +13,8 @@ from PIL import ExifTags, Image
 
 from raytune_m2f.config import load_config
 from raytune_m2f.data import load_coco
-from raytune_m2f.doctor import pixels
-from raytune_m2f.doctor.images import ALIKE
-from raytune_m2f.doctor.pixels import look_at, same_pictures
+from raytune_m2f.doctor import images
+from raytune_m2f.doctor.images import ALIKE, look_at, same_pictures
 
 Dataset = dict[str, Path]
 Fault = Callable[[list[Path]], None]
@@ -145,9 +144,9 @@ def test_of_many_or_large_images_some_are_decoded_always_the_same(
     tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = load_coco("t", tiny_dataset["train_annotations"], tiny_dataset["train_images"])
-    monkeypatch.setattr(pixels, "MOST", 5)
+    monkeypatch.setattr(images, "MOST", 5)
     assert [look.record for look in look_at(dataset)] == [dataset.records[i] for i in (0, 2, 4, 7, 9)]
-    monkeypatch.setattr(pixels, "MOST_MEGAPIXELS", 3 * 64 * 64 / 1e6)
+    monkeypatch.setattr(images, "MOST_MEGAPIXELS", 3 * 64 * 64 / 1e6)
     assert len(look_at(dataset)) == 3
-    monkeypatch.setattr(pixels, "MOST_MEGAPIXELS", 0.0)
+    monkeypatch.setattr(images, "MOST_MEGAPIXELS", 0.0)
     assert len(look_at(dataset)) == 1

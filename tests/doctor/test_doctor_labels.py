@@ -69,6 +69,14 @@ def with_star(content: Content) -> None:
     content["categories"].append({"id": 99, "name": "star"})
 
 
+def yellow_twice(content: Content) -> None:
+    content["subcategories"]["color"][0] = "YELLOW "
+
+
+def ring_twice(content: Content) -> None:
+    content["categories"][0]["name"] = "Ring"
+
+
 def of_polygon(points: list[float]) -> Change:
     """The first annotation is this outline, with a box that fits."""
 
@@ -128,6 +136,14 @@ TWICE_ROUND = [8.0, 8, 40, 8, 40, 40, 8, 40] * 2
         (out_of_range, "train", "data/read", "problem", "color = 4, allowed is an integer from 0 to 3"),
         (without_ring, "train", "data/categories", "warning", "1 of 3 categories are in the test set only: ring ("),
         (one_ring, "train", "data/categories", "warning", "have hardly a training instance: ring 1"),
+        (
+            yellow_twice,
+            "train val",
+            "data/labels",
+            "warning",
+            "classes whose names hardly differ: 'YELLOW ' and 'yellow'",
+        ),
+        (ring_twice, "train val", "data/categories", "warning", "categories whose names hardly differ: "),
         (with_star, "train val", "data/categories", "warning", "have no instance at all: star"),
         (of_polygon([70.0, 8, 90, 8, 90, 30]), "train", "data/masks", "warning", "have no pixel in their image"),
         (of_polygon([50.0, 8, 90, 8, 90, 30, 50, 30]), "train", "data/masks", "warning", "reach out of their image"),

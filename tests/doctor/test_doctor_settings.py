@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 from faults import found, named, sound_config, the_one
 
-from raytune_m2f.config import Config, load_config
+from raytune_m2f.config import load_config
 from raytune_m2f.config.load import shipped_configs
-from raytune_m2f.data import generate_shapes
 from raytune_m2f.doctor.examine import examine
 from raytune_m2f.doctor.subject import Subject
-from raytune_m2f.study.space import SearchSpace, load_space
-from raytune_m2f.study.space.check import packaged_spaces
 
 Dataset = dict[str, Path]
 GROUP = "configuration/"
@@ -105,50 +102,24 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"MODEL__MASK_FORMER__DICE_WEIGHT": 0.05}, "losses", "DICE_WEIGHT is 0.05 of 7.05"),
     ({"MODEL__MASK_FORMER__NO_OBJECT_WEIGHT": 5.0}, "losses", "NO_OBJECT_WEIGHT is 5, published is 0.1"),
     ({"MODEL__MASK_FORMER__NO_OBJECT_WEIGHT": 0.001}, "losses", "NO_OBJECT_WEIGHT is 0.001, published is 0.1"),
-    ({"MODEL__SWIN__EMBED_DIM": 192}, "unused", "MODEL.SWIN.EMBED_DIM = 192"),
-    ({"MODEL__RESNETS__DEPTH": 101}, "unused", "MODEL.RESNETS.DEPTH = 101"),
-    ({"MODEL__MOBILENETV3__ARCH": "large"}, "unused", "MODEL.MOBILENETV3.ARCH = large"),
-    (
-        {"MODEL__BACKBONE__NAME": "D2SwinTransformer", "MODEL__WEIGHTS": "", "MODEL__EFFICIENTNET_LITE__VARIANT": 2},
-        "unused",
-        "MODEL.EFFICIENTNET_LITE.VARIANT = 2",
-    ),
-    (
-        {
-            "MODEL__MASK_FORMER__QUERY_SELECTION": "none",
-            "MODEL__MASK_FORMER__MASK_PRIOR": False,
-            "MODEL__MASK_FORMER__BLOB_WEIGHT": 3.0,
-        },
-        "unused",
-        "MODEL.MASK_FORMER.BLOB_WEIGHT = 3.0",
-    ),
-    (
-        {"DATASETS__SUBCATEGORIES": [], "MODEL__MASK_FORMER__SUBCATEGORY_WEIGHT": 3.0},
-        "unused",
-        "there are no subcategory heads (DATASETS.SUBCATEGORIES): MODEL.MASK_FORMER.SUBCATEGORY_WEIGHT = 3.0",
-    ),
-    ({"MODEL__MASK_FORMER__BALANCE_BETA": 0.9}, "unused", "MODEL.MASK_FORMER.BALANCE_BETA = 0.9"),
-    ({"MODEL__MASK_FORMER__TEST__NMS_CLASS_AGNOSTIC": False}, "unused", "TEST.NMS_CLASS_AGNOSTIC = False"),
-    ({"TEST__TILES__SIZE": 128}, "unused", "TEST.TILES.ENABLED is false: TEST.TILES.SIZE = 128"),
-    ({"INPUT__COPY_PASTE__PROB": 0.9}, "unused", "INPUT.COPY_PASTE.PROB = 0.9"),
-    ({"MODEL_EMA__DECAY": 0.9}, "unused", "MODEL_EMA.DECAY = 0.9"),
-    ({"SOLVER__AMP__ENABLED": False, "SOLVER__AMP__PRECISION": "float16"}, "unused", "SOLVER.AMP.PRECISION = float16"),
-    (
-        {"SOLVER__CLIP_GRADIENTS__ENABLED": False, "SOLVER__CLIP_GRADIENTS__CLIP_VALUE": 1.0},
-        "unused",
-        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 1.0",
-    ),
-    ({"INPUT__START__IMAGE_SIZE": 32}, "unused", "INPUT.START.ITERS is 0: INPUT.START.IMAGE_SIZE = 32"),
-    ({"SOLVER__STEPS": [30, 60]}, "unused", "SOLVER.LR_SCHEDULER_NAME is WarmupCosineLR: SOLVER.STEPS = [30, 60]"),
-    ({"SOLVER__POLY_LR_POWER": 2.0}, "unused", "SOLVER.POLY_LR_POWER = 2.0"),
-    ({"SOLVER__WARMUP_ITERS": 20}, "unused", "SOLVER.WARMUP_FACTOR is 1: the rate starts at its height"),
-    ({"SOLVER__REFERENCE_BATCH": 8}, "unused", "SOLVER.LR_SCALING is none: SOLVER.REFERENCE_BATCH = 8"),
     (
         {"MODEL__WEIGHTS": "", "MODEL__EFFICIENTNET_LITE__NORM": "BN", "SOLVER__BACKBONE_MULTIPLIER": 1.0},
         "weights",
         'MODEL.WEIGHTS is "": the network starts from nothing, with 12 training images',
     ),
     ({"MODEL__WEIGHTS": "/no/such.pth"}, "weights", "/no/such.pth' is not a file on this machine"),
+    ({"SOLVER__WEIGHT_DECAY": 10.0}, "optimizer", "SOLVER.WEIGHT_DECAY is 10, published is 0.05"),
+    ({"SOLVER__CLIP_GRADIENTS__CLIP_VALUE": 1e-9}, "optimizer", "CLIP_VALUE is 1e-09, published is 0.01"),
+    ({"SOLVER__BACKBONE_MULTIPLIER": 0.0}, "optimizer", "SOLVER.BACKBONE_MULTIPLIER is 0"),
+    (
+        {"MODEL_EMA__ENABLED": True, "MODEL_EMA__DECAY": 0.999, "MODEL_EMA__DECAY_WARM_UP_FACTOR": -1},
+        "evaluation",
+        "91% of the averaged weights are still the first ones after 90 iterations",
+    ),
+    ({"MODEL__MASK_FORMER__TEST__CLASS_THRESHOLD": 0.8}, "evaluation", "TEST.CLASS_THRESHOLD is 0.8"),
+    ({"MODEL__MASK_FORMER__TEST__SUBCATEGORY_THRESHOLD": 0.9}, "evaluation", "TEST.SUBCATEGORY_THRESHOLD is 0.9"),
+    ({"MODEL__MASK_FORMER__TEST__NMS_THRESHOLD": 0.1}, "evaluation", "TEST.NMS_THRESHOLD is 0.1"),
+    ({"TEST__SUBSET": 3}, "evaluation", "TEST.SUBSET = 3: all scores but the last are of 3 images with "),
     ({"INPUT__MIN_SIZE_TEST": 256, "INPUT__MAX_SIZE_TEST": 256}, "sizes", "is 256 pixels in the network, of a "),
     ({"INPUT__MIN_SIZE_TEST": 32, "INPUT__MAX_SIZE_TEST": 32}, "sizes", "is 32 pixels in the network, of a "),
 ]
@@ -159,6 +130,13 @@ def test_a_mistake_is_named(tiny_dataset: Dataset, values: dict[str, Any], check
     finding = the_one(sound_config(tiny_dataset, **values), f"{GROUP}{check}")
     assert finding.check == f"{GROUP}{check}"
     assert text in finding.figure
+
+
+def test_averages_and_sieves_that_are_meant_have_no_warning(tiny_dataset: Dataset) -> None:
+    """As docs/recipe.md and docs/tuning.md have them."""
+    test = "MODEL__MASK_FORMER__TEST__"
+    values: dict[str, Any] = {"MODEL_EMA__ENABLED": True, f"{test}CLASS_THRESHOLD": 0.1, f"{test}NMS_THRESHOLD": 0.5}
+    assert not found(sound_config(tiny_dataset, **values), GROUP)
 
 
 def test_a_backbone_from_nothing_that_learns_slower_is_named(tiny_dataset: Dataset) -> None:
@@ -185,58 +163,3 @@ def test_pixels_of_other_weights_are_named(tiny_dataset: Dataset) -> None:
 def test_a_batch_that_does_not_fit_the_workers_is_named(tiny_dataset: Dataset, workers: int, text: str) -> None:
     assert text in the_one(Subject(sound_config(tiny_dataset), workers=workers), f"{GROUP}batch").figure
     assert not found(Subject(sound_config(tiny_dataset), workers=2), f"{GROUP}batch")
-
-
-# Search spaces
-
-
-def in_space(config: Config, prefix: str, **entries: dict[str, Any]) -> list[str]:
-    lines = {key.replace("__", "."): entry for key, entry in entries.items()}
-    subject = Subject(config, space=SearchSpace.from_dict(lines))
-    return [finding.figure for finding in found(subject, prefix)]
-
-
-def test_spaces_that_are_shipped_have_no_warning_if_used_as_they_say(tmp_path: Path) -> None:
-    dataset = generate_shapes(tmp_path, train_images=16, val_images=4, image_size=64)
-    rates = {"SOLVER__LR_SCALING": "sqrt", "SOLVER__REFERENCE_BATCH": 2}  # small_data's rate is at batch 2
-    config = sound_config(dataset, **rates, SOLVER__IMS_PER_BATCH=8)
-    for name in packaged_spaces():
-        if name != "ablation":
-            subject = Subject(config, space=load_space(name, config))
-            assert [f.figure for f in found(subject, GROUP)] == [], name
-
-
-def test_a_batch_that_is_searched_without_scaling_is_named(tiny_dataset: Dataset) -> None:
-    batches = {"type": "categorical", "choices": [2, 4]}
-    (text,) = in_space(sound_config(tiny_dataset), f"{GROUP}space", SOLVER__IMS_PER_BATCH=batches)
-    assert text == "SOLVER.IMS_PER_BATCH is searched from 2 to 4 while SOLVER.LR_SCALING is none"
-    scaled = sound_config(tiny_dataset, SOLVER__LR_SCALING="sqrt")
-    assert in_space(scaled, f"{GROUP}space", SOLVER__IMS_PER_BATCH=batches) == []
-
-
-def test_a_range_without_the_published_rate_is_named(tiny_dataset: Dataset) -> None:
-    low = {"type": "loguniform", "low": 1e-7, "high": 1e-5}
-    (text,) = in_space(sound_config(tiny_dataset), f"{GROUP}space", SOLVER__BASE_LR=low)
-    assert "SOLVER.BASE_LR is searched where the rate is 1e-07 to 1e-05 at batch 4" in text
-
-
-def test_batches_and_queries_of_a_space_are_held_against_the_data(tiny_dataset: Dataset) -> None:
-    config = sound_config(tiny_dataset, SOLVER__LR_SCALING="sqrt")
-    batches = {"type": "categorical", "choices": [2, 64]}
-    (text,) = in_space(config, f"{GROUP}batch", SOLVER__IMS_PER_BATCH=batches)
-    assert "SOLVER.IMS_PER_BATCH can be 64, but there are 12 images to train on" in text
-    queries = {"type": "int", "low": 2, "high": 20}
-    (text,) = in_space(config, "data/instances", MODEL__MASK_FORMER__NUM_OBJECT_QUERIES=queries)
-    assert "NUM_OBJECT_QUERIES can be 2" in text
-
-
-def test_what_is_searched_in_vain_is_named(tiny_dataset: Dataset) -> None:
-    sizes: dict[str, Any] = {"type": "categorical", "choices": [128, 256]}
-    (text,) = in_space(sound_config(tiny_dataset), f"{GROUP}unused", INPUT__START__IMAGE_SIZE=sizes)
-    assert text == "INPUT.START.IMAGE_SIZE is searched, but changes nothing: INPUT.START.ITERS is 0"
-    iters: dict[str, Any] = {"type": "int", "low": 0, "high": 50}
-    both = {"INPUT__START__IMAGE_SIZE": sizes, "INPUT__START__ITERS": iters}
-    assert in_space(sound_config(tiny_dataset), f"{GROUP}unused", **both) == []
-    # nor is what only some trials read called idle
-    own = sound_config(tiny_dataset, INPUT__START__IMAGE_SIZE=48)
-    assert in_space(own, f"{GROUP}unused", INPUT__START__ITERS=iters) == []
