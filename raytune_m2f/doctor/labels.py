@@ -7,6 +7,7 @@ a second look.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def _labels(subject: Subject) -> Iterator[Finding]:
         share = f", {max(counts[head]) / known:.0%} of them {classes[int(np.argmax(counts[head]))]}" if known else ""
         rest = f", {unknown + test_unknown} unknown" if unknown + test_unknown else ""
         told.append(f"{head} {known} to train on{share}, {test_known} to test on{rest}")
+        found += _alike(LABELS, f"{head}: classes", classes)
         if known:
             found += _weak_head(head, classes, counts[head], unknown)
     yield from found or [LABELS.ok(f"labels in range: {'; '.join(told)}", **values)]
@@ -122,6 +124,19 @@ def _rare(check: Check, what: str, names: Sequence[str], counts: Sequence[int], 
         )
 
 
+def _alike(check: Check, what: str, names: Sequence[str]) -> Iterator[Finding]:
+    """Names that are the same but for case, blanks, - and _."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups["".join(re.findall(r"[^\s_-]", name.casefold()))].append(name)
+    if alike := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
+        yield check.warning(
+            f"{what} whose names hardly differ: {_some(alike)}",
+            "If they are one class, the network is punished for not telling them apart",
+            "Give them one name in the annotation files, or names that differ.",
+        )
+
+
 def _categories(subject: Subject) -> Iterator[Finding]:
     summary, names = subject.summary, subject.engine.categories.names
     counts = summary.class_counts.categories
@@ -131,7 +146,7 @@ def _categories(subject: Subject) -> Iterator[Finding]:
         yield CATEGORIES.skipped("no training instance at all: see data/instances")
         return
     only_tested = [f"{n} ({t})" for n, count, t in zip(names, counts, tested, strict=True) if t and not count]
-    found = []
+    found = [*_alike(CATEGORIES, "categories", names)]
     if only_tested:
         found.append(
             CATEGORIES.warning(
