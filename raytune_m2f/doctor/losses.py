@@ -195,7 +195,11 @@ def _terms(check: Check, bench: Bench, terms: dict[str, Tensor], leaves: dict[st
             if slope is not None and bool(slope.any()):
                 figure = f"the loss of {called(head)} changes with what {called(other)} predicts"
                 yield check.problem(figure, "One head learns the classes of another.", remedy, head=head)
-        if float(bench.criterion.weighted({term_of(head): term.detach()})[term_of(head)]) == 0 < float(term.detach().sum()):
+        if (
+            float(bench.criterion.weighted({term_of(head): term.detach()})[term_of(head)])
+            == 0
+            < float(term.detach().sum())
+        ):
             key = WEIGHTS.get(head, SUBCATEGORY_WEIGHT)
             figure = f"the loss of {called(head)} has no weight: {key} = 0"
             yield check.warning(figure, "It learns nothing.", f"Raise {key}; 2 is the published value.", head=head)

@@ -28,8 +28,12 @@ NAME = "learning/one_batch"
 
 @pytest.fixture
 def config(tiny_config: Config) -> Config:
-    """It learns two images in some twenty steps."""
-    values = {"MODEL.MASK_FORMER.QUERY_SELECTION": "heatmap", "MODEL.MASK_FORMER.MASK_PRIOR": True}
+    """A small one that learns two images in some twenty steps."""
+    swin = {"EMBED_DIM": 16, "DEPTHS": [1, 1, 1, 1], "NUM_HEADS": [1, 2, 4, 8], "DROP_PATH_RATE": 0.0}
+    values: dict[str, Any] = {f"MODEL.SWIN.{key}": value for key, value in swin.items()}
+    located = {"QUERY_SELECTION": "heatmap", "MASK_PRIOR": True}
+    values |= {f"MODEL.MASK_FORMER.{key}": value for key, value in located.items()}
+    values |= {"MODEL.BACKBONE.NAME": "D2SwinTransformer", "SOLVER.BASE_LR": 3e-3, "SOLVER.MAX_ITER": 300}
     return tiny_config.with_values(values)
 
 
@@ -128,7 +132,7 @@ def test_a_head_left_out_of_the_loss_is_named(config: Config) -> None:
     ids=["nearly zero", "far too low", "far too high"],
 )
 def test_a_rate_with_which_nothing_is_learned_is_named(config: Config, factor: float, told: str) -> None:
-    (found,) = look(config.with_values({"SOLVER.BASE_LR": 1e-3 * factor}))
+    (found,) = look(config.with_values({"SOLVER.BASE_LR": 3e-3 * factor}))
     assert found.level == "problem"
     assert told in found.meaning
     assert "BASE_LR" in found.remedy
@@ -157,14 +161,18 @@ def test_nan_is_named_with_its_step_and_rate(config: Config) -> None:
 
         def losses(*args: Any) -> Any:
             total, terms = plain(*args)
-            return (total, terms) if next(steps) < 3 else (total * float("nan"), {n: v * float("nan") for n, v in terms.items()})
+            return (
+                (total, terms)
+                if next(steps) < 3
+                else (total * float("nan"), {n: v * float("nan") for n, v in terms.items()})
+            )
 
         learner.losses = losses
 
     (found,) = look(config, fault)
     assert found.level == "problem"
     assert "NaN or infinite at step 4" in found.figure
-    assert "0.001" in found.figure
+    assert "0.003" in found.figure
 
 
 def test_what_inference_loses_is_named(config: Config) -> None:

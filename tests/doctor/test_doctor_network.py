@@ -254,7 +254,7 @@ def fed(make: Callable[[Any, Tensor], Tensor], head: str = "color", *, training:
         plain = type(predictor)._predict
 
         def predict(self: Any, decoded: Tensor, *args: Any) -> Outputs:
-            outputs = plain(self, decoded, *args)
+            outputs: Outputs = plain(self, decoded, *args)
             if self.training and not training:
                 return outputs
             logits = self.get_submodule(f"{head}_embed")(make(self, decoded))
@@ -381,7 +381,8 @@ def test_batch_norm_that_stays_in_training_mode_is_named(tiny_config: Config) ->
         for module in learner.model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.train(True)
-                module.eval = module.train = lambda *_, module=module: module
+                setattr(module, "eval", lambda *_, module=module: module)  # noqa: B010
+                setattr(module, "train", module.eval)  # noqa: B010
 
     told = said(tiny_config.with_values({"MODEL.RESNETS.NORM": "BN"}), fault, "batch")
     assert "are not those for it alone" in told["model/batch"]
@@ -492,9 +493,9 @@ def test_weights_that_were_not_loaded_are_named(trained: Config) -> None:
 
 
 def test_what_was_loaded_is_told_part_by_part(trained: Config) -> None:
-    (found,) = findings(Subject(trained.with_values({"DATASETS.SUBCATEGORIES": ["color"]})), [BY_NAME["model/weights"]])[
-        "model/weights"
-    ]
+    (found,) = findings(
+        Subject(trained.with_values({"DATASETS.SUBCATEGORIES": ["color"]})), [BY_NAME["model/weights"]]
+    )["model/weights"]
     assert found.level == "ok"
     assert "head 'color' 2 of 2" in found.figure
 
