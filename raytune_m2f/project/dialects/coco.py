@@ -80,6 +80,7 @@ def read_coco(path: Path, content: Mapping[str, Any]) -> Reading:
         if draft := _draft(entry, items, path, notes):
             drafts.append(draft)
     used = {item.category for draft in drafts for item in draft.items}
+    labels.find_elsewhere(item.fields for draft in drafts for item in draft.items)
     return Reading(_dialect(content), (path,), categories.listed(used), drafts, notes, labels.classes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_export(annotations: Sequence[Path], images: Sequence[Path]) -> Export:
     """
     annotations, images = [Path(path) for path in annotations], [Path(path) for path in images]
     sources = [_sources(path) for path in annotations]
-    beside = [path if path.is_dir() else path.parent for path in annotations]
+    beside = [path if os.path.isdir(path) else path.parent for path in annotations]
     files = ImageFiles(
         images or list(dict.fromkeys(beside)),
         [source.path.parent for group in sources for source in group if source.path.is_file()],
@@ -77,15 +78,16 @@ def read_export(annotations: Sequence[Path], images: Sequence[Path]) -> Export:
     taken: list[Picture] = []
     for reading, folder, part in zip(readings, own_folder, parts, strict=True):
         own = any(draft.part for draft in reading.drafts)
-        taken += [picture if own else replace(picture, part=part) for picture in pictures(reading, files, folder)]
+        found = pictures(reading, files, folder, part or part_of(reading.files[0]))
+        taken += [picture if own else replace(picture, part=part) for picture in found]
     return _checked(_joined(readings, taken))
 
 
 def _sources(path: Path) -> list[_Source]:
     """What a file, or what is in a folder, is."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise DatasetError(f"annotation file {path} does not exist")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         if source := _source(path):
             return [source]
         raise DatasetError(f"{path} is no annotation file that can be read{_hint(path)}. What can be:{SUPPORTED}")
