@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raytune_m2f.data.categories import Categories
-from raytune_m2f.errors import DatasetError
+from raytune_m2f.data.fields import FieldValues
+from raytune_m2f.errors import DatasetError, first_of
+from raytune_m2f.notes import Note
 
 COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
 VALUE_KEYS = ("value", "values", "text", "label")
@@ -20,11 +22,13 @@ VALUE_KEYS = ("value", "values", "text", "label")
 MAX_DEPTH = 4  # of nested objects
 MAX_LENGTH = 50  # entries of a list that are inspected
 SHOWN = 4
+MOST_INSPECTED = 20_000
+"""Annotations that are searched for labels that nobody has asked for."""
 
 
 def find_labels(
     categories: Categories, entries: Sequence[Mapping[str, Any]], *, source: str
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, str], list[Note]]:
     """Check that the annotations (entries of a COCO file) label every head in the head's own field.
 
     Returns:
@@ -34,7 +38,7 @@ def find_labels(
         DatasetError: no annotation has a label there, but in another field.
     """
     unlabelled: dict[str, str] = {}
-    remarks: list[str] = []
+    remarks: list[Note] = []
     for head, classes in categories.subcategories.items():
         known = sum(entry.get(head) is not None for entry in entries)
         if known == len(entries):
@@ -45,9 +49,8 @@ def find_labels(
             if found.values:
                 raise DatasetError(f"{source}: {unlabelled[head]}")
         elif found.values:
-            remarks.append(
-                f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
-            )
+            seen = f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
+            remarks.append(Note("data/labels", seen, "", f"Give them the index of their class in the field {head!r}"))
     return unlabelled, remarks
 
 
@@ -61,6 +64,38 @@ def wrong_label_message(head: str, value: object, classes: Sequence[str]) -> str
     if value == len(classes) and type(value) is int:
         return f"{allowed}; classes are counted from 0"
     return f"{allowed}; leave the field out where the class is unknown"
+
+
+def unused_labels(content: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> Note | None:
+    """What looks like labels in a file of which no head is read; None if nothing does.
+
+    Args:
+        content: of the file: its `subcategories` are heads that need their names only.
+        entries: its annotations, of which the first are searched.
+    """
+    listed = content.get("subcategories")
+    heads = [head for head in listed if isinstance(head, str)] if isinstance(listed, Mapping) else []
+    if ready := [head for head in heads if any(entry.get(head) is not None for entry in entries)]:
+        seen = f"the annotations have labels of {', '.join(first_of(ready, SHOWN))}"
+        remedy = f"DATASETS.SUBCATEGORIES=[{','.join(ready)}] learns them"
+    elif likely := _likely_labels(entries[:MOST_INSPECTED]):
+        places = first_of([f"{values.place}: {_counts(values.counts)}" for values in likely], SHOWN)
+        seen = f"the annotations seem to have labels in {'; '.join(places)}"
+        remedy = "`raytune-m2f init` makes heads of them (docs/init.md)"
+    else:
+        return None
+    return Note("data/fields", seen, "DATASETS.SUBCATEGORIES is empty: nothing but the categories is learnt", remedy)
+
+
+def _likely_labels(entries: Sequence[Mapping[str, Any]]) -> list[FieldValues]:
+    """The fields that are labels beyond doubt."""
+    fields: dict[str, FieldValues] = {}
+    for entry in entries:
+        for found in _fields(entry):
+            if isinstance(found.value, bool | int | float | str):
+                values = fields.setdefault(found.place, FieldValues(found.place))
+                values.add(found.value, entry.get("category_id"))
+    return [values for values in fields.values() if not values.unlikely(len(entries))]
 
 
 @dataclass

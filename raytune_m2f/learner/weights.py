@@ -32,7 +32,7 @@ LEAST_FITTING = 0.95
 """Share of the backbone's tensors that a file must fit; those that are missing are logged."""
 
 _OLD_PIXEL_DECODER = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
-_OUTPUT_NORM = re.compile(r"^backbone\.norm\d\.")  # of Swin: no ImageNet file has them
+OUTPUT_NORM = re.compile(r"^backbone\.norm\d\.")  # of Swin: no ImageNet file has them
 _CLASSIFIER = re.compile(r"^backbone\.(?:stem\.fc|fc|head|classifier|norm|_conv_head|_bn1|_fc)\.|\.attn_mask$")
 
 
@@ -97,7 +97,7 @@ def _fit(name: str, value: Tensor, own: Tensor) -> Tensor | None:
 
 def _require_backbone(source: str, own: State, state: State, usable: State) -> None:
     """Refuse a file that belongs to another backbone, perhaps only to a deeper or a shallower one."""
-    backbone = [name for name in own if name.startswith("backbone.") and not _OUTPUT_NORM.match(name)]
+    backbone = [name for name in own if name.startswith("backbone.") and not OUTPUT_NORM.match(name)]
     fitting = [name for name in backbone if name in usable]
     layers = {name.rpartition(".")[0] for name in own}
     other = [name for name in state if name.startswith("backbone.") and not _CLASSIFIER.search(name)]

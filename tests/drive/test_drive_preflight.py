@@ -31,7 +31,9 @@ def test_fewer_queries_than_instances_are_worth_a_note(tiny_config: Config) -> N
 
 
 def test_sizes_averages_and_balance_can_be_searched(tiny_config: Config) -> None:
-    config = tiny_config.with_values({"MODEL_EMA.ENABLED": True, "SOLVER.MAX_ITER": 10})
+    config = tiny_config.with_values(
+        {"MODEL_EMA.ENABLED": True, "INPUT.COPY_PASTE.ENABLED": True, "SOLVER.MAX_ITER": 10}
+    )
     keys = {
         "INPUT.START.ITERS": {"type": "int", "low": 0, "high": 8},
         "INPUT.START.IMAGE_SIZE": {"type": "categorical", "choices": [32, 64]},
@@ -78,8 +80,9 @@ def test_a_weight_of_heads_that_are_not_there_is_worth_a_note(tiny_config: Confi
     assert check_before_start(tiny_config, weight, workers=1) == []
     content = tiny_config.to_dict()
     content["DATASETS"]["SUBCATEGORIES"] = []
-    (note,) = check_before_start(Config.from_dict(content), weight, workers=1)
-    assert "changes nothing without subcategory heads" in note
+    unused, note = check_before_start(Config.from_dict(content), weight, workers=1)
+    assert "the annotations have labels of color, texture" in unused
+    assert "changes nothing: there are no subcategory heads" in note
 
 
 def test_a_conditional_count_of_queries_may_be_the_configurations(tiny_config: Config) -> None:

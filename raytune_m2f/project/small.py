@@ -1,0 +1,115 @@
+"""Values for `small_data`: some ten to some hundred images, or a CPU.
+
+Measured in benchmarks/2026-11-26-small-data.md on sets of 13 to 168 images: 600 iterations of two images, crops of 256
+pixels, scored at 320 pixels, 5 minutes on a CPU core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from raytune_m2f.project.numbers import Numbers
+from raytune_m2f.project.settings import (
+    HUGE,
+    WIDE_ENOUGH,
+    Setting,
+    augmentation,
+    balance,
+    instances,
+    near,
+    rate,
+    sides,
+    tiles,
+    up,
+    width_needed,
+)
+
+CROP, SIDE, MOST_SIDE = 256, 320, 640
+"""Training crop and test size of the recipe, and the test size that costs four times as much [pixels]."""
+MOST_TILED = 2048
+"""The longer side of a test image that is predicted by windows [pixels]: some 120 of them."""
+BATCH, RATE, ITERATIONS = 2, 1e-3, 600
+PASSES = 7
+"""Over the images, at least: what the largest measured set has in 600 iterations."""
+MOST_ON_CPU = 4000
+"""Iterations in an hour on a CPU core half as fast as the measured one."""
+SECONDS_OF_STEP, SECONDS_OF_TEST = 0.45, 0.15
+"""On that core: a step of two images of 256 pixels, a test image of 320 pixels [s]."""
+EVALUATIONS = 4
+
+
+def small_settings(numbers: Numbers, device: Literal["cpu", "gpu"]) -> Iterator[Setting]:
+    """The values for a data set; keys of one section stand together."""
+    needed = width_needed(numbers)
+    tiled = numbers.side.median >= HUGE and needed > 1.5 * MOST_SIDE
+    side = max(SIDE, min(near(needed), MOST_SIDE))
+    if tiled:
+        side = min(near(needed), near(numbers.side.high), MOST_TILED)
+    iterations = _iterations(numbers, device)
+    yield from instances(numbers)
+    yield from _solver(numbers, iterations, device)
+    yield from _input(numbers, side, tiled=tiled)
+    yield from _test(numbers, iterations, side)
+    if tiled:
+        yield from tiles(numbers, CROP, side)
+
+
+def _iterations(numbers: Numbers, device: str) -> int:
+    wanted = max(ITERATIONS, up(PASSES * numbers.train / BATCH, 100))
+    return min(wanted, MOST_ON_CPU) if device == "cpu" else wanted
+
+
+def _solver(numbers: Numbers, iterations: int, device: str) -> Iterator[Setting]:
+    batch = min(BATCH, numbers.train)
+    why = "more steps in the same time than with a larger batch"
+    yield Setting("SOLVER.IMS_PER_BATCH", batch, why if batch == BATCH else "there is one image to train on")
+    why = f"measured for {BATCH} images; 1.4e-3 was better on some sets and worse on others, 2.8e-3 diverged"
+    yield Setting("SOLVER.BASE_LR", RATE, why)
+    yield from rate(BATCH)
+    minutes = max(5, round(iterations * SECONDS_OF_STEP / 60))
+    why = (
+        f"{iterations * batch / numbers.train:.0f} passes over {numbers.train} images, some {minutes} minutes on a CPU "
+        "core; as long as the loss falls, more helps"
+    )
+    if device == "cpu" and iterations == MOST_ON_CPU:
+        why += f". {PASSES} passes would be more than an hour on a slow core"
+    yield Setting("SOLVER.MAX_ITER", iterations, why)
+    yield Setting("SOLVER.CHECKPOINT_PERIOD", iterations // EVALUATIONS, "with each evaluation")
+
+
+def _input(numbers: Numbers, side: int, *, tiled: bool) -> Iterator[Setting]:
+    low, high = round(0.64 * side / CROP if tiled else 0.8, 2), round(1.28 * side / CROP, 2)
+    yield Setting("INPUT.IMAGE_SIZE", CROP, "side of a training crop; time and memory of a step go by its square")
+    why = f"in training an image is {low * CROP:.0f} to {high * CROP:.0f} pixels long, and a crop of it is seen"
+    yield Setting("INPUT.MIN_SCALE", low, why)
+    yield Setting("INPUT.MAX_SCALE", high, f"the test size, {side} pixels, and some more")
+    yield from augmentation(numbers)
+    yield Setting("INPUT.MIN_SIZE_TEST", side, "the same, so that the longer side alone decides")
+    yield Setting("INPUT.MAX_SIZE_TEST", side, _why_side(numbers, side))
+
+
+def _why_side(numbers: Numbers, side: int) -> str:
+    why = (
+        f"of ten objects nine are {numbers.width.low * side:.0f} pixels wide or more in an image so long "
+        f"({WIDE_ENOUGH} are found well); in their files the images are {sides(numbers)} long"
+    )
+    if side == MOST_SIDE < near(width_needed(numbers)):
+        why += f". {width_needed(numbers):.0f} would make them {WIDE_ENOUGH}, and cost too much time"
+    return why
+
+
+def _test(numbers: Numbers, iterations: int, side: int) -> Iterator[Setting]:
+    yield Setting("TEST.EVAL_PERIOD", iterations // EVALUATIONS, f"{EVALUATIONS} evaluations of {numbers.val} images")
+    takes = numbers.val * SECONDS_OF_TEST * (side / SIDE) ** 2
+    subset = max(20, round(numbers.val * 0.1 * iterations * SECONDS_OF_STEP / takes, -1))
+    if subset < numbers.val:
+        why = f"an evaluation takes a tenth of the training at most; the last one is of all {numbers.val} images"
+        yield Setting("TEST.SUBSET", int(subset), why)
+
+
+def small_space(numbers: Numbers) -> Iterator[Setting]:
+    """What a study of a dozen trials may change."""
+    why = f"what usually decides; {RATE:g} is the measured rate, 2.8e-3 diverged"
+    yield Setting("SOLVER.BASE_LR", {"type": "loguniform", "low": 4.0e-4, "high": 2.0e-3}, why)
+    yield from balance(numbers)
