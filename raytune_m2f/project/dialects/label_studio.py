@@ -137,7 +137,7 @@ def _object(
     kinds = {_kind(result) for result in drawn}
     if kinds & set(OTHERS):
         notes.add(
-            "regions of a kind that is not read (key points, vectors, bit masks) are left out",
+            "regions of kinds that are not read, such as key points and bit masks, are left out",
             f"{origin}: {min(kinds)}",
         )
         return None
