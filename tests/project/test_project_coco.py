@@ -83,9 +83,14 @@ def test_run_lengths_of_both_kinds(tmp_path: Path) -> None:
     assert [item.segmentation for item in export.items] == [{"size": [30, 40], "counts": text}] * 2
 
 
-@pytest.mark.parametrize(
-    "value", [None, [], {}, [[]], "", [[1, 2, 3, 4]], {"size": [30, 40], "counts": [5]}, 3, [["x"]]]
-)
+@pytest.mark.parametrize("value", [None, [], {}, [[]], ""])
+def test_objects_with_a_box_alone(value: Any, tmp_path: Path) -> None:
+    export = read(tmp_path, {"segmentation": value, "bbox": [1, 2, 3, 4]}, {})
+    assert [item.segmentation is None for item in export.items] == [True, False]
+    assert export.notes == ()
+
+
+@pytest.mark.parametrize("value", [[[1, 2, 3, 4]], {"size": [30, 40], "counts": [5]}, 3, [["x"]], {"size": [30, 40]}])
 def test_what_is_no_mask_is_counted(value: Any, tmp_path: Path) -> None:
     export = read(tmp_path, {"segmentation": value, "bbox": [1, 2, 3, 4]}, {})
     assert [item.segmentation is None for item in export.items] == [True, False]
@@ -94,7 +99,7 @@ def test_what_is_no_mask_is_counted(value: Any, tmp_path: Path) -> None:
 
 
 def test_labels_as_indices(tmp_path: Path) -> None:
-    said = [{"ripeness": 1}, {"ripeness": "green"}, {"ripeness": 2}, {"ripeness": None}, {}]
+    said: list[dict[str, Any]] = [{"ripeness": 1}, {"ripeness": "green"}, {"ripeness": 2}, {"ripeness": None}, {}]
     export = read(tmp_path, *said, subcategories={"ripeness": ["green", "ripe"]})
     assert [dict(item.fields) for item in export.items] == [{"ripeness": "ripe"}, {"ripeness": "green"}, {}, {}, {}]
     assert export.classes == {"ripeness": ("green", "ripe")}
@@ -109,7 +114,7 @@ def test_labels_of_a_head_in_attributes(tmp_path: Path) -> None:
     assert export.classes["attributes.ripeness"] == ("green", "ripe")
 
 
-PACO = {
+PACO: dict[str, Any] = {
     "attributes": [{"id": i, "name": name} for i, name in enumerate(["black", "red", "plain", "wood"])],
     "attr_type_to_attr_idxs": {"color": [0, 1], "pattern_marking": [2], "material": [3]},
 }

@@ -23,7 +23,7 @@ def root(tmp_path: Path) -> Path:
         "b.png",
         "0a1b2c3d-c.png",
     ]
-    for name in images:
+    for name in names:
         (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "root" / name).touch()
     (tmp_path / "secret.png").touch()
@@ -39,7 +39,8 @@ def root(tmp_path: Path) -> Path:
         ("002.png", "val/002.JPG"), ("red%20fig.png", "deep/er/red fig.png"), ("cafe\u0301.png", "café.png"),
         ("s3://bucket/a/b.png", "b.png"), ("https://x.org/q/b.png?v=1#top", "b.png"), ("12345678-b.png", "b.png"),
         ("../../elsewhere/b.png", "b.png"), ("train/../val/001.jpg", "val/001.jpg"), ("c.png", None),
-        ("http://[x", None), ("", None), ("..", None), ("C:", None), ("/", None), ("../secret.png", None), ("%2e%2e/secret.png", None),
+        ("http://[x", None), ("", None), ("..", None), ("C:", None), ("/", None), ("../secret.png", None),
+        ("%2e%2e/secret.png", None),
         ("nowhere.jpg", None), ("b.png\0", "b.png"), ("x" * 5000, None),
     ],
 )  # fmt: skip

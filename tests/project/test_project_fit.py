@@ -1,4 +1,4 @@
-"""Sizes that contradict: what can be told is mended and noted, what cannot is left out and noted; nothing is guessed."""
+"""Sizes that contradict: what can be told is mended, what cannot is left out, both are noted, nothing is guessed."""
 
 from __future__ import annotations
 

@@ -24,7 +24,13 @@ def read(folder: Path, *shapes: dict[str, Any], **top: Any) -> Export:
     """A file of one image, 40 x 30."""
     content: dict[str, Any] = {"version": "5.5.0", "flags": {}, "imagePath": "a.png", "imageData": "x" * 5000}
     content |= {"imageHeight": 30, "imageWidth": 40}
-    common = {"label": "fig", "shape_type": "polygon", "points": TRIANGLE, "group_id": None, "flags": {}}
+    common: dict[str, Any] = {
+        "label": "fig",
+        "shape_type": "polygon",
+        "points": TRIANGLE,
+        "group_id": None,
+        "flags": {},
+    }
     content["shapes"] = [common | shape for shape in shapes]
     Image.new("RGB", (40, 30)).save(folder / "a.png")
     (folder / "a.json").write_text(json.dumps(content | top))

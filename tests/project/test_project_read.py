@@ -183,6 +183,23 @@ def test_a_folder_without_annotations(tmp_path: Path) -> None:
         read_export([tmp_path / "none.json"], [tmp_path])
 
 
+def test_no_annotation_file_is_given() -> None:
+    with pytest.raises(DatasetError, match="no annotation file is given"):
+        read_export([], [])
+
+
+def test_other_files_in_a_folder(tmp_path: Path) -> None:
+    annotations, images = write("labelme", tmp_path, 2)
+    (annotations[0] / "classes.json").write_text('["disc"]')
+    (annotations[0] / "config.yaml").write_text("a: [")
+    export = read_export(annotations, images)
+    assert len(export.pictures) == 2
+    assert export.notes == ("files that are no annotations are passed over: 1 (classes.json)",)
+    (annotations[0] / "001.json").write_text('{"shapes": ')
+    with pytest.raises(DatasetError, match=r"001.json is not JSON"):
+        read_export(annotations, images)
+
+
 def test_a_folder_of_two_kinds(tmp_path: Path) -> None:
     write("labelme", tmp_path, 1)
     write("coco", tmp_path, 1)

@@ -60,7 +60,6 @@ def test_lines_that_are_no_outline(tmp_path: Path) -> None:
     export = read_export([write(tmp_path, {"a": TRIANGLE + "\n".join(lines.values())})], [tmp_path])
     assert [item.segmentation is None for item in export.items] == [False, True, False]
     assert [note.partition(" (")[0] for note in export.notes] == [
-        "objects with a box or a point alone, no mask: 1",
         "objects of a class that is not among the 2 names are left out: 1",
         "lines with coordinates beyond 0 to 1 are left out: 1",
         "lines that cannot be read are left out: 2",

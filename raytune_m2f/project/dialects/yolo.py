@@ -116,8 +116,6 @@ def _items(path: Path, names: Mapping[int, str], classes: set[int], notes: Notes
             if len(rest) % 2 and len(rest) > 6:  # a prediction's score comes last
                 rest = rest[:-1]
             outline = polygon(rest) if len(rest) >= 6 else None
-            if outline is None:
-                notes.add("objects with a box or a point alone, no mask", origin)
             yield Item(category, (outline,) if outline else None, False, {}, origin)
 
 
