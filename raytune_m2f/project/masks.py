@@ -112,8 +112,8 @@ def _joined(pictures: Sequence[Picture]) -> list[Picture]:
     if twice := [file for file, same in by_file.items() if len({one.part for one in same}) > 1]:
         parts = " and ".join(sorted({str(one.part or "no part") for one in by_file[twice[0]]}))
         raise InputError(
-            f"{several(len(twice), 'image file')} in two parts of the export ({parts}): {', '.join(first_of(twice, SHOWN))}. "
-            "A score on images that were trained on says little: take them out of one of the two."
+            f"{several(len(twice), 'image file')} in two parts of the export ({parts}): "
+            f"{', '.join(first_of(twice, SHOWN))}. A score on images that were trained on says little: take them out of one of the two."
         )
     return [
         first
