@@ -98,7 +98,8 @@ def _require_both(found: Split) -> None:
         if not any(photo.instances for photo in photos):
             raise InputError(
                 f"{name} has {several(len(photos), 'image')}, and no object with a mask in them "
-                f"({'; '.join(found.how)}). --val 0.2 divides all images anew; with a single image that has objects there is nothing to divide."
+                f"({'; '.join(found.how)}). --val 0.2 divides all images anew; with a single image that has objects "
+                "there is nothing to divide."
             )
 
 
