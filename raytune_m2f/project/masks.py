@@ -113,8 +113,8 @@ def _joined(pictures: Sequence[Picture]) -> list[Picture]:
         parts = " and ".join(sorted({str(one.part or "no part") for one in by_file[twice[0]]}))
         raise InputError(
             f"{several(len(twice), 'image file')} in two parts of the export ({parts}): "
-            f"{', '.join(first_of(twice, SHOWN))}. A score on images that were trained on says little: take them out of "
-            "one of the two."
+            f"{', '.join(first_of(twice, SHOWN))}. A score on images that were trained on says little: "
+            "take them out of one of the two."
         )
     return [
         first
