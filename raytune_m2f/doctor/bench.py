@@ -92,8 +92,8 @@ class Bench:
         images: those of the windows, and the first one mirrored: (3, side, side) uint8.
     """
 
-    def __init__(self, subject: Subject, learner: Learner | None = None, *, trained: bool = False):
-        """With another learner than the subject's; if it is `trained`, it has its own statistics already."""
+    def __init__(self, subject: Subject, learner: Learner | None = None):
+        """With another learner than the subject's, if one is given."""
         learner, excerpt = learner or subject.learner, subject.excerpt
         assert excerpt is not None
         self.subject, self.excerpt, self.device = subject, excerpt, subject.device
@@ -104,8 +104,7 @@ class Bench:
         self.criterion = self.learner.criterion
         self.heads = (MAIN, *subject.engine.categories.sizes)
         self.images = [*excerpt.images, excerpt.images[0].flip(-1)]
-        if not trained:
-            self._take_statistics()
+        self._take_statistics()
 
     @property
     def samples(self) -> Sequence[object]:

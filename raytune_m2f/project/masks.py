@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from pycocotools import mask as mask_utils
 
@@ -87,12 +87,16 @@ def masks_of(export: Export) -> Masks:
     )
     if not any(photo.instances for photo in photos):
         crowds = sum(len(photo.things) for photo in photos)
-        why = "; ".join([*left_out, *([f"{crowds} are crowds (iscrowd 1)"] if crowds else [])]) or "no object at all"
-        raise InputError(
-            f"{_files(export)}: nothing to learn, for no object has a mask. {len(photos)} images; {why}. Masks are "
-            "polygons or run lengths: export the annotations as instance segmentation."
-        )
+        raise InputError(f"{_files(export)}: nothing to learn. {_why_nothing(len(photos), crowds, left_out)}")
     return Masks(root, tuple(sorted(photos, key=lambda photo: photo.name)), left_out)
+
+
+def _why_nothing(images: int, crowds: int, left_out: Sequence[str]) -> str:
+    if crowds:
+        what = "; ".join([f"All {crowds} objects with a mask are crowds (iscrowd 1), which are not counted", *left_out])
+        return f"{what}. Set iscrowd to 0 on single objects."
+    what = "; ".join([f"{images} images", *(left_out or ["no object at all"])])
+    return f"{what}. Masks are polygons or run lengths: export the annotations as instance segmentation."
 
 
 def _files(export: Export) -> str:
@@ -133,10 +137,8 @@ def _name(picture: Picture, root: Path) -> str:
     name = picture.file.relative_to(root).as_posix()
     if problem := text_problem(os.fsencode(name).decode("utf-8", "surrogateescape")):
         raise InputError(f"image {picture.file}: its name is {problem}; rename the file.")
-    if "\\" in name or ":" in name:
-        raise InputError(
-            f"image {picture.file}: \\ and : mean a folder on other systems, and are not allowed; rename the file."
-        )
+    if PureWindowsPath(name).anchor:  # `load_coco` refuses it
+        raise InputError(f"image {picture.file}: on other systems {name!r} names a disk or its root; rename the file.")
     return name
 
 
