@@ -430,12 +430,12 @@ def _some(values: Sequence[str]) -> str:
     return ", ".join(first_of(values, 8))
 
 
-LABELS = Check("data/labels", "has every class of every head enough labels", _labels, quick=True)
-CATEGORIES = Check("data/categories", "is every category in training and test set", _categories, quick=True)
-MASKS_CHECK = Check("data/masks", "are the masks what was drawn, and large enough", _masks, quick=True)
-CROWDS = Check("data/crowds", "are single objects marked as crowds", _crowds, quick=True)
-IDS = Check("data/ids", "is every image and object there once", _ids, quick=True)
-INSTANCES = Check("data/instances", "do queries and detections suffice for the fullest image", _instances, quick=True)
-FIELDS = Check("data/fields", "does the file say more of the objects than is learned", _fields, quick=True)
+LABELS = Check("data/labels", "has every class of every head enough labels?", _labels, quick=True)
+CATEGORIES = Check("data/categories", "is every category in training and test set?", _categories, quick=True)
+MASKS_CHECK = Check("data/masks", "are the masks what was drawn, and large enough?", _masks, quick=True)
+CROWDS = Check("data/crowds", "are single objects marked as crowds?", _crowds, quick=True)
+IDS = Check("data/ids", "is every image and object there once?", _ids, quick=True)
+INSTANCES = Check("data/instances", "do queries and detections suffice for the fullest image?", _instances, quick=True)
+FIELDS = Check("data/fields", "does the file say more of the objects than is learned?", _fields, quick=True)
 
 CHECKS: tuple[Check, ...] = (LABELS, CATEGORIES, MASKS_CHECK, CROWDS, IDS, INSTANCES, FIELDS)
