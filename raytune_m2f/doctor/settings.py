@@ -473,7 +473,7 @@ LOSSES = Check("configuration/losses", "does every part of the network have a lo
 START = Check("configuration/weights", "do weights, pixels and set size go together?", _weights, quick=True)
 SIZES = Check("configuration/sizes", "are test images as large as training images?", _sizes, quick=True)
 OPTIMIZER = Check(
-    "configuration/optimizer", "do decay and clipping leave something to learn", _optimizer, "config", True
+    "configuration/optimizer", "do decay and clipping leave something to learn?", _optimizer, "config", True
 )
 EVALUATION = Check("configuration/evaluation", "is what is scored what was learned?", _evaluation, quick=True)
 
