@@ -20,14 +20,14 @@ structures.py             Target, Instances, PackedInstances
 """
 
 from .backbones import Backbone, EfficientNetLite, MobileNetV3, ResNet, SwinTransformer
-from .criterion import MAIN, SetCriterion, count_targets
+from .criterion import SetCriterion, count_targets
 from .inference import Choice
 from .masks import Edges, Frame, edges_of
 from .matcher import LossWeights, NonFiniteError
 from .meta_architecture import MultiTaskMaskFormer, build_model, pad_masks, padded_size
 from .points import RandomPoints
 from .structures import UNKNOWN, Instances, PackedInstances, Target
-from .transformer_decoder import Outputs
+from .transformer_decoder import MAIN, Outputs
 
 __all__ = [
     "MAIN",

@@ -6,7 +6,7 @@ P points, H W pixels of the padded images, h w = H/4 W/4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,10 @@ from .matcher import HungarianMatcher, LossWeights, Matches, layers_at_once
 from .object_loss import object_losses
 from .points import RandomPoints, pick_uncertain, sample_maps
 from .structures import UNKNOWN, Target, TargetBatch
-from .transformer_decoder import Outputs
+from .transformer_decoder import MAIN, Outputs
 
-MAIN = "class"
-"""What the main category is called among the heads: no subcategory may be."""
+Observer = Callable[[Outputs, Matches, TargetBatch], None]
+"""Sees what was matched, before the losses are made of it."""
 
 Losses = dict[str, Tensor]
 """For each term (L,) float32: its value in every output, without its weight."""
@@ -55,6 +55,7 @@ class SetCriterion:
         self.num_uncertain = int(num_points * importance_sample_ratio)
         self.deep_supervision = deep_supervision
         self.class_weights = dict(class_weights or {})
+        self.observer: Observer | None = None
 
     def __call__(
         self, outputs: Outputs, targets: Sequence[Target], points: RandomPoints, counts: Tensor | None = None
@@ -86,6 +87,8 @@ class SetCriterion:
             unmatched = matched.clamp(min=1)  # and without any as if there were one
         batch = TargetBatch.of(targets)
         matches = self.matcher(outputs, batch, points)
+        if self.observer is not None:
+            self.observer(outputs, matches, batch)
         weights = {name: w.to(unmatched.device) for name, w in self.class_weights.items()}
         losses = {
             "loss_ce": self.cross_entropy(

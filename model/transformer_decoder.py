@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from .layers import MLP, Conv2d, Linear, linear, sine_position_encoding, xavier_
 from .query_selection import MaskPrior, ObjectMaps, QuerySelection, Selected, coordinate_features
 
 NUM_LEVELS = 3
+MAIN = "class"
+"""What the main category is called among the heads: no subcategory may be."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,12 @@ class MultiTaskTransformerDecoder(nn.Module):
             self.add_module(f"{name}_embed", Linear(hidden_dim, classes + 1))
         self.mask_embed = MLP(hidden_dim, hidden_dim, mask_dim, 3)
 
+    @property
+    def classifiers(self) -> dict[str, Linear]:
+        """The classifier of the main category (`MAIN`) and of each subcategory head; each has a class "no object"."""
+        heads = {name: cast(Linear, self.get_submodule(f"{name}_embed")) for name in self.subcategories}
+        return {MAIN: self.class_embed, **heads}
+
     def forward(self, levels: list[Tensor], mask_features: Tensor) -> Outputs:
         """Decode.
 
@@ -232,8 +241,8 @@ class MultiTaskTransformerDecoder(nn.Module):
 
     def _predict(self, decoded: Tensor, mask_embed: Tensor, mask_features: Tensor) -> Outputs:
         """Every classifier reads the decoder's output for this image, in every layer."""
-        sublogits = {name: self.get_submodule(f"{name}_embed")(decoded) for name in self.subcategories}
-        return Outputs(self.class_embed(decoded), sublogits, mask_embed, mask_features)
+        logits = {name: classifier(decoded) for name, classifier in self.classifiers.items()}
+        return Outputs(logits.pop(MAIN), logits, mask_embed, mask_features)
 
 
 def attention_mask(mask_embed: Tensor, features: Tensor, *, exact: bool = False) -> Tensor:

@@ -16,6 +16,7 @@ rankings.py      rankings and sieves of an exported model side by side
 scores.py        what an evaluation says: metrics with their intervals, heads, another model beside this one
 progress.py      how far long work is, and for how long still
 errors.py        every error that is raised on purpose
+notes.py         what is worth telling the user, in the same words everywhere
 testing.py       a conformance suite for an engine of your own
 """
 
@@ -26,8 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # isort: off
+    from raytune_m2f.api.examination import diagnose as diagnose
     from raytune_m2f.api.models import Instance as Instance, Label as Label, LoadedModel as LoadedModel
     from raytune_m2f.api.models import Prediction as Prediction, export_model as export_model, load_model as load_model
+    from raytune_m2f.api.projects import init as init
     from raytune_m2f.api.studies import Study as Study, resume as resume, tune as tune, tune_with as tune_with
     from raytune_m2f.api.training import train as train
     from raytune_m2f.config import Config as Config, load_config as load_config
@@ -38,7 +41,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 _HOMES = {
+    "api.examination": ("diagnose",),
     "api.models": ("Instance", "Label", "LoadedModel", "Prediction", "export_model", "load_model"),
+    "api.projects": ("init",),
     "api.studies": ("Study", "resume", "tune", "tune_with"),
     "api.training": ("train",),
     "config": ("Config", "load_config"),

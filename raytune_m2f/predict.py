@@ -21,7 +21,7 @@ from pycocotools import mask as mask_utils
 from raytune_m2f.data import Categories, CocoDataset, TestSample, load_for_model, read_image
 from raytune_m2f.data.images import IMAGE_SUFFIXES, check_image, read_record
 from raytune_m2f.data.masks import Rle, decode
-from raytune_m2f.data.summary import cap_warnings
+from raytune_m2f.data.summary import cap_notes
 from raytune_m2f.errors import DatasetError, InputError, UnreadableImagesError, first_of
 from raytune_m2f.evaluation import CocoEvaluator, instances_to_results
 from raytune_m2f.export import ExportedModel
@@ -137,8 +137,8 @@ def evaluator_of(
     """
     dataset = load_for_model(exported.categories, annotations, images)
     most = exported.config.TEST.DETECTIONS_PER_IMAGE
-    for warning in cap_warnings(annotations, max(len(record.instances) for record in dataset.records), most):
-        log.warning("%s", warning)
+    for note in cap_notes(annotations, max(len(record.instances) for record in dataset.records), most):
+        log.warning("%s", note.text)
     _require_images(dataset, lambda record: check_image(record.file, max_megapixels=max_megapixels))
     evaluator = exported.config.TEST.EVALUATOR
     return CocoEvaluator(dataset, max_detections=most, bootstrap=bootstrap, evaluator=evaluator)

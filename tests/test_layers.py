@@ -18,7 +18,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
-    ("errors",),
+    ("errors", "notes"),
     ("storage", "progress"),
     ("config", "configs", "search_spaces"),
     ("data",),

@@ -5,9 +5,11 @@
     model = study.export("models/x")                                the best trial as a model
     model.predict("image.jpg")                                      instances, with every name
 
-training.py  train
-studies.py   tune, resume, Study
-models.py    export_model, load_model, and what a model predicts
+projects.py     init
+examination.py  diagnose
+training.py     train
+studies.py      tune, resume, Study
+models.py       export_model, load_model, and what a model predicts
 
 The commands are thin callers of these. Torch and Ray are imported by the functions that need them, after whatever can
 be refused without them: a wrong word costs no time.

@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 
 StudyProgress = Progress | AbstractContextManager[Progress] | None
 """Who follows a study, entered for as long as it runs; None: lines on stderr."""
+Space = PathOrAddress | SearchSpace
+"""A file, the name of a shipped search space, or one that is made already."""
 DEFAULT_TRIALS = 20
 
 
 def tune(
     config: PathOrAddress | Config,
-    space: PathOrAddress | SearchSpace,
+    space: Space,
     study: PathOrAddress,
     *,
     overrides: Overrides = (),
@@ -56,11 +58,13 @@ def tune(
     early_stopping: StoppingMethod | None = None,
     grace: int | None = None,
     reduction_factor: int = 3,
+    stop_dead_heads: bool = False,
     from_study: PathOrAddress | None = None,
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
     seed: int = 0,
     address: str | None = None,
+    doctor: bool = True,
     progress: StudyProgress = None,
 ) -> Study:
     """Search a space for the configuration with the best metric, until the first limit is reached.
@@ -81,11 +85,14 @@ def tune(
         early_stopping: None: "asha", with the grid sampler "none".
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
+        stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
         from_study: an earlier study: its best points go first, the others teach the sampler.
         keep_checkpoints: the weights of so many of the best trials are kept.
         optuna_storage: address of a database for the record; None: a file in `study`.
         seed: of the search.
         address: of a Ray cluster, such as "auto"; None: this machine.
+        doctor: look at data, evaluator and configuration first (see `diagnose`): what is worth a warning is logged in
+            a line, a problem ends the call. False: what would be impossible is refused all the same.
         progress: follows the study; None prints lines to stderr.
 
     Raises:
@@ -94,7 +101,7 @@ def tune(
         KeyboardInterrupt: Ctrl-C; the study can be resumed.
     """
     loaded = config_of(config, overrides)
-    searched = _space_of(space, loaded)
+    searched = space_of(space, loaded)
     if sampler == "grid":
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
@@ -107,13 +114,20 @@ def tune(
         "constraints": _several(constraint),
         "sampler": sampler,
         "seed": seed,
-        "early_stopping": {"method": method, "grace_iterations": grace, "reduction_factor": reduction_factor},
+        "early_stopping": {
+            "method": method,
+            "grace_iterations": grace,
+            "reduction_factor": reduction_factor,
+            "dead_heads": stop_dead_heads,
+        },
         "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
         "keep_checkpoints": keep_checkpoints,
         "optuna_storage": optuna_storage,
     }
     settings = StudySettings.from_dict(asked)
-    return tune_with(loaded, searched, study, settings, from_study=from_study, address=address, progress=progress)
+    return tune_with(
+        loaded, searched, study, settings, from_study=from_study, address=address, doctor=doctor, progress=progress
+    )
 
 
 def tune_with(
@@ -124,6 +138,7 @@ def tune_with(
     *,
     from_study: PathOrAddress | None = None,
     address: str | None = None,
+    doctor: bool = True,
     progress: StudyProgress = None,
 ) -> Study:
     """`tune` with the typed settings, some of which it has no argument for. Errors are those of `tune`."""
@@ -134,7 +149,7 @@ def tune_with(
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
-        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings)
+        checking = stack.enter_context(ThreadPoolExecutor(1)).submit(_check, config, space, settings, doctor)
         with still(log, "starting Ray and reading the data"):
             from raytune_m2f.launch.session import ray_session
 
@@ -148,7 +163,7 @@ def tune_with(
     return _warned(Study(new.directory), progress)
 
 
-def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[str]:
+def _check(config: Config, space: SearchSpace, settings: StudySettings, doctor: bool) -> list[str]:
     from raytune_m2f.drive.preflight import check_before_start  # imports torch
 
     return check_before_start(
@@ -157,6 +172,7 @@ def _check(config: Config, space: SearchSpace, settings: StudySettings) -> list[
         workers=settings.resources.most_workers,
         asked=settings.asked,
         stops=settings.early_stopping.method != "none",
+        doctor=doctor,
     )
 
 
@@ -167,7 +183,8 @@ def _warned(study: Study, progress: StudyProgress) -> Study:
     return study
 
 
-def _space_of(space: PathOrAddress | SearchSpace, config: Config) -> SearchSpace:
+def space_of(space: Space, config: Config) -> SearchSpace:
+    """A search space for this configuration. Raises SearchSpaceError if it is wrong, or not for it."""
     if not isinstance(space, SearchSpace):
         return load_space(os.fspath(space), config)
     check_space(space, config)
@@ -282,7 +299,7 @@ class Study:
         time: str | float | None = None,
         iterations: int | None = None,
         gpu_hours: float | None = None,
-        space: PathOrAddress | SearchSpace | None = None,
+        space: Space | None = None,
         concurrent: int | None = None,
         address: str | None = None,
         trust: bool = False,
@@ -298,7 +315,7 @@ class Study:
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else _space_of(space, plan_of(self._directory, trust=trust).config),
+            space=None if space is None else space_of(space, plan_of(self._directory, trust=trust).config),
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
         return _warned(self, progress)

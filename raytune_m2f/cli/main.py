@@ -11,8 +11,10 @@ from rich.table import Table
 
 import raytune_m2f as rm
 from raytune_m2f.cli import cluster as cli_cluster
+from raytune_m2f.cli import init as cli_init
 from raytune_m2f.cli import study as cli_study
 from raytune_m2f.cli.console import clear_errors, out, print_table, show_progress
+from raytune_m2f.cli.doctor import doctor
 from raytune_m2f.cli.options import (
     LARGEST_SEED,
     MOST,
@@ -74,6 +76,9 @@ def demo(
         run_demo(output, trials=trials, seed=seed, full=full)
 
 
+app.command(cls=cli_init.SeveralWords)(cli_init.init)
+
+
 @app.command()
 def train(
     context: typer.Context,
@@ -103,6 +108,7 @@ def train(
         _print_metrics(report, f"{output}, iteration {report['iteration']}")
 
 
+app.command()(doctor)
 for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
@@ -201,7 +207,7 @@ def _print_metrics(report: dict[str, float], title: str) -> None:
     """Every metric of a report, a row each."""
     table = Table(show_header=False)
     for name, value in report.items():
-        if "/" in name:
+        if "/" in name and not name.startswith("vitals/"):  # those are of the training, not of its end
             table.add_row(name, "no ground truth" if value != value else f"{value:.2f}")
     out.print(title, soft_wrap=True, markup=False, highlight=False)
     print_table(table)

@@ -97,6 +97,13 @@ def tune(
     reduction_factor: Annotated[
         int, typer.Option(min=2, max=MOST, help="One in so many trials goes on at a rung.")
     ] = 3,
+    stop_dead_heads: Annotated[
+        bool,
+        typer.Option(
+            "--stop-dead-heads",
+            help="End a trial too when a head has learned nothing: only 'no object', or one class, in two reports.",
+        ),
+    ] = False,
     from_study: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +121,13 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the search.")] = 0,
     address: Address = None,
+    doctor: Annotated[
+        bool,
+        typer.Option(
+            "--doctor/--no-doctor",
+            help="Look at data and configuration first, as `doctor --quick` does; a problem ends the command.",
+        ),
+    ] = True,
 ) -> None:
     """Search the space for the configuration with the best segm AP.
 

@@ -3,11 +3,11 @@
 records.py      what is in memory: Annotation, ImageRecord, CocoDataset; TrainSample and TestSample made of it
 categories.py   Categories: what labels mean
 coco.py         load_coco: read an annotation file and check all of it
-labels.py       find subcategory labels that are in another field than their head's
+labels/         subcategory labels that are in another field than their head's, or that no head reads
 masks.py        polygons and run lengths: check, encode, decode
 images.py       read image files as RGB; inspect their headers
 agreement.py    compare masks with bounding boxes
-summary.py      the data in numbers, with warnings and problems
+summary.py      the data in numbers, with notes and problems
 compare.py      compare labels: of two files, with a study's fingerprint, with a model
 dataset.py      order of the samples, and the datasets behind a DataLoader
 transforms.py   large-scale jitter and the resize of test images

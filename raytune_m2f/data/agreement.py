@@ -59,7 +59,7 @@ def compare_masks_and_boxes(dataset: CocoDataset, chunk: int = CHUNK) -> Agreeme
     if not annotations:
         return Agreement()
     sizes = np.array([(r.width, r.height) for r in dataset.records for _ in r.annotations], np.float64)
-    masks = np.concatenate(list(_mask_bounds(annotations, chunk)))
+    masks = np.concatenate(list(mask_bounds(annotations, chunk)))
     boxes = np.array([a.bbox for a in annotations], np.float64)
     boxes[:, 2:] += boxes[:, :2]
     visible = (masks[:, 2:] > masks[:, :2]).any(1)
@@ -140,7 +140,7 @@ def _agree(first: Boxes, second: Boxes, iou: float) -> Bools:
     return np.asarray(near | (overlap >= iou * np.maximum(union, 1e-12)))
 
 
-def _mask_bounds(annotations: Sequence[Annotation], chunk: int) -> Iterator[Boxes]:
+def mask_bounds(annotations: Sequence[Annotation], chunk: int) -> Iterator[Boxes]:
     """The bounds of all masks, `chunk` at a time."""
     for start in range(0, len(annotations), chunk):
         segmentations = [a.segmentation for a in annotations[start : start + chunk]]

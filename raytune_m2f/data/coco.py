@@ -13,7 +13,7 @@ from pycocotools import mask as mask_utils
 
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.images import IMAGE_SUFFIXES
-from raytune_m2f.data.labels import find_labels, wrong_label_message
+from raytune_m2f.data.labels import find_labels, unused_labels, wrong_label_message
 from raytune_m2f.data.masks import Segmentation, parse_segmentation, to_rle
 from raytune_m2f.data.records import Annotation, CocoDataset, ImageRecord, paused_gc
 from raytune_m2f.errors import DatasetError, first_of
@@ -25,7 +25,13 @@ SHOWN_CATEGORIES = 12
 
 @paused_gc()
 def load_coco(
-    name: str, annotations: Path, images: Path, subcategories: Sequence[str] = (), *, skip_missing_heads: bool = False
+    name: str,
+    annotations: Path,
+    images: Path,
+    subcategories: Sequence[str] = (),
+    *,
+    skip_missing_heads: bool = False,
+    tell_unused: bool = False,
 ) -> CocoDataset:
     """Read a dataset in COCO's instance format; masks are checked but not decoded, images not opened.
 
@@ -36,6 +42,7 @@ def load_coco(
         subcategories: the heads to read: integer fields of the annotations, whose class names stand in the
             file's top-level `subcategories`. A field that is absent or null is `UNKNOWN` (-1).
         skip_missing_heads: leave out the heads that the file does not list, instead of refusing it.
+        tell_unused: where no head is asked for, remark on what looks like labels of one.
 
     Instances whose polygons all have fewer than three points are left out and counted, as detectron2 does. The list of
     annotations may be empty: a model that finds nothing writes such a file.
@@ -60,9 +67,10 @@ def load_coco(
         summary = f"{annotations}: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise DatasetError("\n  ".join([summary, *first_of(problems, SHOWN_PROBLEMS)]))
     unlabelled, remarks = find_labels(categories, entries, source=str(annotations))
+    unused = unused_labels(content, entries) if tell_unused and not subcategories else None
     records = tuple(replace(image, annotations=tuple(by_image.get(i, ()))) for i, image in sorted(by_id.items()))
     return CocoDataset(
-        name, annotations, images, categories, records, without_polygon, unnamed, unlabelled, tuple(remarks)
+        name, annotations, images, categories, records, without_polygon, unnamed, unlabelled, tuple(remarks), unused
     )
 
 

@@ -89,6 +89,18 @@ def check_image(path: Path, *, max_megapixels: float | None = None) -> None:
         pass
 
 
+def upright_size(path: Path) -> tuple[int, int, int]:
+    """Width and height of an image as `read_image` gives it, and the EXIF orientation (1 to 8); no pixel is decoded.
+
+    Raises:
+        DatasetError: as `read_image`, where the header shows it.
+    """
+    with _opened(path, None) as image:
+        orientation = _orientation(image)
+        width, height = image.size[::-1] if orientation in _TRANSPOSED else image.size
+        return width, height, orientation or 1
+
+
 def read_record(record: ImageRecord, *, max_megapixels: float | None = None) -> RgbImage:
     """Read a record's image: (height, width, 3) uint8.
 
@@ -125,12 +137,14 @@ class Headers:
         inspected: number of files opened.
         kinds: how many are of which kind: "8-bit RGB", "16-bit grey" ...
         pages: files with more than one page, of which the first is used.
+        turned: files whose EXIF orientation says that they are not upright, which is mended when they are read.
         problems: one line for each file that cannot be used.
     """
 
     inspected: int
     kinds: dict[str, int]
     pages: int
+    turned: int
     problems: tuple[str, ...]
 
 
@@ -138,18 +152,20 @@ def inspect_headers(records: Sequence[ImageRecord], limit: int = SAMPLE) -> Head
     """Open the image files, of more than `limit` a sample at even distances; no pixel is decoded."""
     count = min(len(records), limit)
     kinds: Counter[str] = Counter()
-    pages, problems = 0, []
+    pages, turned, problems = 0, 0, []
     for record in (records[number * len(records) // count] for number in range(count)):
         try:
             with _open(record.file) as image:
                 kinds["16-bit grey" if image.mode.startswith("I;16") else KINDS.get(image.mode, image.mode)] += 1
                 pages += _page_count(image) > 1
-                size = image.size[::-1] if _orientation(image) in _TRANSPOSED else image.size
+                orientation = _orientation(image)
+                turned += orientation not in (None, 1)
+                size = image.size[::-1] if orientation in _TRANSPOSED else image.size
             if mismatch := _size_mismatch(record, *size):
                 problems.append(mismatch)
         except _UNREADABLE as error:
             problems.append(f"image {record.file} (id {record.id}) cannot be read: {error}")
-    return Headers(count, dict(kinds.most_common()), pages, tuple(problems))
+    return Headers(count, dict(kinds.most_common()), pages, turned, tuple(problems))
 
 
 def _size_mismatch(record: ImageRecord, width: int, height: int) -> str:

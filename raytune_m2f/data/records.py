@@ -15,6 +15,7 @@ from torch import Tensor
 from raytune_m2f.data.categories import Categories
 from raytune_m2f.data.masks import Rle, Segmentation, decode, to_rle
 from raytune_m2f.model import Target
+from raytune_m2f.notes import Note
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class CocoDataset:
         unnamed_files: number of further images in the same folders, which the annotation file does not name.
         unlabelled: for each head without any label, the message for the user: why, and what to do.
         remarks: further messages for the user.
+        unused: what looks like labels, where no head is read.
     """
 
     name: str
@@ -96,7 +98,8 @@ class CocoDataset:
     without_polygon: int = 0
     unnamed_files: int = 0
     unlabelled: dict[str, str] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Note, ...] = ()
+    unused: Note | None = None
 
     def __len__(self) -> int:
         """The number of images."""

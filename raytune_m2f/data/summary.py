@@ -1,7 +1,7 @@
 """The numbers of every data set before anything trains, and what in them is suspicious or unusable.
 
 `Summary` describes one annotation file, `DataSummary` all files of an experiment. `lines` and `text` are for the log,
-`warnings` are shown to the user, `require_usable` refuses to train.
+`notes` are shown to the user, `require_usable` refuses to train where there are `problems`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from raytune_m2f.data.images import Headers, inspect_headers
 from raytune_m2f.data.records import CocoDataset, paused_gc
 from raytune_m2f.errors import DatasetError, first_of
 from raytune_m2f.model import UNKNOWN
+from raytune_m2f.notes import Note
 
 SHOWN = 12
 CROWD_SHARE = 0.5
 """From this share of all annotations on, many crowds are suspicious."""
+_CROWDS_MEAN = "Crowds are neither trained on nor counted"
 _CROWD_ADVICE = (
-    "Crowds are neither trained on nor counted. If they are single objects (some tools set iscrowd 1 on every mask "
-    "that is run lengths), set iscrowd to 0"
+    "If they are single objects (some tools set iscrowd 1 on every mask that is run lengths), set iscrowd to 0"
 )
 
 
@@ -46,7 +47,7 @@ class Summary:
         unnamed_files: images in the folder that the file does not name.
         repeated: files that more than one image names.
         agreement: of masks and boxes.
-        unlabelled, remarks: of `CocoDataset`.
+        unlabelled, remarks, unused: of `CocoDataset`.
         headers: of the image files, if they were inspected.
     """
 
@@ -64,7 +65,8 @@ class Summary:
     repeated: tuple[str, ...]
     agreement: Agreement
     unlabelled: dict[str, str]
-    remarks: tuple[str, ...]
+    remarks: tuple[Note, ...]
+    unused: Note | None
     headers: Headers | None = None
 
     @property
@@ -116,62 +118,96 @@ class Summary:
         if self.unnamed_files:
             yield f"{self.unnamed_files} further images in the folder, which the file does not name"
 
-    def warnings(self) -> Iterator[str]:
+    def notes(self) -> Iterator[Note]:
         """What may be right, but is worth a look."""
-        for text in (*self._crowd_warnings(), *self._mask_warnings(), *self.remarks, *self._file_warnings()):
-            yield f"{self.file}: {text}"
+        unused = [self.unused] if self.unused else []
+        for note in (*self._crowd_notes(), *self._mask_notes(), *self.remarks, *unused, *self._file_notes()):
+            yield note._replace(figure=f"{self.file}: {note.figure}")
 
-    def _crowd_warnings(self) -> Iterator[str]:
+    def warnings(self) -> list[str]:
+        """The notes, in words."""
+        return [note.text for note in self.notes()]
+
+    def _crowd_notes(self) -> Iterator[Note]:
         total = self.crowds + self.instances
         only = [f"{name} ({crowds})" for name, (count, crowds) in self.per_category.items() if crowds and not count]
         if only:
-            yield f"all annotations of {_some(only)} are crowds (iscrowd 1). {_CROWD_ADVICE}"
+            seen = f"all annotations of {_some(only)} are crowds (iscrowd 1)"
+            yield Note("data/crowds", seen, _CROWDS_MEAN, _CROWD_ADVICE)
         elif self.crowds and self.crowds >= CROWD_SHARE * total:
-            yield f"{self.crowds} of {total} annotations are crowds (iscrowd 1). {_CROWD_ADVICE}"
+            seen = f"{self.crowds} of {total} annotations are crowds (iscrowd 1)"
+            yield Note("data/crowds", seen, _CROWDS_MEAN, _CROWD_ADVICE)
 
-    def _mask_warnings(self) -> Iterator[str]:
+    def _mask_notes(self) -> Iterator[Note]:
         agreement = self.agreement
         if agreement.differing and not agreement.wrong:
-            yield (
+            yield Note(
+                "data/masks",
                 f"{agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox "
-                f"[x, y, width, height]: {'; '.join(agreement.examples)}. The masks are what is trained on"
+                f"[x, y, width, height]: {'; '.join(agreement.examples)}",
+                "The masks are what is trained on",
+                "Correct these masks, or their boxes",
             )
         if agreement.areas_differing:
-            yield (
-                f"{agreement.areas_differing} of {agreement.compared} areas cannot be those of their masks; segm/APs, "
-                "APm and APl go by the area. Leave the field out to have it counted"
+            yield Note(
+                "data/masks",
+                f"{agreement.areas_differing} of {agreement.compared} areas cannot be those of their masks",
+                "segm/APs, APm and APl go by the area",
+                "Leave the field out to have it counted",
             )
         if agreement.without_pixel:
-            yield f"{agreement.without_pixel} masks have no pixel: no prediction can match them"
-
-    def _file_warnings(self) -> Iterator[str]:
+            yield Note(
+                "data/masks",
+                f"{agreement.without_pixel} masks have no pixel",
+                "No prediction can match them",
+                "Take these annotations out of the file",
+            )
         if self.without_polygon:
-            yield f"left out {self.without_polygon} annotations without a valid polygon (of three points)"
+            yield Note(
+                "data/masks",
+                f"left out {self.without_polygon} annotations without a valid polygon (of three points)",
+                "",
+                "Draw these objects, or take them out of the file",
+            )
+
+    def _file_notes(self) -> Iterator[Note]:
         if self.headers is not None and self.headers.pages:
-            yield (
+            yield Note(
+                "data/files",
                 f"{self.headers.pages} of {self.headers.inspected} images that were inspected have several pages, of "
-                "which the first is used"
+                "which the first is used",
+                "",
+                "Save each page as a file of its own to use it",
             )
         if self.repeated:
-            yield f"{len(self.repeated)} files are named by several images: {_some(self.repeated, 3)}"
+            seen = f"{len(self.repeated)} files are named by several images: {_some(self.repeated, 3)}"
+            yield Note(
+                "data/ids", seen, "Each counts as an image of its own", "Put all annotations of a file under one image"
+            )
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> Iterator[Note]:
         """What is certainly wrong, whatever the file is for."""
         agreement = self.agreement
         if self.headers is not None and (found := self.headers.problems):
             what = f"of {self.headers.inspected} images inspected, {len(found)} are of no use:"
-            yield "\n  ".join([f"{self.file}: {what}", *first_of(found, SHOWN)])
+            seen = "\n  ".join([f"{self.file}: {what}", *first_of(found, SHOWN)])
+            yield Note("data/files", seen)
         if agreement.wrong:
             what = f"{agreement.differing} of {agreement.compared} masks lie elsewhere than their own bbox"
             if not agreement.differing:
                 what = "the masks and their boxes do not go together"
             reading = f"It seems that {agreement.reading}." if agreement.reading else "Correct the file."
-            yield "\n  ".join([f"{self.file}: {what} [x, y, width, height].", *agreement.examples, reading])
+            seen = "\n  ".join([f"{self.file}: {what} [x, y, width, height].", *agreement.examples, reading])
+            yield Note("data/masks", seen)
 
     def require_instances(self) -> None:
         """Raises DatasetError if there is no instance that a prediction could match."""
         if not self.instances:
-            raise DatasetError(f"nothing to find in {self.file}: {self.why_no_instances()}")
+            raise DatasetError(self.nothing_to_find())
+
+    def nothing_to_find(self) -> str:
+        """The error message for a test file without an instance."""
+        return f"nothing to find in {self.file}: {self.why_no_instances()}"
 
     def why_no_instances(self) -> str:
         """Why there is no instance, and what to do."""
@@ -185,7 +221,7 @@ class Summary:
 
     def require_usable(self) -> None:
         """Raises DatasetError with all `problems`."""
-        if found := list(self.problems()):
+        if found := [note.text for note in self.problems()]:
             raise DatasetError("\n".join(found))
 
     def unlabelled_message(self, head: str) -> str:
@@ -220,6 +256,7 @@ def summarize(dataset: CocoDataset, *, inspect_images: bool = False) -> Summary:
         agreement=compare_masks_and_boxes(dataset),
         unlabelled=dataset.unlabelled,
         remarks=dataset.remarks,
+        unused=dataset.unused,
         headers=inspect_headers(dataset.records) if inspect_images else None,
     )
 
@@ -289,30 +326,47 @@ class DataSummary:
             lines.append(f"  not trained on: {left_out} images without an instance")
         return "\n".join(lines)
 
-    def warnings(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """What may be right, but is worth a look."""
-        found = [text for part in (*self.train, self.test) for text in part.warnings()]
+        found = [note for part in (*self.train, self.test) for note in part.notes()]
         if self.shared:
             found.append(
-                f"{len(self.shared)} images are both in the training and in the test set, whose score then says little "
-                f"of other images: {_some(self.shared, 3)}"
+                Note(
+                    "data/duplicates",
+                    f"{len(self.shared)} images are both in the training and in the test set, whose score then says "
+                    f"little of other images: {_some(self.shared, 3)}",
+                    "",
+                    "Take them out of one of the two",
+                )
             )
         for part in self.train:
-            found += [f"{part.file}: {text}" for text in part.unlabelled.values()]
+            found += [Note("data/labels", f"{part.file}: {text}") for text in part.unlabelled.values()]
         return list(dict.fromkeys(found))  # one file may be both trained on and scored by
 
-    def require_usable(self) -> None:
-        """Raises DatasetError if a file is wrong, or there is nothing to learn or to find."""
+    def warnings(self) -> list[str]:
+        """The notes, in words."""
+        return [note.text for note in self.notes()]
+
+    def problems(self) -> Iterator[list[Note]]:
+        """What is wrong, or leaves nothing to learn or to find, in groups: the first one can be the cause of others."""
         for part in (*self.train, self.test):
-            part.require_usable()
+            yield list(part.problems())
         if not self.instances:
             reasons = (f"{part.file}: {part.why_no_instances()}" for part in self.train)
-            raise DatasetError(f"nothing to learn: {'; '.join(reasons)}")
-        self.test.require_instances()
+            yield [Note("data/instances", f"nothing to learn: {'; '.join(reasons)}")]
+        if not self.test.instances:
+            yield [Note("data/instances", self.test.nothing_to_find())]
+        if not (self.instances and self.test.instances):
+            return
         for head in self.heads:
             for parts in (self.train, (self.test,)):
                 if all(part.labels[head][0] == 0 for part in parts):
-                    raise DatasetError("\n".join(part.unlabelled_message(head) for part in parts))
+                    yield [Note("data/labels", "\n".join(part.unlabelled_message(head) for part in parts))]
+
+    def require_usable(self) -> None:
+        """Raises DatasetError if a file is wrong, or there is nothing to learn or to find."""
+        for group in filter(None, self.problems()):
+            raise DatasetError("\n".join(note.text for note in group))
 
 
 def summarize_all(
@@ -329,7 +383,7 @@ def summarize_all(
     )
 
 
-def cap_warnings(file: os.PathLike[str] | str, most_instances: int, detections: int) -> Iterator[str]:
+def cap_notes(file: os.PathLike[str] | str, most_instances: int, detections: int) -> Iterator[Note]:
     """That AP cannot be 100: an image of a test set has more instances than are kept and counted.
 
     Args:
@@ -337,9 +391,12 @@ def cap_warnings(file: os.PathLike[str] | str, most_instances: int, detections: 
         detections: TEST.DETECTIONS_PER_IMAGE, of all categories together.
     """
     if most_instances > detections:
-        yield (
+        yield Note(
+            "data/instances",
             f"{file}: an image has {most_instances} instances, but TEST.DETECTIONS_PER_IMAGE is {detections}: so many "
-            f"are kept of an image and counted (COCO's maxDets), which bounds AP. Raise it to {most_instances} or more"
+            "are kept of an image and counted (COCO's maxDets), which bounds AP",
+            "",
+            f"Raise it to {most_instances} or more",
         )
 
 

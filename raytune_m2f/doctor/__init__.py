@@ -7,6 +7,7 @@ labels.py     data, as the annotation files say it
 images.py     data, as the image files say it
 scoring.py    the evaluator on ground truth
 settings.py   the configuration
+keys.py       keys without effect, and the search space
 excerpt.py    windows of training images for what follows
 bench.py      our network on them
 network.py    the network before its first step

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from raytune_m2f.doctor import cost, images, labels, learning, network, scoring, settings
+from raytune_m2f.doctor import cost, images, keys, labels, learning, network, scoring, settings
 from raytune_m2f.doctor.finding import Check, Finding, Need
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.errors import InputError
@@ -16,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     *images.CHECKS,
     *scoring.CHECKS,
     *settings.CHECKS,
+    *keys.CHECKS,
     *network.CHECKS,
     *learning.CHECKS,
     *cost.CHECKS,
@@ -48,18 +49,27 @@ class Diagnosis:
         return json.dumps({**content, "findings": [finding.to_dict() for finding in self.findings]}, indent=1)
 
 
-def examine(subject: Subject, checks: tuple[Check, ...] = CHECKS, *, quick: bool = False) -> Iterator[Finding]:
+def examine(
+    subject: Subject,
+    checks: tuple[Check, ...] = CHECKS,
+    *,
+    quick: bool = False,
+    begin: Callable[[Check], None] | None = None,
+) -> Iterator[Finding]:
     """Every finding as it is made.
 
     Data that cannot be read, or a network that cannot be built, is one problem; the checks that need it are skipped.
 
     Args:
         quick: only the checks that take seconds.
+        begin: called with each check before it looks.
     """
     made: dict[Need, bool] = {"config": True}
     for check in checks:
         if quick and not check.quick:
             continue
+        if begin is not None:
+            begin(check)
         for need in ("engine", "learner") if check.needs == "learner" else (check.needs,):
             if need not in made:
                 yield from _make(subject, need, made)

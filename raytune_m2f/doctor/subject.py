@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from raytune_m2f.engines.datasets import DatasetEngine, Datasets
 from raytune_m2f.learner.base import Learner
 from raytune_m2f.study.settings import Budget
 from raytune_m2f.study.space import SearchSpace
+
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -39,6 +41,14 @@ class Subject:
     workers: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seconds: float = 120.0
+    _made: dict[Callable[[Subject], Any], Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, make: Callable[[Subject], Made]) -> Made:
+        """What `make` makes of this subject: made when it is first asked for, and kept for the other checks."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: Made = self._made[make]
+        return made
 
     @cached_property
     def engine(self) -> Engine[Any, Any, Any]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
-from raytune_m2f.engines import build_engine
-from raytune_m2f.errors import SearchSpaceError, StudyError
+from raytune_m2f.doctor.examine import CHECKS, Diagnosis, examine
+from raytune_m2f.doctor.keys import searched_in_vain
+from raytune_m2f.doctor.subject import Subject
+from raytune_m2f.engines import Engine, build_engine
+from raytune_m2f.errors import SearchSpaceError, StudyError, first_of
 from raytune_m2f.learner.weight_files import check_source
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.check import BATCH, PERIOD, QUERIES, check_experiment
 from raytune_m2f.training.objective import Constraint, Objective
 
-SUBCATEGORY = "MODEL.MASK_FORMER.SUBCATEGORY_WEIGHT"
+SHOWN = 3
+"""Warnings of the doctor that `tune` names; the others it counts."""
 
 log = logging.getLogger(__name__)
 
@@ -29,28 +30,36 @@ def check_before_start(
     workers: int,
     asked: Sequence[Objective | Constraint] = (),
     stops: bool = False,
+    doctor: bool = False,
 ) -> list[str]:
     """Read the data once as every trial will, and compare; the log says what was read.
 
     Args:
         asked: metrics and constraints, whose keys the reports must have.
         stops: whether trials are to be stopped early, by their reports.
+        doctor: whether the doctor's quick checks are made too, of data, evaluator and configuration.
 
     Returns:
-        notes for the user, as `check_experiment`.
+        notes for the user, as `check_experiment`, and a line on what the doctor would warn of.
 
     Raises:
         DatasetError, ConfigError: the data or the configuration are wrong, or do not go together.
         ModelError: MODEL.WEIGHTS names what is not there; an address is not tried.
         SearchSpaceError: a batch in the space is smaller than the workers of a trial.
-        StudyError: a metric or a constraint names what no report has, or no report comes in time to stop a trial.
+        StudyError: a metric or a constraint names what no report has, no report comes in time to stop a trial, or the
+            doctor has found a problem.
     """
     check_source(config.MODEL.WEIGHTS)
     engine = build_engine(config)
     log.info("%s", engine.summary.text())
-    smallest, largest = _values(config, space, BATCH)
-    queries = _values(config, space, QUERIES)[0] if config.knows(QUERIES) else math.inf  # of our own network only
-    notes = check_experiment(config, engine, asked=asked, largest_batch=largest, fewest_queries=queries)
+    smallest, largest = space.span(BATCH, config)
+    notes = check_experiment(
+        config,
+        engine,
+        asked=asked,
+        largest_batch=largest if BATCH in space.entries else None,
+        fewest_queries=space.span(QUERIES, config)[0] if QUERIES in space.entries else None,
+    )
     if stops:
         notes += _check_reports(config)
     if isinstance(config, AnyModelConfig):  # detectron2 looks at many of its keys only when it builds
@@ -62,12 +71,40 @@ def check_before_start(
             f"{BATCH} can be {smallest:g}, but a trial has {workers} workers and each needs an image at least. Raise "
             "the smallest batch or give fewer --workers-per-trial."
         )
-    if SUBCATEGORY in space.entries and not config.value("DATASETS.SUBCATEGORIES"):
-        notes.append(
-            f"{SUBCATEGORY} is searched, but changes nothing without subcategory heads (DATASETS.SUBCATEGORIES): copy "
-            "the search space without it"
+    notes += [note.text for note in searched_in_vain(config, space)]
+    return [*notes, *_first_look(Subject(config, space, workers=workers), engine, notes)] if doctor else notes
+
+
+def _first_look(subject: Subject, engine: Engine, notes: Sequence[str]) -> list[str]:
+    """A line on what the doctor's quick checks would warn of, but for what the notes say; none if that is all.
+
+    The network is not built: that could need weights, which only a trial fetches.
+
+    Raises:
+        StudyError: there is a problem.
+    """
+    subject.engine = engine  # it has just been read
+    checks = tuple(check for check in CHECKS if check.needs != "learner")
+    diagnosis = Diagnosis(tuple(examine(subject, checks, quick=True)))
+    if problems := diagnosis.problems:
+        told = [f"{found.check}: {'. '.join(filter(None, (found.figure, found.meaning)))}" for found in problems]
+        advice = problems[0].remedy
+        raise StudyError(
+            "\n  ".join([f"doctor has found {_count(len(problems), 'problem')}:", *told])
+            + f"\n{advice} --no-doctor starts the study all the same."
         )
-    return notes
+    told = [
+        f"{found.check}: {found.figure}"
+        for found in diagnosis.warnings
+        if not any(found.figure in note for note in notes)
+    ]
+    if not told:
+        return []
+    return [f"doctor: {_count(len(told), 'warning')}: {'; '.join(first_of(told, SHOWN))} (doctor says what to do)"]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _check_reports(config: Config) -> list[str]:
@@ -82,14 +119,3 @@ def _check_reports(config: Config) -> list[str]:
     if period == end:
         return [f"{what} ({cure})"]
     raise StudyError(f"{what}. Give {cure}.")
-
-
-def _values(config: Config, space: SearchSpace, key: str) -> list[float]:
-    """The smallest and the largest value of a key in a trial; without a conditional key it is the configuration's."""
-    distribution: BaseDistribution | None = space.distributions.get(key)
-    values = [float(config.value(key))] if distribution is None or key in space.conditional else []
-    if isinstance(distribution, IntDistribution | FloatDistribution):
-        values += [float(distribution.low), float(distribution.high)]
-    elif isinstance(distribution, CategoricalDistribution):
-        values += [float(choice) for choice in distribution.choices if isinstance(choice, int | float)]
-    return [min(values), max(values)]

@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar, cast
 from torch.utils.data import DataLoader, Dataset
 
 from raytune_m2f.config import Config
+from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import (
     BatchStream,
     CocoDataset,
@@ -123,16 +124,18 @@ class DatasetEngine(Engine[Train, Test, Prediction]):
         return batch_loader(self.config, samples, [own[at : at + size] for at in range(0, len(own), size)])
 
     def evaluator(self, gather: Gather | None = None, *, subset: bool = False) -> Evaluator[Test, Prediction]:
-        settings = self.config.TEST
-        return CocoEvaluator(
-            self.datasets.scored(subset),
-            tasks=self.tasks,
-            max_detections=settings.DETECTIONS_PER_IMAGE,
-            bootstrap=settings.BOOTSTRAP,
-            evaluator=settings.EVALUATOR,
-            gather=gather,
-            to_results=self.to_results,
-        )
+        return self.evaluator_of(self.datasets.scored(subset), gather)
+
+    def evaluator_of(self, dataset: CocoDataset, gather: Gather | None = None, **changes: Any) -> CocoEvaluator:
+        """An evaluator of any data set with these labels; `changes` are other settings than the configuration's."""
+        settings: dict[str, Any] = {
+            "tasks": self.tasks,
+            "max_detections": self.config.TEST.DETECTIONS_PER_IMAGE,
+            "bootstrap": self.config.TEST.BOOTSTRAP,
+            "evaluator": self.config.TEST.EVALUATOR,
+            "to_results": self.to_results,
+        }
+        return CocoEvaluator(dataset, gather=gather, **{**settings, **changes})
 
 
 class NativeEngine(DatasetEngine[TrainSample, TestSample, Predicted]):
@@ -197,7 +200,9 @@ def load_datasets(config: Config, load: Callable[[str], CocoDataset], *, inspect
 def load_registered(config: Config, name: str) -> CocoDataset:
     """Read and check the dataset of DATASETS.REGISTER. Raises ConfigError if it is not there, and DatasetError."""
     entry = config.dataset(name)
-    return load_coco(name, Path(entry.annotations), Path(entry.images), config.DATASETS.SUBCATEGORIES)
+    heads = config.DATASETS.SUBCATEGORIES
+    tell = name in config.DATASETS.TRAIN and not isinstance(config, AnyModelConfig)  # which can have no head
+    return load_coco(name, Path(entry.annotations), Path(entry.images), heads, tell_unused=tell)
 
 
 def _merged(datasets: Sequence[CocoDataset]) -> CocoDataset:

@@ -7,6 +7,7 @@ prediction.py    predictions of our network as the configuration asks for them
 sieves.py        what is left out of an image's predictions: duplicates of a mask
 tiles.py         windows of a large image, and one instance of what several of them show
 optimizer.py     AdamW in Mask2Former's groups, schedules, the learning rate of a batch
+vitals.py        what is watched of every head while it trains
 weights.py       MODEL.WEIGHTS into our network: whose names they have, what does not fit
 weight_files.py  files of weights: from where they come, and what a file is that holds none
 """

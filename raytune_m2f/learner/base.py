@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import TypeVar
 
 from raytune_m2f.config import Config
+from raytune_m2f.learner.vitals import Vitals
 
 Autocast = AbstractContextManager[Any]
 Terms = dict[str, Tensor]
@@ -28,6 +29,10 @@ class Learner(Protocol[Train, Test, Prediction]):
     @property
     def model(self) -> nn.Module:
         """The bare network; its state is what a checkpoint holds."""
+
+    @property
+    def vitals(self) -> Vitals | None:
+        """What is watched of its heads, while it is awake; None of a network that has none to watch."""
 
     @property
     def max_norm(self) -> float | None:

@@ -20,6 +20,7 @@ from raytune_m2f.learner.balance import class_weights, is_balanced
 from raytune_m2f.learner.base import Autocast, Terms
 from raytune_m2f.learner.optimizer import build_optimizer, schedule_factor
 from raytune_m2f.learner.prediction import predict
+from raytune_m2f.learner.vitals import Vitals
 from raytune_m2f.learner.weights import load_weights
 from raytune_m2f.model import (
     Backbone,
@@ -128,6 +129,8 @@ class MaskFormerLearner:
         clip = config.SOLVER.CLIP_GRADIENTS
         self.max_norm = clip.CLIP_VALUE if clip.ENABLED else None
         self._warned_of_queries = False
+        self.vitals = Vitals(model.sem_seg_head.predictor.classifiers)
+        self.criterion.observer = self.vitals.observe
 
     def count(self, samples: Sequence[TrainSample]) -> Tensor:
         queries = self.model.num_queries

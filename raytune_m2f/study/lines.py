@@ -147,7 +147,19 @@ def status_caption(status: StudyStatus) -> str:
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
     leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
     start = f"{status.usage['trials']:.0f}{of} started: {counts}{leader}"
-    return f"{start}{leaks}{_noise_warning(status)}{notes}{_what_comes_next(status)}"
+    return f"{start}{leaks}{_noise_warning(status)}{_symptoms(status)}{notes}{_what_comes_next(status)}"
+
+
+def _symptoms(status: StudyStatus) -> str:
+    """The heads that learn nothing, and in how many trials."""
+    lines = [(text, trial.number) for trial in status.trials for text in trial.symptoms]
+    heads = dict.fromkeys(text.partition(":")[0] for text, _ in lines)
+    said = ""
+    for head in heads:
+        text, trial = next((text, number) for text, number in lines if text.partition(":")[0] == head)
+        others = sum(text.partition(":")[0] == head for text, _ in lines) - 1
+        said += f"\nlearns nothing, trial {trial}{f' and {others} more' if others else ''}: {text}"
+    return said
 
 
 def _what_comes_next(status: StudyStatus) -> str:

@@ -81,6 +81,9 @@ class EarlyStopping(_Settings):
     gives its place to a better one's checkpoint with changed values. `none` runs each trial to its end."""
     grace_iterations: int | None = Field(default=None, ge=1)
     """The first rung. None: a ninth of SOLVER.MAX_ITER (pbt: a fifth), at least one evaluation."""
+    dead_heads: bool = False
+    """Whether a trial ends too when one of its heads is dead: two reports in a row say that it has learned nothing, and
+    the grace period is over; see `training/symptoms.py`."""
     reduction_factor: int = Field(default=3, ge=2)
     """One trial in so many continues at each rung, and the next rung is so many times later. With `pbt` the rungs are
     evenly spaced, and the worst one in so many trials is replaced by one of the best."""

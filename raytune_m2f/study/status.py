@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
+from raytune_m2f.training.symptoms import head_name, symptoms
 
 STATES = {
     TrialState.WAITING: "waiting",
@@ -47,6 +48,7 @@ class TrialStatus:
         seconds: time in which it trained.
         cause: why it failed or was stopped.
         checkpoint: the best weights, if they are there.
+        symptoms: what the vitals of its heads show, in the latest report and in the one before.
     """
 
     number: int
@@ -66,6 +68,7 @@ class TrialStatus:
     cause: str | None
     directory: str
     checkpoint: str | None
+    symptoms: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -257,7 +260,14 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         cause=attributes.get("cause") or attributes.get("stopped"),
         directory=study.address_of(study.trial(trial.number)),
         checkpoint=study.address_of(weights) if best and weights.exists() else None,
+        symptoms=_symptoms(attributes, last or 0),
     )
+
+
+def _symptoms(attributes: dict[str, Any], last: int) -> list[str]:
+    found = symptoms(attributes.get("last", {}))
+    lasting = [head for head, since in attributes.get("symptoms", {}).items() if since < last]
+    return [f"{head_name(head)}: {found[head]}" for head in lasting if head in found]
 
 
 def _state(record: Record, trial: FrozenTrial, driven: bool) -> str:

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
-from raytune_m2f.data.summary import cap_warnings
+from raytune_m2f.data.summary import cap_notes
 from raytune_m2f.engines import Engine
 from raytune_m2f.errors import ConfigError, DatasetError, StudyError, closest
 from raytune_m2f.evaluation.subcategories import OF_FOUND_ALONE
+from raytune_m2f.learner.vitals import vital_keys
+from raytune_m2f.notes import Note
 from raytune_m2f.training.checkpoint import Checkpoint, newest_first
 from raytune_m2f.training.objective import Constraint, Objective, quoted
 
@@ -63,14 +65,12 @@ def check_experiment(
         StudyError: a metric or a constraint names what no report has.
     """
     engine.summary.require_usable()
-    if largest_batch is None:
-        _check_batch(engine, "is", config.SOLVER.IMS_PER_BATCH)
-    else:
-        _check_batch(engine, "can be", largest_batch)
-    _check_batch_norm(config)
+    check_batch(config, engine, largest_batch)
+    check_batch_norm(config)
     check_keys(config, engine, asked)
     objectives = [entry for entry in asked if isinstance(entry, Objective)]
-    return [*engine.summary.warnings(), *_notes(config, engine, fewest_queries), *_of_found_alone(engine, objectives)]
+    notes = [*engine.summary.notes(), *notes_on(config, engine, fewest_queries)]
+    return [*(note.text for note in notes), *_of_found_alone(engine, objectives)]
 
 
 def check_training(config: Config, engine: Engine, *, logs: bool) -> None:
@@ -86,7 +86,9 @@ def check_training(config: Config, engine: Engine, *, logs: bool) -> None:
         log.warning("%s", note)
 
 
-def _check_batch(engine: Engine, verb: str, batch: float) -> None:
+def check_batch(config: Config, engine: Engine, largest: float | None = None) -> None:
+    """Raises ConfigError if a global batch, or the `largest` of a search space, has more images than there are."""
+    verb, batch = ("is", config.SOLVER.IMS_PER_BATCH) if largest is None else ("can be", largest)
     images = engine.summary.images
     if batch > images:
         files = ", ".join(part.file for part in engine.summary.train)
@@ -97,11 +99,11 @@ def _check_batch(engine: Engine, verb: str, batch: float) -> None:
         )
 
 
-def _check_batch_norm(config: Config) -> None:
-    """Batch norm cannot learn from one image whose coarsest map has one cell."""
-    if not config.knows(QUERIES) or config.MODEL.BACKBONE.NAME not in NORMS:
+def check_batch_norm(config: Config) -> None:
+    """Raises ConfigError where batch norm would learn from one image whose coarsest map has one cell."""
+    norm = norm_key(config)
+    if norm is None:
         return
-    norm = NORMS[config.MODEL.BACKBONE.NAME]
     divisibility = config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY
     smallest, key = config.INPUT.IMAGE_SIZE, "INPUT.IMAGE_SIZE"
     if config.INPUT.START.ITERS and smallest > config.INPUT.START.IMAGE_SIZE:
@@ -117,27 +119,53 @@ def _check_batch_norm(config: Config) -> None:
         )
 
 
-def _notes(config: Config, engine: Engine, fewest_queries: float | None) -> Iterator[str]:
-    most, queries = engine.summary.most_instances, _queries(config) if fewest_queries is None else fewest_queries
-    if queries < most:
-        yield (
-            f"an image has {most} instances, but {QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: "
-            "they cannot all be found"
-        )
-    elif queries < engine.most_instances:
-        yield (
-            f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
-            f"{QUERIES} {'is' if fewest_queries is None else 'can be'} {queries:g}: of a fuller one so many are learned"
-        )
+def norm_key(config: Config) -> str | None:
+    """The key of the backbone's normalisation; None for Swin, which has LayerNorm, and for other networks."""
+    return NORMS.get(config.MODEL.BACKBONE.NAME) if config.knows(QUERIES) else None
+
+
+def notes_on(config: Config, engine: Engine, fewest_queries: float | None = None) -> Iterator[Note]:
+    """What of the configuration is allowed for these data, but seldom intended.
+
+    Args:
+        fewest_queries: of a search space; otherwise the configuration's.
+    """
+    yield from _query_notes(config, engine, fewest_queries)
     test = engine.summary.test
-    yield from cap_warnings(test.file, test.most_instances, config.TEST.DETECTIONS_PER_IMAGE)
+    yield from cap_notes(test.file, test.most_instances, config.TEST.DETECTIONS_PER_IMAGE)
     period, end = config.TEST.EVAL_PERIOD, config.SOLVER.MAX_ITER
     if period > end:
-        yield f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end"
+        yield Note(
+            "configuration/schedule",
+            f"{PERIOD} = {period} is beyond SOLVER.MAX_ITER = {end}: the training is evaluated only at its end",
+            "",
+            f"Give {PERIOD}={max(1, end // 10)}, say, or 0 if that is meant",
+        )
     if config.knows(START) and (start := config.value(START)) >= end:
-        yield (
+        yield Note(
+            "configuration/schedule",
             f"{START} = {start} is not below SOLVER.MAX_ITER = {end}: no iteration has images of INPUT.IMAGE_SIZE = "
-            f"{config.INPUT.IMAGE_SIZE} pixels, all have {config.INPUT.START.IMAGE_SIZE}"
+            f"{config.INPUT.IMAGE_SIZE} pixels, all have {config.INPUT.START.IMAGE_SIZE}",
+            "",
+            f"Lower {START}",
+        )
+
+
+def _query_notes(config: Config, engine: Engine, fewest: float | None) -> Iterator[Note]:
+    topic, queries = "data/instances", _queries(config) if fewest is None else fewest
+    has = f"{QUERIES} {'is' if fewest is None else 'can be'} {queries:g}"
+    most, remedy = engine.summary.most_instances, f"Raise {QUERIES}"
+    if config.knows(QUERIES) and not config.TEST.TILES.ENABLED:  # each window of a test image has its own queries
+        most = max(most, engine.summary.test.most_instances)
+    if queries < most:
+        yield Note(topic, f"an image has {most} instances, but {has}: they cannot all be found", "", remedy)
+    elif queries < engine.most_instances:
+        yield Note(
+            topic,
+            f"an image can have {engine.most_instances} instances with those that are pasted (INPUT.COPY_PASTE), but "
+            f"{has}: of a fuller one so many are learned",
+            "",
+            f"{remedy}, or lower INPUT.COPY_PASTE.MAX_INSTANCES",
         )
 
 
@@ -163,7 +191,11 @@ def check_keys(config: Config, engine: Engine, asked: Sequence[Objective | Const
         return  # the evaluation of nothing, which tells all keys, takes a while on a large test set
     for subset in (False, True) if config.TEST.SUBSET else (False,):
         scores = engine.evaluator(subset=subset).evaluate()
-        known = [*USAGE, *(key for key, value in scores.items() if math.isfinite(value))]
+        known = [
+            *USAGE,
+            *(vital_keys(engine.categories.subcategories) if config.knows(QUERIES) else ()),
+            *(key for key, value in scores.items() if math.isfinite(value)),
+        ]
         part = f" on the images of TEST.SUBSET = {config.TEST.SUBSET}" if subset else ""
         for key in sorted(wanted - set(known)):
             if key in scores:

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raytune_m2f.config import Config
 from raytune_m2f.errors import NonFiniteLossError, OutOfMemoryError
 from raytune_m2f.learner.base import Learner
+from raytune_m2f.learner.vitals import EVERY
 from raytune_m2f.model import NonFiniteError
 from raytune_m2f.training.average import WeightAverage
 from raytune_m2f.training.memory import (
@@ -126,6 +127,9 @@ class Stepper:
     def _gradients(self, samples: Sequence[Any], iteration: int) -> dict[str, float]:
         """Gradients of the global batch, and its losses; the weights stay."""
         self.network.train()
+        if self.learner.vitals is not None:
+            self.learner.vitals.take()  # what a step that ran out of memory has left
+            self.learner.vitals.awake = iteration % EVERY == 0
         counts = all_reduce_sum(self.learner.count(samples), self.context.device)
         self.optimizer.zero_grad(set_to_none=True)
         terms: dict[str, Tensor] = {}
@@ -135,8 +139,18 @@ class Stepper:
             with self._averaged_gradients(last=start + self.micro_batch >= len(samples)):
                 for name, value in self.backward(part, counts, place).items():
                     terms[name] = terms.get(name, 0.0) + value
-        values = all_reduce_sum(torch.stack(list(terms.values())).float(), self.context.device).tolist()
+        values = self._summed(torch.stack(list(terms.values())).float())
         return {"loss": sum(values), **dict(zip(terms, values, strict=True))}
+
+    def _summed(self, terms: Tensor) -> list[float]:
+        """Loss terms of all workers, and beside them, in the same message, what was seen of the heads."""
+        vitals = self.learner.vitals
+        seen = None if vitals is None else vitals.take()
+        if vitals is None or seen is None:
+            return all_reduce_sum(terms, self.context.device).tolist()
+        values = all_reduce_sum(torch.cat((terms, seen)), self.context.device).cpu()
+        vitals.add(values[len(terms) :])
+        return values[: len(terms)].tolist()
 
     def _halve(self, reason: str) -> None:
         """Take half as many images at once, from now on and after a restart."""
@@ -184,12 +198,24 @@ class Stepper:
         """Step with the gradients that are there, clipped, at the learning rates of this iteration."""
         self._set_rates(iteration)
         self.scaler.unscale_(self.optimizer)
-        if self.learner.max_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.learner.max_norm)
+        self._clip()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update(iteration)
+
+    def _clip(self) -> None:
+        """Clip the whole gradient, and note what share of it is each head's."""
+        vitals, most = self.learner.vitals, self.learner.max_norm
+        watched = vitals is not None and vitals.awake
+        if most is None and not watched:
+            return
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if vitals is not None and watched:
+            vitals.add_gradients(norm)
+        if most is not None:
+            nn.utils.clip_grads_with_norm_(parameters, most, norm)
 
     def _set_rates(self, iteration: int) -> None:
         factor = self.schedule(iteration)

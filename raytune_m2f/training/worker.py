@@ -24,6 +24,7 @@ from raytune_m2f.training.check import START, check_training, require_same_train
 from raytune_m2f.training.memory import Usage, device_name, oom_as_error, usage_report
 from raytune_m2f.training.reports import Report, TrialContext, append_report, rewind
 from raytune_m2f.training.step import LossMeans, Stepper, all_gather, share_buffers
+from raytune_m2f.training.symptoms import described
 from raytune_m2f.training.trial_dir import CHECKPOINTS, CONFIG
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,8 @@ class Run:
         self._clock = time.monotonic()
         self._evaluators: dict[bool, Evaluator] = {}  # of the subset, of all test images; made when they are needed
         self._progress = several(logged("iteration", log), self.context.progress)
+        self._shown: set[str] = set()
+        self._vitals = self.stepper.learner.vitals
         self._start: int = self.config.value(START) if self.config.knows(START) else 0
 
     @property
@@ -146,6 +149,8 @@ class Run:
             self.stepper.restore(state)
             self.iteration, self.report = state["iteration"], state["report"]
             self.seconds, self.losses = state["seconds"], LossMeans.restored(state["losses"])
+            if self._vitals is not None:
+                self._vitals.restore(state.get("vitals"))  # not in checkpoints of before 2026-11-26
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
             self._lay_out()
@@ -239,6 +244,7 @@ class Run:
             "iteration": self.iteration,
             **{name: value for name, value in scores.items() if math.isfinite(value)},
             **self.losses.take(),
+            **({} if self._vitals is None else self._vitals.report()),
             "lr": self.stepper.lr,
             "effective_lr": effective_lr(self.config),
             "global_batch": self.config.SOLVER.IMS_PER_BATCH,
@@ -271,6 +277,16 @@ class Run:
             append_report(self.context.output_dir, report)
             told = self.iteration, self.context.metric.text, self._score(report), report["images"], report["lr"]
             log.info("iteration %d: %s %.2f on %d images, lr %.2e", *told)
+            self._warn_of(report)
+
+    def _warn_of(self, report: Report) -> None:
+        """Say what the vitals show in two reports in a row; early in a training they show much that passes."""
+        shown = list(described(report))
+        kinds = {text.partition(":")[0] for text in shown}
+        for text in shown:
+            if text.partition(":")[0] in self._shown:
+                log.warning("iteration %d: %s", self.iteration, text)
+        self._shown = kinds
 
     def _rank(self, report: Report) -> tuple[int, float]:
         return report.get("images", 0), self._score(report)
@@ -287,5 +303,6 @@ class Run:
                 "iteration": self.iteration,
                 "seconds": self.seconds,
                 "losses": self.losses.state(),
+                "vitals": None if self._vitals is None else self._vitals.state(),
             }
             self.writer.write(state, best=best)

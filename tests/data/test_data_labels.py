@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Any
 
 import pytest
 
 from raytune_m2f.data import Categories
-from raytune_m2f.data.labels import find_labels, wrong_label_message
+from raytune_m2f.data.labels import find_labels, unused_labels, wrong_label_message
 from raytune_m2f.errors import DatasetError
 
 CLASSES = ("green", "fully ripe")
@@ -60,8 +62,8 @@ def test_labels_of_some_annotations_elsewhere_are_a_remark() -> None:
     some = entries({"ripeness": 0}, {"attributes": {"ripeness": "green"}}, {"color": "green"})
     unlabelled, (remark,) = find_labels(CATEGORIES, some, source="a.json")
     assert unlabelled == {}
-    assert remark.startswith("1 annotations have no label in the field 'ripeness'")
-    assert "attributes.ripeness: 'green' (1)" in remark
+    assert remark.figure.startswith("1 annotations have no label in the field 'ripeness'")
+    assert "attributes.ripeness: 'green' (1)" in remark.figure
 
 
 def test_unknown_labels_are_no_remark() -> None:
@@ -93,3 +95,30 @@ def test_a_wrong_value_in_the_right_field_has_its_advice(value: object, advice: 
     text = wrong_label_message("ripeness", value, CLASSES)
     assert "allowed is an integer from 0 to 1 (green, fully ripe)" in text
     assert text.endswith(advice) or advice in text
+
+
+# Labels that no head reads
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "told"),
+    [
+        (
+            {"subcategories": {"ripeness": ["a", "b"]}},
+            {"ripeness": 1},
+            r"have labels of ripeness.*\[ripeness\] learns them",
+        ),
+        ({}, {"attributes": {"ripeness": "ripe"}}, r"labels in attributes\.ripeness: ripe \(6\), green \(6\)\..* init"),
+        ({}, {"attributes": [{"name": "ripeness", "value": "ripe"}]}, r"labels in attributes\[\]\.value"),
+        ({"subcategories": {"ripeness": ["a", "b"]}}, {}, None),
+        ({"subcategories": []}, {"attributes": {"occluded": False}}, None),
+        ({}, {"score": 0.5, "track_id": 3, "attributes": {}}, None),
+    ],
+)
+def test_labels_that_no_head_reads_are_told(content: dict[str, Any], extra: dict[str, Any], told: str | None) -> None:
+    other = json.loads(json.dumps(extra).replace('"ripe"', '"green"').replace("false", "true"))
+    note = unused_labels(content, entries(*[extra, other] * 6))
+    assert (note is None) == (told is None)
+    if note and told:
+        assert note.topic == "data/fields"
+        assert re.search(told, note.text)

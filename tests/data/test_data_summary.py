@@ -12,6 +12,7 @@ import pytest
 
 from raytune_m2f.data import Annotation, Categories, CocoDataset, ImageRecord, summarize, summarize_all
 from raytune_m2f.errors import DatasetError
+from raytune_m2f.notes import Note
 
 CATEGORIES = Categories((3, 9), ("red", "blue"), {"ripeness": ("green", "ripe")})
 SQUARE = (array("d", [2, 2, 12, 2, 12, 12, 2, 12]),)
@@ -83,7 +84,7 @@ def test_few_crowds_are_no_warning() -> None:
 
 def test_what_else_is_worth_a_look() -> None:
     one = dataset([annotation(0)], [annotation(1, bbox=(20, 20, 9, 9), area=1e5)], [annotation()], without_polygon=3)
-    same = replace(one, records=(*one.records, replace(one.records[0], id=9)), remarks=("odd",))
+    same = replace(one, records=(*one.records, replace(one.records[0], id=9)), remarks=(Note("data/labels", "odd"),))
     text = "\n".join(summarize(same).warnings())
     for part in (
         "1 of 4 masks lie elsewhere than their own bbox",
@@ -96,7 +97,7 @@ def test_what_else_is_worth_a_look() -> None:
 
 
 def test_an_image_in_both_sets_is_a_warning_said_once() -> None:
-    data = dataset([annotation(0)], [annotation(1)], remarks=("odd",))
+    data = dataset([annotation(0)], [annotation(1)], remarks=(Note("data/labels", "odd"),))
     shared, odd = sorted(summarize_all([data], data, filter_empty=True).warnings())
     assert shared.startswith("2 images are both in the training and in the test set")
     assert odd == "t.json: odd"

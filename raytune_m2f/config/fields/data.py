@@ -24,7 +24,7 @@ RESULT_FIELDS = ("score",)
 """Fields that COCO gives to every result, beside those of an annotation."""
 RESULT_SUFFIXES = ("_score", "_probabilities")
 """What a result says of a head, behind the head's name."""
-METRIC_GROUPS = ("segm",)
+METRIC_GROUPS = ("segm", "vitals")
 """Metrics of a head are called `<name>/...`."""
 EvaluatorName = Literal["hotcoco", "pycocotools"]
 

@@ -29,6 +29,7 @@ class AnyModelLearner:
     A loss of a micro-batch is a mean over its images; shares are by the number of images.
     """
 
+    vitals = None
     max_norm = None  # detectron2's optimizer clips by itself
 
     def __init__(self, config: Config):

@@ -32,6 +32,7 @@ class Index:
         heirs: pbt: the trials without a report of their own that start from another's checkpoint: whose, and at which
             iteration.
         max_iter: iterations of a whole trial.
+        grace: iterations before which no trial is stopped.
     """
 
     plan: StudyPlan
@@ -42,6 +43,7 @@ class Index:
     heirs: dict[int, tuple[int, int]] = field(default_factory=dict)
     rungs: Rungs = field(init=False)
     max_iter: int = field(init=False)
+    grace: int = field(init=False)
     _used: dict[int, tuple[int, float]] = field(default_factory=dict)
     _iterations: int = 0
     _gpu_seconds: float = 0.0
@@ -53,6 +55,7 @@ class Index:
             self.max_iter, config.value("TEST.EVAL_PERIOD"), stopping.method
         )
         factor = stopping.reduction_factor
+        self.grace = grace
         self.rungs = Rungs(rung_iterations(stopping.method, grace, factor, self.max_iter), factor)
 
     def add(self, trial: FrozenTrial) -> None:

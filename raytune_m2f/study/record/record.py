@@ -26,6 +26,7 @@ from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.record.storage import open_study
 from raytune_m2f.study.settings import Usage
 from raytune_m2f.training.reports import Report, read_reports
+from raytune_m2f.training.symptoms import head_name, symptoms
 from raytune_m2f.training.trial_dir import FAILURE, STOP, log_tail, read_failure
 
 FACTS = ("effective_lr", "micro_batch", "host")
@@ -224,6 +225,9 @@ class Record:
             inherited = float(report["seconds"])
             self.note(trial, "inherited", inherited)
         self.note(trial, "last", plain)
+        before, step = trial.user_attrs.get("symptoms", {}), int(report["iteration"])
+        if (found := {head: before.get(head, step) for head in symptoms(plain)}) or before:
+            self.note(trial, "symptoms", found)  # since which report each head has them
         for fact in FACTS:
             if fact in plain:
                 self.note(trial, fact, plain[fact])
@@ -256,10 +260,16 @@ class Record:
         trial = self.trial(number)
         if "stopped" in trial.user_attrs or number in self.index.paused:
             return True
-        method = self.plan.settings.early_stopping.method
+        stopping = self.plan.settings.early_stopping
+        method = stopping.method
         baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
         whole = (trial.last_step or 0) >= self.index.max_iter
-        if method == "none" or baseline or whole or trial.state.is_finished():
+        if baseline or whole or trial.state.is_finished():
+            return False
+        if stopping.dead_heads and (dead := self._dead_head(trial)):
+            self.note(trial, "stopped", f"{dead} at {trial.last_step} of {self.index.max_iter} iterations")
+            return True
+        if method == "none":
             return False
         rungs, passed = self.index.rungs, trial.user_attrs.get("rung", 0)
         rung = trial.user_attrs.get("replaced_at")  # decided, but a driver was killed right then
@@ -276,6 +286,14 @@ class Record:
         what = "replaced by a better one" if method == "pbt" else "early stopping"
         self.note(trial, "stopped", f"{what} at {rung} of {self.index.max_iter} iterations")
         return True
+
+    def _dead_head(self, trial: FrozenTrial) -> str:
+        """What is wrong with a head that is dead for good, as far as one can know; empty if none is."""
+        last, since = trial.last_step or 0, trial.user_attrs.get("symptoms", {})
+        dead = [head for head, step in since.items() if step < last]
+        if not dead or last < self.index.grace:
+            return ""
+        return f"{head_name(dead[0])} is dead ({symptoms(trial.user_attrs['last']).get(dead[0], '')})"
 
     def is_full(self) -> bool:
         """Whether the budget allows no further trial, whatever happens."""

@@ -15,7 +15,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
 from raytune_m2f.config import Config
@@ -71,6 +71,17 @@ class SearchSpace:
     def distributions(self) -> dict[str, BaseDistribution]:
         """Optuna's distribution of each key."""
         return {key: entry.distribution for key, entry in self.entries.items()}
+
+    def span(self, key: str, config: Config) -> tuple[float, float]:
+        """The smallest and the largest value of a key in a trial; where a trial may lack it, the configuration's own
+        too. Choices that are no numbers are left out."""
+        found: list[float] = [] if key in self.entries and key not in self.conditional else [config.value(key)]
+        distribution = self.distributions.get(key)
+        if isinstance(distribution, IntDistribution | FloatDistribution):
+            found += [distribution.low, distribution.high]
+        elif isinstance(distribution, CategoricalDistribution):
+            found += [choice for choice in distribution.choices if isinstance(choice, int | float)]
+        return float(min(found)), float(max(found))
 
     @property
     def conditional(self) -> frozenset[str]:

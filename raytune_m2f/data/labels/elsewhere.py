@@ -7,24 +7,19 @@ labels would count as unknown, and the head would learn nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raytune_m2f.data.categories import Categories
+from raytune_m2f.data.labels.entries import COCO_FIELDS, SHOWN, counted, entries_of, normalized
 from raytune_m2f.errors import DatasetError
-
-COCO_FIELDS = frozenset({"id", "image_id", "category_id", "segmentation", "bbox", "area", "iscrowd", "keypoints"})
-VALUE_KEYS = ("value", "values", "text", "label")
-"""Where an object {name, value} holds the value."""
-MAX_DEPTH = 4  # of nested objects
-MAX_LENGTH = 50  # entries of a list that are inspected
-SHOWN = 4
+from raytune_m2f.notes import Note
 
 
 def find_labels(
     categories: Categories, entries: Sequence[Mapping[str, Any]], *, source: str
-) -> tuple[dict[str, str], list[str]]:
+) -> tuple[dict[str, str], list[Note]]:
     """Check that the annotations (entries of a COCO file) label every head in the head's own field.
 
     Returns:
@@ -34,7 +29,7 @@ def find_labels(
         DatasetError: no annotation has a label there, but in another field.
     """
     unlabelled: dict[str, str] = {}
-    remarks: list[str] = []
+    remarks: list[Note] = []
     for head, classes in categories.subcategories.items():
         known = sum(entry.get(head) is not None for entry in entries)
         if known == len(entries):
@@ -45,9 +40,8 @@ def find_labels(
             if found.values:
                 raise DatasetError(f"{source}: {unlabelled[head]}")
         elif found.values:
-            remarks.append(
-                f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
-            )
+            seen = f"{found.count} annotations have no label in the field {head!r}, but one that is not read in {found}"
+            remarks.append(Note("data/labels", seen, "", f"Give them the index of their class in the field {head!r}"))
     return unlabelled, remarks
 
 
@@ -55,9 +49,9 @@ def wrong_label_message(head: str, value: object, classes: Sequence[str]) -> str
     """The error message for a wrong value in the field of a head: what is allowed, and what was probably intended."""
     shown = ", ".join(classes[:12]) + (", ..." if len(classes) > 12 else "")
     allowed = f"{head} = {value!r}, allowed is an integer from 0 to {len(classes) - 1} ({shown})"
-    known = {_normalized(name): index for index, name in enumerate(classes)}
-    if isinstance(value, str) and _normalized(value) in known:
-        return f"{allowed}; write the index of {value!r}, {known[_normalized(value)]}"
+    known = {normalized(name): index for index, name in enumerate(classes)}
+    if isinstance(value, str) and normalized(value) in known:
+        return f"{allowed}; write the index of {value!r}, {known[normalized(value)]}"
     if value == len(classes) and type(value) is int:
         return f"{allowed}; classes are counted from 0"
     return f"{allowed}; leave the field out where the class is unknown"
@@ -81,7 +75,7 @@ class _Found:
         return max((sum(values.values()) for values in self.values.values()), default=0)
 
     def __str__(self) -> str:
-        return "; ".join(f"{place}: {_counts(values)}" for place, values in list(self.values.items())[:SHOWN])
+        return "; ".join(f"{place}: {counted(values)}" for place, values in list(self.values.items())[:SHOWN])
 
 
 def _search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[str], *, by_name: bool) -> _Found:
@@ -90,12 +84,12 @@ def _search(entries: Sequence[Mapping[str, Any]], head: str, classes: Sequence[s
     Args:
         by_name: accept only fields that are named like the head, not any that holds the name of a class.
     """
-    names, found = set() if by_name else {_normalized(name) for name in classes}, _Found()
+    names, found = set() if by_name else {normalized(name) for name in classes}, _Found()
     for entry in entries:
         if entry.get(head) is not None:
             continue
         found.fields.update(key for key in entry if key not in COCO_FIELDS and key != head)
-        for place, value in {f.place: f.value for f in _fields(entry) if f.may_be_label(head, names)}.items():
+        for place, value in {f.place: f.value for f in entries_of(entry) if f.may_be_label(head, names)}.items():
             found.values.setdefault(place, Counter())[repr(value)] += 1
     return found
 
@@ -106,7 +100,7 @@ def _unlabelled_message(head: str, classes: Sequence[str], found: _Found, annota
     if found.values:
         seen = f"What looks like them is in another place: {found}."
     elif found.fields:
-        seen = f"Beside COCO's own fields the annotations have {_counts(found.fields)}."
+        seen = f"Beside COCO's own fields the annotations have {counted(found.fields)}."
     else:
         seen = "The annotations have none but COCO's own fields."
     return (
@@ -114,48 +108,3 @@ def _unlabelled_message(head: str, classes: Sequence[str], found: _Found, annota
         f'to learn from or to be scored by. {seen} Give each annotation an integer field "{head}" ({listed}), or '
         "take the head out of DATASETS.SUBCATEGORIES."
     )
-
-
-@dataclass(frozen=True)
-class _Field:
-    """A value somewhere in an annotation, its place and key, and the object that holds it."""
-
-    place: str
-    key: str
-    value: object
-    siblings: Mapping[str, Any]
-
-    def may_be_label(self, head: str, names: set[str]) -> bool:
-        """Whether the value may be a label of `head`, whose classes have these normalized names."""
-        if self.value is None or self.place == head:
-            return False
-        wanted, key = _normalized(head), _normalized(self.key)
-        if key == wanted or (isinstance(self.value, str) and _normalized(self.value) in names):
-            return True
-        if key in VALUE_KEYS and any(isinstance(v, str) and _normalized(v) == wanted for v in self.siblings.values()):
-            return True
-        return self.value is True and key in names
-
-
-def _fields(inside: Mapping[str, Any], place: str = "", depth: int = 0) -> Iterator[_Field]:
-    """All values of an annotation, of nested objects and lists too."""
-    for key, value in inside.items():
-        if depth == 0 and key in COCO_FIELDS:
-            continue
-        where = f"{place}.{key}" if place else key
-        if not isinstance(value, Mapping):
-            yield _Field(where, key, value, inside)
-        for part in value[:MAX_LENGTH] if isinstance(value, list) else [value]:
-            if isinstance(part, Mapping) and depth < MAX_DEPTH:
-                yield from _fields(part, where if part is value else f"{where}[]", depth + 1)
-            elif part is not value:
-                yield _Field(f"{where}[]", "", part, {})
-
-
-def _normalized(name: str) -> str:
-    return name.strip().casefold().replace(" ", "_").replace("-", "_")
-
-
-def _counts(values: Counter[str]) -> str:
-    shown = ", ".join(f"{value} ({count})" for value, count in values.most_common(SHOWN))
-    return shown + (", ..." if len(values) > SHOWN else "")

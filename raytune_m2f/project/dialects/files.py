@@ -1,0 +1,156 @@
+"""Find image files by what an export calls them: one way for all dialects.
+
+Only files below the given folders are ever found: a name that leads elsewhere ("../..", an absolute path, a drive)
+finds nothing there, but perhaps a file of its last part here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from raytune_m2f.data.images import IMAGE_SUFFIXES
+from raytune_m2f.errors import DatasetError
+from raytune_m2f.project.dialects.draft import Draft
+from raytune_m2f.project.dialects.source import walk
+
+Parts = tuple[str, ...]
+"""Of a relative path, folders first."""
+
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?P<name>.+)", re.IGNORECASE)  # Label Studio sets this before a file's name
+_ROBOFLOW = re.compile(r"(?P<stem>.+)_(?P<suffix>jpe?g|png|bmp|webp|tiff?)\.rf\.\w{8,}\.\w+", re.IGNORECASE)
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class ImageFiles:
+    """The files below folders, by path and by name.
+
+    Args:
+        folders: where images are; each is searched with all folders in it.
+        beside: further folders, which are searched without the folders in them.
+
+    Raises:
+        DatasetError: one of `folders` is no folder.
+    """
+
+    def __init__(self, folders: Sequence[Path], beside: Sequence[Path] = ()) -> None:
+        self.folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
+        for folder in self.folders:
+            if not folder.is_dir():
+                raise DatasetError(f"image folder {folder} does not exist or is not a folder")
+        self.paths: dict[str, Path] = {}
+        self._named: dict[str, list[Path]] = {}
+        self._stems: dict[str, list[Path]] = {}
+        for folder in self.folders:
+            for path in walk(folder):
+                self._add(path)
+        for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in beside):
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if path.is_file():
+                    self._add(path)
+
+    def find(self, draft: Draft, prefer: Path | None = None) -> Path | None:
+        """The file of a draft; None if there is none, or if several have its name and no folder tells them apart.
+
+        Args:
+            prefer: one of the folders; the file is looked for in it first.
+        """
+        return next((path for name in (draft.name, *draft.aliases) if (path := self._find(name, draft, prefer))), None)
+
+    def images(self) -> list[Path]:
+        """The files whose suffix is that of an image."""
+        return [path for path in self.paths.values() if path.suffix.lower() in IMAGE_SUFFIXES]
+
+    def described(self) -> str:
+        """The folders, with the number of their images and one of them, for a message."""
+        images = self.images()
+        shown = ", ".join(map(str, self.folders)) or "the folder of the annotations"
+        return f"{shown} ({len(images)} image files" + (f", such as {images[0].name})" if images else ")")
+
+    def _add(self, path: Path) -> None:
+        if str(path) in self.paths:
+            return
+        self.paths[str(path)] = path
+        self._named.setdefault(_folded(path.name), []).append(path)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            self._stems.setdefault(_folded(path.stem), []).append(path)
+
+    def _find(self, name: str, draft: Draft, prefer: Path | None) -> Path | None:
+        roots = [root for root in (prefer, draft.base, *self.folders) if root is not None]
+        spelt = list(spellings(name))
+        if not draft.any_suffix:
+            for parts in spelt:
+                for root in roots:
+                    if path := self.paths.get(os.path.normpath(os.path.join(root, *parts))):
+                        return path
+        for parts in spelt:
+            known = [part for part in parts if part not in ("..", "/") and not _DRIVE.fullmatch(part)]
+            if not known:
+                continue
+            found = [] if draft.any_suffix else self._named.get(_folded(known[-1]), [])
+            stem = known[-1] if draft.any_suffix else PurePosixPath(known[-1]).stem
+            if path := _likest(found or self._stems.get(_folded(stem), []), known, prefer):
+                return path
+        return None
+
+
+def spellings(name: str) -> Iterator[Parts]:
+    """What a name may mean, the likeliest first: as it stands, as an address, percent-encoded, with a tool's prefix."""
+    seen = set()
+    for text in _texts(name):
+        parts = tuple(part for part in text.replace("\\", "/").split("/") if part not in ("", "."))
+        parts = ("/", *parts) if text.startswith(("/", "\\")) else parts
+        for spelt in (parts, _without_prefix(parts)):
+            if spelt and spelt not in seen:
+                seen.add(spelt)
+                yield spelt
+
+
+def original_name(name: str) -> str:
+    """The name of the picture that Roboflow made an image of: "a_jpg.rf.0123....jpg" of "a.jpg"; "" if it made none."""
+    found = _ROBOFLOW.fullmatch(PurePosixPath(name.replace("\\", "/")).name)
+    return f"{found['stem']}.{found['suffix']}" if found else ""
+
+
+def _texts(name: str) -> Iterator[str]:
+    yield name
+    try:
+        address = urlsplit(name)
+        query = parse_qs(address.query).get("d", [])
+    except ValueError:  # "http://[x"
+        return
+    yield from query[:1]
+    if address.scheme or address.query:
+        yield unquote(address.path)
+    if "%" in name:
+        yield unquote(name)
+
+
+def _without_prefix(parts: Parts) -> Parts:
+    found = _UPLOADED.fullmatch(parts[-1]) if parts else None
+    return (*parts[:-1], found["name"]) if found else parts
+
+
+def _likest(found: Sequence[Path], parts: Sequence[str], prefer: Path | None) -> Path | None:
+    """Of the files of one name the one whose folders agree with `parts`, counted from the end; None if two do."""
+    if len(found) > 1 and prefer is not None and (inside := [path for path in found if prefer in path.parents]):
+        found = inside
+    if len(found) < 2:
+        return found[0] if found else None
+    wanted = [_folded(part) for part in reversed(parts[:-1])]
+
+    def agreeing(path: Path) -> int:
+        folders = [_folded(part) for part in reversed(path.parts[:-1])]
+        return next((n for n, (a, b) in enumerate(zip(folders, wanted, strict=False)) if a != b), len(wanted))
+
+    best = max(map(agreeing, found))
+    likest = [path for path in found if agreeing(path) == best]
+    return likest[0] if len(likest) == 1 else None
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
