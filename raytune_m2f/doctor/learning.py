@@ -60,6 +60,8 @@ SLOW = 10
 RIGHT = 0.75
 """A head has learned this share of what the majority leaves to learn; masks have this mean overlap."""
 OVERLAP = 0.6
+WORSE = 0.5
+"""What is predicted after all has been learned is at least this share of it right."""
 RECENT = 4
 """Looks that what is named has been wrong in."""
 LEARNED_ELSE = 0.75
@@ -187,7 +189,7 @@ def look(subject: Subject) -> Iterator[Finding]:
     run, learner = train(subject)
     yield from verdict(subject, run)
     if run.is_sound:
-        yield from _predicted(subject, learner)
+        yield from _predicted(subject, run, learner)
 
 
 def train(subject: Subject) -> tuple[Run, MaskFormerLearner]:
@@ -285,7 +287,10 @@ class Watch:
             answers = logits[0, pairs.images[0], pairs.queries[0]].argmax(-1) == truth
             right[head] += answers[truth != UNKNOWN].tolist()
         logits = F.interpolate(matched_masks(outputs, pairs), size=size, mode="bilinear", align_corners=False)[0]
-        overlaps += _overlaps(logits > 0, batch.masks[pairs.instances[0]] > 0).tolist()
+        found = _overlaps(logits > 0, batch.masks[pairs.instances[0]] > 0)
+        if outputs.distinct is not None:  # one that only repeats another is never predicted
+            found *= outputs.distinct[pairs.images[0], pairs.queries[0]]
+        overlaps += found.tolist()
 
 
 def _overlaps(masks: Tensor, truth: Tensor) -> Tensor:
@@ -429,28 +434,30 @@ def _named(run: Run, name: str, where: str, values: dict[str, Any]) -> Finding:
     )  # fmt: skip
 
 
-def _predicted(subject: Subject, learner: MaskFormerLearner) -> Iterator[Finding]:
+def _predicted(subject: Subject, run: Run, learner: MaskFormerLearner) -> Iterator[Finding]:
     """What has been learned by heart must be what `predict` says, in evaluation mode."""
     bench = Bench(subject, learner)
-    right: dict[str, list[bool]] = defaultdict(list)
+    right: dict[str, list[float]] = defaultdict(list)
     for sample, found in zip(bench.excerpt.samples, bench.predict(bench.excerpt.images), strict=True):
         height, width = sample.image.shape[1:]
         masks = torch.from_numpy(decode(found.masks, height, width)).bool()
+        labels = {MAIN: found.labels, **{head: probs.argmax(-1) for head, probs in found.subprobs.items()}}
         for n, truth in enumerate(sample.target.masks):
-            overlaps = _overlaps(masks, truth.expand_as(masks)) if len(masks) else torch.zeros(0)
-            over = (overlaps > 0.5).nonzero()[:, 0].tolist()  # best first
-            right[MASKS].append(bool(over))
-            if over:
-                labels = {MAIN: found.labels, **{h: probs.argmax(-1) for h, probs in found.subprobs.items()}}
-                for head, truths in labels_of(sample.target).items():
-                    if truths[n] != UNKNOWN and head in labels:
-                        right[head].append(int(labels[head][over[0]]) == int(truths[n]))
+            overlaps = _overlaps(masks, truth.expand_as(masks)) if len(masks) else torch.zeros(1)
+            right[MASKS].append(float(overlaps.max()))
+            if right[MASKS][-1] < OVERLAP:
+                continue
+            at = int(overlaps.argmax())  # a query's labels come in the order of their scores
+            for head, truths in labels_of(sample.target).items():
+                if truths[n] != UNKNOWN and head in labels:
+                    right[head].append(float(labels[head][at] == truths[n]))
     for name, answers in right.items():
-        if _mean(answers) < 0.5:
-            what = "instances are found" if name == MASKS else f"instances have their class of {called(name)}"
+        if _mean(answers) < WORSE * (run.courses[name].last if name in run.courses else 0):
+            was = f"{run.courses[name].last:.0%} in training"
             yield CHECK.problem(
-                f"all was learned, but in what `predict` says of the same images {_mean(answers):.0%} of "
-                f"{len(answers)} {what}",
+                "what was learned is not what `predict` says of the same images: "
+                + (f"the masks overlap the true ones by {_mean(answers):.0%}, {was}" if name == MASKS
+                   else f"{_mean(answers):.0%} of {len(answers)} instances have their class in {called(name)}, {was}"),
                 "Evaluation does not see what training has learned: other outputs, or other masks.",
                 "Look at model/modes, model/batch and model/inference.",
                 of=name, right=_mean(answers),

@@ -524,3 +524,26 @@ def test_another_network_is_skipped_with_the_reason(tiny_config: Config) -> None
     found = findings(FaultySubject(tiny_config, fault=fault), CHECKS)
     assert {f.level for name in BY_NAME for f in found[name]} == {"skipped"}
     assert "not our network" in found["model/images"][0].figure
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+def test_our_network_with_the_engine_of_detectron2_has_no_warning(any_config: Config) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    found = findings(Subject(any_config.with_values({"ENGINE": "detectron2"})), CHECKS)
+    assert [f.level for name in BY_NAME for f in found[name]] == ["ok"] * len(CHECKS)
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_of_detectron2_is_skipped(tiny_config: Config) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    values = tiny_config.to_dict()["DATASETS"]
+    kept = {key: values[key] for key in ("REGISTER", "TRAIN", "TEST")}
+    model = {"META_ARCHITECTURE": "RetinaNet", "MASK_ON": False, "WEIGHTS": "", "RETINANET": {"NUM_CLASSES": 3},
+             "BACKBONE": {"NAME": "build_retinanet_resnet_fpn_backbone"},
+             "RESNETS": {"OUT_FEATURES": ["res3", "res4", "res5"]},
+             "FPN": {"IN_FEATURES": ["res3", "res4", "res5"]}}  # fmt: skip
+    config = Config.from_dict({"ENGINE": "detectron2", "MODEL": model, "DATASETS": kept}, source="any")
+    found = findings(Subject(config), CHECKS)
+    assert {f.level for name in BY_NAME for f in found[name]} == {"skipped"}
