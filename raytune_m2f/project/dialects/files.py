@@ -43,7 +43,7 @@ class ImageFiles:
             if not os.path.isdir(folder):
                 raise DatasetError(f"image folder {folder} does not exist or is not a folder")
         self.paths: dict[str, Path] = {}
-        self._named: dict[str, list[Path]] = {}
+        self._named: dict[str, list[Path]] = {}  # by the name, and by the folder's name and the name
         self._stems: dict[str, list[Path]] = {}
         for folder in self.folders:
             for path in walk(folder):
@@ -78,7 +78,8 @@ class ImageFiles:
         if str(path) in self.paths:
             return
         self.paths[str(path)] = path
-        self._named.setdefault(_folded(path.name), []).append(path)
+        for key in (_folded(path.name), _folded(f"{path.parent.name}/{path.name}")):
+            self._named.setdefault(key, []).append(path)
         if path.suffix.lower() in IMAGE_SUFFIXES:
             self._stems.setdefault(_folded(path.stem), []).append(path)
 
@@ -93,9 +94,10 @@ class ImageFiles:
             known = [part for part in parts if part not in ("..", "/") and not _DRIVE.fullmatch(part)]
             if not known:
                 continue
-            found = [] if draft.any_suffix else self._named.get(_folded(known[-1]), [])
+            keys = [] if draft.any_suffix else [_folded("/".join(known[-2:])), _folded(known[-1])]
+            called = next((paths for key in keys if (paths := self._named.get(key))), [])
             stem = known[-1] if draft.any_suffix else PurePosixPath(known[-1]).stem
-            if found := _likest(found or self._stems.get(_folded(stem), []), known, prefer):
+            if found := _likest(called or self._stems.get(_folded(stem), []), known, prefer):
                 return found
         return []
 

@@ -6,14 +6,14 @@ import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data.masks import MIN_COORDINATES, decode, parse_segmentation, to_rle
-from raytune_m2f.project.dialects.values import number
+from raytune_m2f.project.dialects.values import LARGEST, number
 from raytune_m2f.project.export import Polygons
 
 Mask = npt.NDArray[np.bool_]
@@ -28,10 +28,11 @@ MOST_PIXELS = 400_000_000
 
 def polygon(values: Iterable[object]) -> tuple[float, ...] | None:
     """x, y, x, y, ... as numbers; None if it is not that, or has fewer than three points."""
-    numbers = [number(value) for value in values]
-    if len(numbers) % 2 or len(numbers) < MIN_COORDINATES or None in numbers:
+    given = tuple(values)
+    if len(given) % 2 or len(given) < MIN_COORDINATES:
         return None
-    return tuple(value for value in numbers if value is not None)
+    numbers = tuple(value if type(value) is float and abs(value) < LARGEST else number(value) for value in given)
+    return None if None in numbers else cast("tuple[float, ...]", numbers)
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> tuple[float, ...]:
