@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raytune_m2f.config import Config
 from raytune_m2f.data import TrainSample
 from raytune_m2f.data.masks import decode
 from raytune_m2f.doctor.bench import Bench, called, logits_of, term_of, why_no_bench
@@ -62,14 +63,16 @@ RIGHT = 0.75
 OVERLAP = 0.6
 WORSE = 0.5
 """What is predicted after all has been learned is at least this share of it right."""
-RECENT = 4
-"""Looks that what is named has been wrong in."""
+BEGUN = 0.25
+"""With this share of what the majority leaves to learn, or this overlap, it has begun."""
+RECENT = 6
+"""Looks in whose mean what is named has not begun to learn."""
 LEARNED_ELSE = 0.75
 """A loss that has fallen by this share has learned something; if not what the data say, it is something else."""
 FALLEN = 0.03
 """A loss has fallen if it is less by this share."""
-MOVED = 1e-3
-"""Weights have moved if they differ from the first ones by this, in units of their size."""
+MOVED = 0.05
+"""Weights have moved if they differ from the first ones by this share of their size; decay moves them less."""
 
 
 @dataclass
@@ -79,11 +82,13 @@ class Course:
     Attributes:
         figures: accuracy on the matched queries whose label is known, or mean overlap of the matched masks, by step.
         least: from which figure on it has learned.
+        hopeless: up to which figure it has not even begun to.
         majority: what one reaches who always says the commonest class.
         learned: the step at which it had, at two looks in a row, so that it was not by chance.
     """
 
     least: float
+    hopeless: float
     majority: float = 0.0
     figures: dict[int, float] = field(default_factory=dict)
     learned: int | None = None
@@ -97,10 +102,17 @@ class Course:
         elif self.learned is None and before >= self.least:
             self.learned = step
 
+    @classmethod
+    def of(cls, labels: Sequence[int]) -> Course:
+        """Of a head with these labels; where they are all one class, it is to be told from "no object"."""
+        majority = max(Counter(labels).values()) / len(labels)
+        base = majority if majority < 1 else 0.0
+        return cls(base + RIGHT * (1 - base), base + BEGUN * (1 - base), majority)
+
     @property
-    def is_stuck(self) -> bool:
-        """Whether it was right at none of the latest looks."""
-        return max([self.figures[step] for step in sorted(self.figures)[-RECENT:]], default=0.0) < self.least
+    def is_lost(self) -> bool:
+        """Whether it has not begun to learn at the latest looks."""
+        return _mean([self.figures[step] for step in sorted(self.figures)[-RECENT:]] or [0.0]) <= self.hopeless
 
     @property
     def last(self) -> float:
@@ -144,6 +156,11 @@ class Run:
         """What has not."""
         return [name for name, course in self.courses.items() if course.learned is None]
 
+    @property
+    def lost(self) -> list[str]:
+        """What has not begun to."""
+        return [name for name in self.left if self.courses[name].is_lost]
+
     def fall(self, term: str) -> float:
         """By which share a loss is lower at the end than at the start."""
         values = self.losses.get(term, [])
@@ -166,15 +183,28 @@ class Run:
         if self.steps >= 2 * PATIENT and self.has_other_masks:
             return True
         late = self.steps >= max(PATIENT, 2 * latest + FEWEST)
-        return bool(self.learned) and late and all(self.courses[name].is_stuck for name in self.left)
+        return bool(self.learned) and late and len(self.lost) == len(self.left)
+
+    @property
+    def heads_rise(self) -> bool:
+        """Whether no head has begun to learn, though they are several, and their losses do not even fall."""
+        heads = [name for name in self.courses if name != MASKS]
+        falls = [self.fall(term_of(head)) for head in heads]
+        return len(heads) > 1 and set(heads) <= set(self.lost) and _mean(falls) < FALLEN
 
     @property
     def has_other_masks(self) -> bool:
         """Whether the masks are learned well, but not those of the data."""
-        return self.courses[MASKS].is_stuck and min(self.fall("loss_mask"), self.fall("loss_dice")) > LEARNED_ELSE
+        return self.courses[MASKS].is_lost and min(self.fall("loss_mask"), self.fall("loss_dice")) > LEARNED_ELSE
 
 
 MASKS = "masks"
+
+
+def weight_of(config: Config, head: str) -> float:
+    """Of its loss."""
+    former = config.MODEL.MASK_FORMER
+    return former.CLASS_WEIGHT if head == MAIN else former.SUBCATEGORY_WEIGHT
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -238,7 +268,7 @@ class Watch:
 
     def __init__(self, subject: Subject, learner: Learner):
         assert subject.excerpt is not None
-        self.excerpt, self.device = subject.excerpt, subject.device
+        self.excerpt, self.device, self.config = subject.excerpt, subject.device, subject.config
         self.model = cast(MultiTaskMaskFormer, learner.model)
         self.matcher = build_criterion(subject.config).matcher
         self.made: list[Outputs] = []
@@ -250,14 +280,13 @@ class Watch:
         return outputs
 
     def courses(self) -> dict[str, Course]:
-        """Of the heads that have labels in the windows, and of the masks."""
+        """Of the heads that have labels in the windows and a weight in the loss, and of the masks."""
         courses = {}
         for head in labels_of(self.excerpt.samples[0].target):
             labels = self.excerpt.labels(head).tolist()
-            if labels:
-                majority = max(Counter(labels).values()) / len(labels)
-                courses[head] = Course(majority + RIGHT * (1 - majority) if majority < 1 else RIGHT, majority)
-        return {**courses, MASKS: Course(OVERLAP)}
+            if labels and weight_of(self.config, head):
+                courses[head] = Course.of(labels)
+        return {**courses, MASKS: Course(OVERLAP, BEGUN)}
 
     @torch.no_grad()
     def note(self, run: Run, step: int) -> None:
@@ -270,8 +299,8 @@ class Watch:
             del samples[len(samples) - len(part) :]
             if part:
                 self._note_part(part, last_output(outputs), right, overlaps)
-        for head, answers in right.items():
-            run.courses[head].add(step, _mean(answers))
+        for head in run.courses.keys() & right.keys():
+            run.courses[head].add(step, _mean(right[head]))
         run.courses[MASKS].add(step, _mean(overlaps))
 
     def _note_part(
@@ -331,14 +360,16 @@ def verdict(subject: Subject, run: Run) -> Iterator[Finding]:
     elif run.steps < FEWEST:
         yield CHECK.skipped(_too_short(subject, run))
     elif run.fall("loss") < FALLEN:
-        yield from _nothing(run, where, lower, values)
+        yield from _nothing(subject, run, where, lower, values)
     elif run.has_other_masks:
         yield _named(run, MASKS, where, values)
-    elif not run.learned or not run.is_decided:
-        yield from _slowly(subject, run, where, values)
-    else:
-        for name in run.left:
+    elif run.heads_rise:
+        yield _rising(run, where, lower, values)
+    elif run.learned and run.lost and (run.is_decided or run.steps >= STEPS):
+        for name in run.lost:
             yield _named(run, name, where, values)
+    else:
+        yield from _slowly(subject, run, where, values)
 
 
 def _listed(run: Run) -> str:
@@ -360,16 +391,17 @@ def _too_short(subject: Subject, run: Run) -> str:
     )
 
 
-def _nothing(run: Run, where: str, lower: str, values: dict[str, Any]) -> Iterator[Finding]:
+def _nothing(subject: Subject, run: Run, where: str, lower: str, values: dict[str, Any]) -> Iterator[Finding]:
     """The loss does not fall: it rises, or the weights hardly move, or they move in vain."""
     fall = run.fall("loss")
     change = f"fell by {fall:.1%} only" if fall >= 0 else f"rose by {-fall:.0%}"
-    if run.moved < MOVED:
+    if run.moved < MOVED and abs(fall) < FALLEN:
+        clip = subject.config.SOLVER.CLIP_GRADIENTS
+        clipped = f", or CLIP_GRADIENTS.CLIP_VALUE ({clip.CLIP_VALUE:g} now; published is 0.01)" * clip.ENABLED
         yield CHECK.problem(
             f"the loss {change} {where}; the weights moved by {run.moved:.1e} of their size",
-            "The learning rate is far too low: nothing is learned.",
-            "Raise SOLVER.BASE_LR (1e-4 for batch 16 is the published value), and look at LR_SCALING and "
-            "CLIP_GRADIENTS.",
+            "The steps are far too small: nothing is learned.",
+            f"Raise SOLVER.BASE_LR (the rate is {run.rate:g} now; published is 1e-4 for batch 16){clipped}.",
             **values,
         )
         return
@@ -377,6 +409,17 @@ def _nothing(run: Run, where: str, lower: str, values: dict[str, Any]) -> Iterat
         f"the loss {change} {where}; the weights moved by {run.moved:.1e} of their size",
         "Two images cannot be learned, so more of them cannot. Mostly the learning rate is far too high.",
         f"{lower} If it falls no more then, look at the findings of the group model.",
+        **values,
+    )
+
+
+def _rising(run: Run, where: str, lower: str, values: dict[str, Any]) -> Finding:
+    heads = [name for name in run.courses if name != MASKS]
+    changes = ", ".join(f"{head} {-run.fall(term_of(head)):+.0%}" for head in heads)
+    return CHECK.problem(
+        f"no head learns {where}: their losses changed by {changes}; masks overlap by {run.courses[MASKS].last:.0%}",
+        "What is common to all heads is at fault, mostly a learning rate that is far too high.",
+        lower,
         **values,
     )
 
