@@ -259,6 +259,11 @@ def test_fields_of_images_are_kept(tmp_path: Path) -> None:
     assert dict(read(tmp_path, {}, images=[image]).pictures[0].fields) == {"video_id": 3, "extra.name": "b"}
 
 
+def test_parts_that_images_say(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a.png", "width": 40, "height": 30, "split": "validation"}
+    assert read(tmp_path, {}, images=[image]).pictures[0].part == "val"
+
+
 def test_no_object_at_all(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no object on any of its 1 images"):
         read(tmp_path)

@@ -126,6 +126,18 @@ def test_files_of_several_dialects_are_joined(tmp_path: Path) -> None:
     assert [picture.part for picture in export.pictures] == ["train", "train", "val", "val"]
 
 
+def test_paths_relative_to_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts with images of one name: what is beside an annotation file is its image."""
+    two(tmp_path, "one", "other")
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "other"):
+        for image in list((tmp_path / name / "images").iterdir()):
+            image.rename(tmp_path / name / image.name)
+    export = read_export([Path("one/one.json"), Path("other/other.json")], [Path(".")])
+    assert [picture.file.parent.name for picture in export.pictures] == ["one", "one", "other", "other"]
+    assert all(picture.file.is_absolute() for picture in export.pictures)
+
+
 def test_a_folder_of_cvat_tasks_is_joined(tmp_path: Path) -> None:
     for name in ("task_1", "task_2"):
         write("cvat", tmp_path / name, 2)

@@ -11,7 +11,7 @@ from typing import Any
 
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.project.dialects.coco_labels import Labels
-from raytune_m2f.project.dialects.draft import Draft, Notes, Reading
+from raytune_m2f.project.dialects.draft import PARTS, Draft, Notes, Reading
 from raytune_m2f.project.dialects.files import original_name
 from raytune_m2f.project.dialects.outlines import Shape, checked_rle, polygon, united
 from raytune_m2f.project.dialects.values import FieldReader, Said, dictionary, listed, number, size_of, word
@@ -23,6 +23,8 @@ OWN = frozenset(
 IMAGES_OWN = frozenset({"id", "file_name", "width", "height"})
 NAMES = ("file_name", "path", "name", "coco_url", "flickr_url")
 """Where an image's name may stand."""
+SPLITS = ("split", "subset")
+"""Where an image's part may stand."""
 Key = int | str
 """An id."""
 
@@ -143,7 +145,8 @@ def _draft(entry: Mapping[str, Any], items: Sequence[Item], path: Path, notes: N
     fields = reader.finish({k: v for k, v in reader.read(entry, skip=IMAGES_OWN).items() if not isinstance(v, tuple)})
     aliases = tuple(dict.fromkeys(alias for alias in (word(extra.get("name")), original_name(name)) if alias))
     size = size_of(entry.get("width"), entry.get("height"))
-    return Draft(name, tuple(items), size, fields=fields, base=path.parent, aliases=aliases)
+    part = next((PARTS[said] for key in SPLITS if (said := word(entry.get(key)).casefold()) in PARTS), None)
+    return Draft(name, tuple(items), size, fields=fields, part=part, base=path.parent, aliases=aliases)
 
 
 def _segmentation(value: object, image: Mapping[str, Any], notes: Notes, origin: str) -> Shape | None:
