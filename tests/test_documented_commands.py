@@ -23,7 +23,9 @@ from raytune_m2f.study.space import packaged_spaces
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 LANGUAGES = "bash|python|yaml|json|text"
-OWN_FILES = re.compile(r"my\.yaml|project/.*|my_\w+(\.py|/)|demo/.*|demo(_full)?\.yaml|data/.*|/shared/.*|/mnt/shared/.*")
+OWN_FILES = re.compile(
+    r"my\.yaml|project/.*|my_\w+(\.py|/)|demo/.*|demo(_full)?\.yaml|data/.*|/shared/.*|/mnt/shared/.*"
+)
 """What is the reader's, or was made by a command before."""
 GROUP: Any = typer.main.get_command(app)
 

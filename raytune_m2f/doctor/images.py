@@ -203,8 +203,8 @@ def _names(looks: Sequence[Look]) -> str:
     return ", ".join(first_of([look.record.file.name for look in looks], SHOWN))
 
 
-FILES = Check("data/files", "are the image files there, and of the size that the annotations say", _files, quick=True)
-PIXELS = Check("data/pixels", "can the images be read to the end", _pixels)
-DUPLICATES = Check("data/duplicates", "is a test image also a training image", _duplicates)
+FILES = Check("data/files", "are the image files there, and of the size that the annotations say?", _files, quick=True)
+PIXELS = Check("data/pixels", "can the images be read to the end?", _pixels)
+DUPLICATES = Check("data/duplicates", "is a test image also a training image?", _duplicates)
 
 CHECKS: tuple[Check, ...] = (FILES, PIXELS, DUPLICATES)

@@ -186,7 +186,7 @@ def _searched_rates(config: Config, space: SearchSpace) -> Iterator[Finding]:
         )
 
 
-UNUSED = Check("configuration/unused", "has every key that was set an effect", _unused, "config", True)
-SPACE = Check("configuration/space", "does the search space hold what is known to work", _space, quick=True)
+UNUSED = Check("configuration/unused", "has every key that was set an effect?", _unused, "config", True)
+SPACE = Check("configuration/space", "does the search space hold what is known to work?", _space, quick=True)
 
 CHECKS: tuple[Check, ...] = (UNUSED, SPACE)

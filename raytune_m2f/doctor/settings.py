@@ -466,15 +466,15 @@ def _subset(subject: Subject) -> Iterator[Finding]:
         )
 
 
-RATE = Check("configuration/learning_rate", "does the learning rate fit the batch", _learning_rate, "config", True)
-SCHEDULE = Check("configuration/schedule", "do schedule, periods and length go together", _schedule, quick=True)
-BATCHES = Check("configuration/batch", "does the batch fit images, workers and norm", _batch, quick=True)
-LOSSES = Check("configuration/losses", "does every part of the network have a loss", _losses, "config", True)
-START = Check("configuration/weights", "do weights, pixels and set size go together", _weights, quick=True)
-SIZES = Check("configuration/sizes", "are test images as large as training images", _sizes, quick=True)
+RATE = Check("configuration/learning_rate", "does the learning rate fit the batch?", _learning_rate, "config", True)
+SCHEDULE = Check("configuration/schedule", "do schedule, periods and length go together?", _schedule, quick=True)
+BATCHES = Check("configuration/batch", "does the batch fit images, workers and norm?", _batch, quick=True)
+LOSSES = Check("configuration/losses", "does every part of the network have a loss?", _losses, "config", True)
+START = Check("configuration/weights", "do weights, pixels and set size go together?", _weights, quick=True)
+SIZES = Check("configuration/sizes", "are test images as large as training images?", _sizes, quick=True)
 OPTIMIZER = Check(
-    "configuration/optimizer", "do decay and clipping leave something to learn", _optimizer, "config", True
+    "configuration/optimizer", "do decay and clipping leave something to learn?", _optimizer, "config", True
 )
-EVALUATION = Check("configuration/evaluation", "is what is scored what was learned", _evaluation, quick=True)
+EVALUATION = Check("configuration/evaluation", "is what is scored what was learned?", _evaluation, quick=True)
 
 CHECKS: tuple[Check, ...] = (RATE, SCHEDULE, BATCHES, LOSSES, OPTIMIZER, START, SIZES, EVALUATION)

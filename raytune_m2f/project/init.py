@@ -19,7 +19,7 @@ from raytune_m2f.project import files
 from raytune_m2f.project.annotations import annotations_of
 from raytune_m2f.project.export import Export
 from raytune_m2f.project.fields import Candidate, Head, candidates, count_classes, heads_of, without
-from raytune_m2f.project.masks import Masks, Photo, count_categories, masks_of, unannotated
+from raytune_m2f.project.masks import Masks, Photo, count_categories, masks_of, several, unannotated
 from raytune_m2f.project.numbers import Numbers, numbers_of
 from raytune_m2f.project.proposal import Device, Proposal, propose
 from raytune_m2f.project.settings import Setting
@@ -173,7 +173,7 @@ def _categories(export: Export, masks: Masks) -> tuple[tuple[str, ...], list[str
     used = {thing.item.category for photo in masks.photos for thing in photo.things}
     named = dict.fromkeys([*export.categories, *sorted(used)])
     unused = [name for name in named if name not in used]
-    remark = f"{len(unused)} categories that no object has: {', '.join(unused)}"
+    remark = f"categories that no object has: {', '.join(unused)}"
     return tuple(name for name in named if name in used), [remark] if unused else []
 
 
@@ -197,7 +197,7 @@ def _frames(divided: Split, group_by: str | None) -> Iterator[str]:
 
 def _unannotated(masks: Masks) -> Iterator[str]:
     if number := unannotated(masks):
-        yield f"{number} image files beside those of the export, which it does not name"
+        yield f"{several(number, 'image file')} in the same folders, not named by the export"
 
 
 def _registered(proposal: Proposal, parts: Iterable[str], heads: Sequence[Head], images: str, why: str) -> Proposal:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from raytune_m2f.data.labels.fields import class_name, last_part
 from raytune_m2f.errors import InputError, did_you_mean, first_of
 from raytune_m2f.project.fields import Head
-from raytune_m2f.project.masks import Photo
+from raytune_m2f.project.masks import Photo, several
 from raytune_m2f.storage.files import checksum
 
 DEFAULT_VAL = 0.2
@@ -97,8 +97,9 @@ def _require_both(found: Split) -> None:
     for name, photos in (("train", found.train), ("val", found.val)):
         if not any(photo.instances for photo in photos):
             raise InputError(
-                f"{name} has {len(photos)} images, and no object with a mask in them ({'; '.join(found.how)}). "
-                "--val 0.2 divides all images anew; with a single image that has objects there is nothing to divide."
+                f"{name} has {several(len(photos), 'image')}, and no object with a mask in them "
+                f"({'; '.join(found.how)}). --val 0.2 divides all images anew; with a single image that has objects "
+                "there is nothing to divide."
             )
 
 
@@ -124,7 +125,8 @@ def _divided(
     of_groups = f", {len(groups)} groups" if group_by is not None else ""
     how = [f"{val:g} of {len(photos)} images{of_groups} for val, by category and subcategory, seed {seed}"]
     how += ["train and val of the export are divided anew, as --val or --group-by was given"] if joined else []
-    how += [f"{len(alone)} images without a group, each by itself: {', '.join(first_of(alone, 3))}"] if alone else []
+    if alone:
+        how.append(f"{several(len(alone), 'image')} without a group, each by itself: {', '.join(first_of(alone, 3))}")
     return Split(
         tuple(photo for photo in photos if photo.name not in scored),
         tuple(photo for photo in photos if photo.name in scored),

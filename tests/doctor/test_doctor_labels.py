@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -273,3 +274,13 @@ def test_findings_are_json(tiny_dataset: Dataset, tmp_path: Path) -> None:
     config = sound_config(changed(tiny_dataset, tmp_path, tiny_objects, "train"))
     for finding in examine(Subject(config), named("data/")):
         json.dumps(finding.to_dict())
+
+
+def test_of_a_large_file_some_images_are_compared_and_rasterised(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels, "COMPARED", 10)
+    monkeypatch.setattr(labels, "MASKS", 7)
+    texts = {f.check: f.figure for f in examine(Subject(sound_config(tiny_dataset)), named("data/"))}
+    assert re.search(r"train \d+ annotations of \d images \(of 12\); test ", texts["data/ids"])
+    assert texts["data/masks"].startswith("14 of ")

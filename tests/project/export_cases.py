@@ -12,6 +12,7 @@ import base64
 import io
 import json
 import math
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from pycocotools import mask as mask_utils
+
+from raytune_m2f.data.masks import decode, to_rle
 
 WIDTH, HEIGHT = 160, 120
 CATEGORIES = ("disc", "ring", "block")
@@ -79,8 +82,8 @@ class Drawn:
 
 def raster(polygon: Polygon) -> Mask:
     """(HEIGHT, WIDTH) bool."""
-    flat = [value for point in polygon for value in point]
-    return np.asarray(mask_utils.decode(mask_utils.frPyObjects([flat], HEIGHT, WIDTH))[..., 0], bool)
+    rle = to_rle((array("d", [value for point in polygon for value in point]),), HEIGHT, WIDTH)
+    return np.asarray(decode([rle], HEIGHT, WIDTH)[0], bool)
 
 
 def runs(values: npt.NDArray[Any]) -> list[int]:

@@ -1,83 +1,107 @@
-"""The text of a project's files, and what is written over."""
+"""Image files are found by what an export calls them, and never outside of the folders that were given."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-import yaml
 
-from raytune_m2f.errors import InputError
-from raytune_m2f.project.files import config_text, images_path, require_writable, space_text, write
-from raytune_m2f.project.proposal import Proposal
-from raytune_m2f.project.settings import Setting
-
-SPACE = (Setting("SOLVER.BASE_LR", {"type": "uniform", "low": 1e-5, "high": 1.0}, "why not"),)
-PROPOSAL = Proposal(
-    Setting("_BASE_", "small_data", "few"),
-    (
-        Setting("INPUT.MIN_SCALE", 0.5, "a: b # c\n- d: {e}\t\x00" + "long words " * 40),
-        Setting("SOLVER.BASE_LR", 1e-5, "slow"),
-        Setting("INPUT.COLOR_AUG_SSD", False, ""),
-        Setting("DATASETS.REGISTER.train", {"annotations": "it's: {x}.json", "images": "/a b/ü # c"}, ""),
-        Setting("SOLVER.STEPS", [1, 2], ""),
-    ),
-    SPACE,
-)
+from raytune_m2f.errors import DatasetError
+from raytune_m2f.project.dialects.draft import Draft
+from raytune_m2f.project.dialects.files import ImageFiles, original_name, spellings
 
 
-def test_the_text_has_every_value_below_its_reason() -> None:
-    text = config_text(PROPOSAL, ["a title", "and more"])
-    assert yaml.safe_load(text.replace("1.0e-05", "1.0e-5")) == {
-        "_BASE_": "small_data",
-        "INPUT": {"MIN_SCALE": 0.5, "COLOR_AUG_SSD": False},
-        "SOLVER": {"BASE_LR": 1e-5, "STEPS": [1, 2]},
-        "DATASETS": {"REGISTER": {"train": {"annotations": "it's: {x}.json", "images": "/a b/ü # c"}}},
-    }
-    assert "# slow\n  BASE_LR: 1.0e-05\n" in text
-    assert text.startswith("# a title\n# and more\n\n# few\n_BASE_: small_data\n")
-    assert max(map(len, text.splitlines())) <= 110
-    assert yaml.safe_load(space_text(PROPOSAL, ["a title"])) == {SPACE[0].key: SPACE[0].value}
-
-
-def test_files_of_ours_are_replaced_and_a_changed_one_is_not(tmp_path: Path) -> None:
-    for content in ({"train": {"a": 1}, "val": {}, "test": {}}, {"train": {"a": 2}, "val": {}}):
-        require_writable(tmp_path)
-        write(tmp_path, content, "A: 1\n", "B: 2\n")
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == [
-        "config.yaml",
-        "space.yaml",
-        "train.json",
-        "val.json",
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """root/ with images, and one that is outside of it."""
+    names = [
+        "train/001.jpg",
+        "val/001.jpg",
+        "val/002.JPG",
+        "deep/er/red fig.png",
+        "café.png",
+        "b.png",
+        "0a1b2c3d-c.png",
     ]
-    (tmp_path / "config.yaml").write_text("A: 2\n")
-    with pytest.raises(InputError, match=r"config\.yaml would be written over, but it is not from raytune_m2f"):
-        require_writable(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["space.yaml", "data/val.json", "data"])
-def test_a_file_of_the_users_is_never_written_over(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(InputError, match="--output: "):
-        require_writable(tmp_path)
-
-
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "project").write_text("mine")
-    with pytest.raises(InputError, match="is a file: give a folder"):
-        require_writable(tmp_path / "project")
+    for name in names:
+        (tmp_path / "root" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "root" / name).touch()
+    (tmp_path / "secret.png").touch()
+    return tmp_path / "root"
 
 
 @pytest.mark.parametrize(
-    ("root", "path"),
-    [("/project/photos", "photos"), ("/project", "."), ("/photos", "/photos"), ("/project2/a b", "/project2/a b")],
-)
-def test_images_are_named_so_that_the_project_can_be_moved(root: str, path: str) -> None:
-    assert images_path(Path(root), Path("/project"))[0] == path
+    ("name", "found"),
+    [
+        ("train/001.jpg", "train/001.jpg"), ("train\\001.jpg", "train/001.jpg"), ("./train//001.jpg", "train/001.jpg"),
+        ("images/train/001.jpg", "train/001.jpg"), ("/data/set/val/001.jpg", "val/001.jpg"),
+        ("C:\\data\\val\\001.jpg", "val/001.jpg"), ("val/002.jpg", "val/002.JPG"), ("002.jpg", "val/002.JPG"),
+        ("002.png", "val/002.JPG"), ("red%20fig.png", "deep/er/red fig.png"), ("cafe\u0301.png", "café.png"),
+        ("s3://bucket/a/b.png", "b.png"), ("https://x.org/q/b.png?v=1#top", "b.png"), ("12345678-b.png", "b.png"),
+        ("../../elsewhere/b.png", "b.png"), ("train/../val/001.jpg", "val/001.jpg"), ("c.png", None),
+        ("http://[x", None), ("", None), ("..", None), ("C:", None), ("/", None), ("../secret.png", None),
+        ("%2e%2e/secret.png", None),
+        ("nowhere.jpg", None), ("b.png\0", "b.png"), ("x" * 5000, None),
+    ],
+)  # fmt: skip
+def test_what_a_name_leads_to(name: str, found: str | None, root: Path) -> None:
+    expected = [root / found] if found else []
+    assert ImageFiles([root]).find(Draft(name, ())) == expected
 
 
-@pytest.mark.parametrize("root", ["/photos/$HOME", "/photos/${NOT_SET_AT_ALL}/a"])
-def test_a_folder_that_reads_as_a_variable_is_refused(root: str) -> None:
-    with pytest.raises(InputError, match="symbolic link"):
-        images_path(Path(root), Path("/project"))
+def test_an_absolute_name_outside_of_the_folders(root: Path) -> None:
+    files = ImageFiles([root])
+    assert files.find(Draft(str(root.parent / "secret.png"), ())) == []
+    assert files.find(Draft(str(root / "b.png"), ())) == [root / "b.png"]
+    assert ImageFiles([root.parent]).find(Draft("../secret.png", (), base=root)) == [root.parent / "secret.png"]
+
+
+def test_names_that_several_files_have(root: Path) -> None:
+    assert ImageFiles([root]).find(Draft("001.jpg", ())) == [root / "train/001.jpg", root / "val/001.jpg"]
+    assert ImageFiles([root]).find(Draft("001.jpg", ()), root / "val") == [root / "val/001.jpg"]
+    assert ImageFiles([root / "train", root / "val"]).find(Draft("001.jpg", (), base=root / "val")) == [
+        root / "val/001.jpg"
+    ]
+
+
+def test_what_lies_in_the_folder_itself_comes_first(root: Path) -> None:
+    (root / "deep" / "b.png").touch()
+    assert ImageFiles([root]).find(Draft("b.png", ())) == [root / "b.png"]
+
+
+def test_aliases_and_names_without_suffix(root: Path) -> None:
+    files = ImageFiles([root])
+    assert files.find(Draft("b_png.rf.0123456789abcdef.png", (), aliases=("b.png",))) == [root / "b.png"]
+    assert files.find(Draft("labels/val/002", (), any_suffix=True)) == [root / "val/002.JPG"]
+    assert files.find(Draft("002", ())) == [root / "val/002.JPG"]
+
+
+def test_the_folder_of_the_annotations_is_searched_too(root: Path) -> None:
+    files = ImageFiles([root / "train"], [root])
+    assert files.find(Draft("b.png", ())) == [root / "b.png"]
+    assert files.find(Draft("002.jpg", ())) == []
+
+
+def test_links_in_a_circle_end(root: Path) -> None:
+    (root / "deep" / "again").symlink_to(root)
+    assert len(ImageFiles([root]).images()) == 7
+
+
+def test_folders_that_are_not_there(root: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        ImageFiles([root / "b.png"])
+    assert ImageFiles([root], [root / "none"]).described().startswith(f"{root} (7 image files, such as ")
+
+
+def test_roboflows_names() -> None:
+    assert original_name("a/IMG_1_jpg.rf.0123456789abcdef.jpg") == "IMG_1.jpg"
+    assert original_name("IMG_1.jpg") == ""
+
+
+def test_spellings_are_tried_from_the_likeliest() -> None:
+    assert list(spellings("/data/local-files/?d=fig%2Fa.png")) == [
+        ("/", "data", "local-files", "?d=fig%2Fa.png"),
+        ("fig", "a.png"),
+        ("/", "data", "local-files"),
+        ("/", "data", "local-files", "?d=fig", "a.png"),
+    ]

@@ -136,8 +136,8 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     assert project.left_out == (
         "2 points left out",
         "1 object left out, a box or a point without a mask: made.json, annotation 0",
-        "1 categories that no object has: quince",
-        "1 image files beside those of the export, which it does not name",
+        "categories that no object has: quince",
+        "1 image file in the same folders, not named by the export",
     )
 
 

@@ -94,7 +94,7 @@ def test_groups_that_are_none(tmp_path: Path, group_by: str, message: str) -> No
 def test_images_without_a_group_are_told(tmp_path: Path) -> None:
     pictures = [picture(tmp_path, name, [item(0, "apple")]) for name in ("a_1.png", "a_2.png", "b_1.png", "odd.png")]
     divided = split(photos(pictures), [], group_by=r"(\w)_\d")
-    assert any("1 images without a group, each by itself: odd.png" in line for line in divided.how)
+    assert any("1 image without a group, each by itself: odd.png" in line for line in divided.how)
 
 
 # Parts of the export
@@ -133,7 +133,7 @@ def test_a_part_without_an_object_is_refused(tmp_path: Path) -> None:
         picture(tmp_path, "0.png", [item(0, "apple")], part="train"),
         picture(tmp_path, "1.png", [], part="val"),
     ]
-    with pytest.raises(InputError, match="val has 1 images, and no object with a mask in them"):
+    with pytest.raises(InputError, match="val has 1 image, and no object with a mask in them"):
         split(photos(pictures), [])
 
 

@@ -80,6 +80,7 @@ def read_coco(path: Path, content: Mapping[str, Any]) -> Reading:
         if draft := _draft(entry, items, path, notes):
             drafts.append(draft)
     used = {item.category for draft in drafts for item in draft.items}
+    labels.find_elsewhere(item.fields for draft in drafts for item in draft.items)
     return Reading(_dialect(content), (path,), categories.listed(used), drafts, notes, labels.classes)
 
 
@@ -146,9 +147,8 @@ def _draft(entry: Mapping[str, Any], items: Sequence[Item], path: Path, notes: N
 
 
 def _segmentation(value: object, image: Mapping[str, Any], notes: Notes, origin: str) -> Shape | None:
-    """Polygons in any nesting, run lengths, or several of these; None, with a note, if it is none."""
-    if not value:
-        notes.add("objects with a box or a point alone, no mask", origin)
+    """Polygons in any nesting, run lengths, or several of these; None for none, with a note if it is something else."""
+    if not value or value == [[]]:
         return None
     parts: list[Any] = value if isinstance(value, list) else [value]
     if all(isinstance(part, int | float) for part in parts):  # one polygon, not in a list

@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raytune_m2f.project.dialects.draft import Notes
 from raytune_m2f.project.dialects.values import Said, dictionary, listed, plain, word
+from raytune_m2f.project.export import Value
 
 LISTS = ("attribute_ids", "dom_color_ids")
 """Keys of annotations that hold ids of `attributes`."""
@@ -69,6 +70,18 @@ class Labels:
             if self._names and isinstance(others.get(key), list):
                 said |= self._named(key, others.pop(key), origin)
         return said, others
+
+    def find_elsewhere(self, items: Iterable[Mapping[str, Value]]) -> None:
+        """Where a head's labels stand as names in another place (attributes.<head>), that has its classes too."""
+        values: dict[str, set[Value]] = {}
+        for fields in items:
+            for place, value in fields.items():
+                if place in self._heads or place.rpartition(".")[2] in self._heads:
+                    values.setdefault(place, set()).add(value)
+        for place, seen in values.items():
+            head = place.rpartition(".")[2]
+            if place not in self.classes and head not in values and seen <= set(self.classes[head]):
+                self.classes[place] = self.classes[head]
 
     def _named(self, key: str, numbers: list[Any], origin: str) -> Said:
         known = [n for n in dict.fromkeys(n for n in numbers if type(n) is int) if n in self._names]

@@ -105,9 +105,7 @@ def _object(
             shape = None if element.tag == "box" else _shape(element, size)
             if shape is not None:
                 shapes.append(shape)
-            elif element.tag == "box":
-                notes.add("objects with a box or a point alone, no mask", f"{origin} ({label})")
-            else:
+            elif element.tag != "box":
                 notes.add(
                     "shapes that cannot be read, or with too few points, count as without mask", f"{origin} ({label})"
                 )

@@ -40,7 +40,7 @@ class ImageFiles:
     def __init__(self, folders: Sequence[Path], beside: Sequence[Path] = ()) -> None:
         self.folders = tuple(Path(os.path.abspath(folder)) for folder in folders)
         for folder in self.folders:
-            if not folder.is_dir():
+            if not os.path.isdir(folder):
                 raise DatasetError(f"image folder {folder} does not exist or is not a folder")
         self.paths: dict[str, Path] = {}
         self._named: dict[str, list[Path]] = {}
@@ -49,17 +49,20 @@ class ImageFiles:
             for path in walk(folder):
                 self._add(path)
         for folder in dict.fromkeys(Path(os.path.abspath(folder)) for folder in beside):
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-                if path.is_file():
-                    self._add(path)
+            for name in sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else ():
+                if os.path.isfile(folder / name):
+                    self._add(folder / name)
 
-    def find(self, draft: Draft, prefer: Path | None = None) -> Path | None:
-        """The file of a draft; None if there is none, or if several have its name and no folder tells them apart.
+    def find(self, draft: Draft, prefer: Path | None = None) -> list[Path]:
+        """The file of a draft; none if there is none, several if nothing in its name tells them apart.
 
         Args:
             prefer: one of the folders; the file is looked for in it first.
         """
-        return next((path for name in (draft.name, *draft.aliases) if (path := self._find(name, draft, prefer))), None)
+        for name in (draft.name, *draft.aliases):
+            if found := self._find(name, draft, prefer):
+                return found
+        return []
 
     def images(self) -> list[Path]:
         """The files whose suffix is that of an image."""
@@ -79,23 +82,22 @@ class ImageFiles:
         if path.suffix.lower() in IMAGE_SUFFIXES:
             self._stems.setdefault(_folded(path.stem), []).append(path)
 
-    def _find(self, name: str, draft: Draft, prefer: Path | None) -> Path | None:
-        roots = [root for root in (prefer, draft.base, *self.folders) if root is not None]
+    def _find(self, name: str, draft: Draft, prefer: Path | None) -> list[Path]:
         spelt = list(spellings(name))
-        if not draft.any_suffix:
-            for parts in spelt:
-                for root in roots:
-                    if path := self.paths.get(os.path.normpath(os.path.join(root, *parts))):
-                        return path
+        for roots in ([prefer], [draft.base], self.folders):
+            for parts in spelt if not draft.any_suffix else ():
+                places = [os.path.normpath(os.path.join(root, *parts)) for root in roots if root is not None]
+                if found := [self.paths[place] for place in dict.fromkeys(places) if place in self.paths]:
+                    return found
         for parts in spelt:
             known = [part for part in parts if part not in ("..", "/") and not _DRIVE.fullmatch(part)]
             if not known:
                 continue
             found = [] if draft.any_suffix else self._named.get(_folded(known[-1]), [])
             stem = known[-1] if draft.any_suffix else PurePosixPath(known[-1]).stem
-            if path := _likest(found or self._stems.get(_folded(stem), []), known, prefer):
-                return path
-        return None
+            if found := _likest(found or self._stems.get(_folded(stem), []), known, prefer):
+                return found
+        return []
 
 
 def spellings(name: str) -> Iterator[Parts]:
@@ -135,21 +137,18 @@ def _without_prefix(parts: Parts) -> Parts:
     return (*parts[:-1], found["name"]) if found else parts
 
 
-def _likest(found: Sequence[Path], parts: Sequence[str], prefer: Path | None) -> Path | None:
-    """Of the files of one name the one whose folders agree with `parts`, counted from the end; None if two do."""
+def _likest(found: Sequence[Path], parts: Sequence[str], prefer: Path | None) -> list[Path]:
+    """Of the files of one name those whose folders agree most with `parts`, counted from the end."""
     if len(found) > 1 and prefer is not None and (inside := [path for path in found if prefer in path.parents]):
         found = inside
-    if len(found) < 2:
-        return found[0] if found else None
     wanted = [_folded(part) for part in reversed(parts[:-1])]
 
     def agreeing(path: Path) -> int:
         folders = [_folded(part) for part in reversed(path.parts[:-1])]
         return next((n for n, (a, b) in enumerate(zip(folders, wanted, strict=False)) if a != b), len(wanted))
 
-    best = max(map(agreeing, found))
-    likest = [path for path in found if agreeing(path) == best]
-    return likest[0] if len(likest) == 1 else None
+    best = max(map(agreeing, found), default=0)
+    return [path for path in found if agreeing(path) == best]
 
 
 def _folded(name: str) -> str:

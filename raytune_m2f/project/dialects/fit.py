@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from raytune_m2f.data.images import upright_size
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.project.dialects.draft import Draft, Notes, Reading
+from raytune_m2f.project.dialects.draft import Draft, Notes, Reading, part_of
 from raytune_m2f.project.dialects.files import ImageFiles
 from raytune_m2f.project.dialects.outlines import TURNS, Shape, bounds, is_empty, scaled, turned
 from raytune_m2f.project.export import Item, Picture
@@ -57,13 +57,19 @@ class _Found:
         return self.size.width / self.draft.size[0], self.size.height / self.draft.size[1]
 
 
-def pictures(reading: Reading, files: ImageFiles, prefer: Path | None) -> Iterator[Picture]:
+def pictures(reading: Reading, files: ImageFiles, prefer: Path | None, part: str | None) -> Iterator[Picture]:
     """The pictures of a reading, in its order.
 
+    Args:
+        reading: one annotation file.
+        files: where image files are.
+        prefer: the folder of `files` where its images are looked for first.
+        part: "train", "val" or "test", if it is known which this is; a folder of that name is the likelier.
+
     Raises:
-        DatasetError: none of its image files was found, or none can be used.
+        DatasetError: none of its image files was found, or none can be used, or several have the same name.
     """
-    found = _readable(_located(reading, files, prefer), reading)
+    found = _readable(_located(reading, files, prefer, part), reading)
     frame = _swapped_frame(found)
     in_shares = _are_shares(found)
     used = 0
@@ -80,8 +86,8 @@ def pictures(reading: Reading, files: ImageFiles, prefer: Path | None) -> Iterat
         )
 
 
-def _located(reading: Reading, files: ImageFiles, prefer: Path | None) -> list[tuple[Draft, Path]]:
-    found = [(draft, files.find(draft, prefer)) for draft in reading.drafts]
+def _located(reading: Reading, files: ImageFiles, prefer: Path | None, part: str | None) -> list[tuple[Draft, Path]]:
+    found = _told_apart([(draft, files.find(draft, prefer)) for draft in reading.drafts], reading, part)
     names: dict[Path, set[str]] = {}
     for draft, path in found:
         if path is not None:
@@ -92,6 +98,8 @@ def _located(reading: Reading, files: ImageFiles, prefer: Path | None) -> list[t
             missing.append(draft.name)
         else:
             kept.append((draft, path))
+    if not found:
+        raise DatasetError(f"{reading.files[0]} lists no image" + "".join(f"\n  {n}" for n in reading.notes.lines()))
     if not kept:
         raise DatasetError(
             f"{reading.files[0]}: not one of its {len(found)} image files was found"
@@ -104,6 +112,46 @@ def _located(reading: Reading, files: ImageFiles, prefer: Path | None) -> list[t
         if number > 1:
             reading.notes.add("image files that stand for several images of the export", path.name)
     return kept
+
+
+def _told_apart(
+    found: Sequence[tuple[Draft, list[Path]]], reading: Reading, part: str | None
+) -> list[tuple[Draft, Path | None]]:
+    """One file for each draft: of several, that in a folder named after its part, else where most of its others are.
+
+    Raises:
+        DatasetError: several remain.
+    """
+    if all(len(paths) < 2 for _, paths in found):
+        return [(draft, paths[0] if paths else None) for draft, paths in found]
+    have = Counter(_root(path, draft) for draft, paths in found for path in paths)
+    chosen: list[tuple[Draft, Path | None]] = []
+    for draft, paths in found:
+        wanted = draft.part or part
+        likely = [(wanted is not None and wanted in _parts(path), have[_root(path, draft)]) for path in paths]
+        best = [path for path, about in zip(paths, likely, strict=True) if about == max(likely)]
+        if len(best) > 1:
+            raise DatasetError(
+                f"{reading.files[0]}: image {draft.name!r} may be {' or '.join(map(str, best[:2]))}: nothing tells "
+                "which. Give the folder of each annotation file's images as --images, in the order of --annotations"
+            )
+        chosen.append((draft, best[0] if best else None))
+    return chosen
+
+
+def _root(path: Path, draft: Draft) -> Path:
+    """The folder that a draft's name would be relative to, if it led to this file."""
+    folders = path.parts[:-1]
+    for part in reversed(draft.name.replace("\\", "/").split("/")[:-1]):
+        if not folders or folders[-1].casefold() != part.casefold():
+            break
+        folders = folders[:-1]
+    return Path(*folders)
+
+
+def _parts(path: Path) -> set[str | None]:
+    """The parts that the folders of a file are named after."""
+    return {part_of(Path(folder, "-")) for folder in path.parts[:-1]}
 
 
 def _is_called(path: Path, draft: Draft, names: set[str]) -> bool:

@@ -137,7 +137,7 @@ def _object(
     kinds = {_kind(result) for result in drawn}
     if kinds & set(OTHERS):
         notes.add(
-            "regions of a kind that is not read (key points, vectors, bit masks) are left out",
+            "regions of kinds that are not read, such as key points and bit masks, are left out",
             f"{origin}: {min(kinds)}",
         )
         return None
@@ -191,7 +191,6 @@ def _said(result: Mapping[str, Any], fields: FieldReader) -> Said:
 def _shape(result: Mapping[str, Any], size: Size | None, notes: Notes, origin: str) -> Shape | None:
     kind, value = _kind(result), dictionary(result.get("value"))
     if kind == "rectangle":
-        notes.add("objects with a box or a point alone, no mask", origin)
         return None
     shape: Shape | None = None
     x, y = (size[0] / 100, size[1] / 100) if size is not None else (1.0, 1.0)

@@ -59,7 +59,7 @@ def read_labelme(contents: Mapping[Path, Mapping[str, Any]]) -> Reading:
         groups: dict[object, list[Mapping[str, Any]]] = {}
         for place, shape in enumerate(content["shapes"]):
             shape = dictionary(shape)
-            kinds.add(shape.get("shape_type"))
+            kinds.add(word(shape.get("shape_type")))
             group = word(shape.get("group_id"))
             groups.setdefault((word(shape.get("label")), group) if group else place, []).append(shape)
         size = size_of(content.get("imageWidth"), content.get("imageHeight"))
@@ -80,7 +80,7 @@ def boxes_alone(path: Path) -> str:
     """The message for an export that has no mask at all."""
     return (
         f"{path} has boxes alone, no outline of any object: there is no mask to learn. Export the polygons or masks, "
-        "where the tool has them, or draw them (CVAT and Label Studio make a mask of a box or a click with Segment Anything)"
+        "where the tool has them, or draw them (CVAT and Label Studio make a mask of a click with Segment Anything)"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class _Source:
-    """A file whose dialect is known, or a folder of YOLO's; `content` is parsed."""
+    """A file whose dialect is known, or a folder of YOLO's; `content` is parsed. Without a dialect: passed over."""
 
     path: Path
     dialect: str
@@ -57,8 +58,10 @@ def read_export(annotations: Sequence[Path], images: Sequence[Path]) -> Export:
         DatasetError: a file is of no known dialect or cannot be read, no image is found, or there is no mask in it.
     """
     annotations, images = [Path(path) for path in annotations], [Path(path) for path in images]
+    if not annotations:
+        raise DatasetError(f"no annotation file is given. What can be:{SUPPORTED}")
     sources = [_sources(path) for path in annotations]
-    beside = [path if path.is_dir() else path.parent for path in annotations]
+    beside = [path if os.path.isdir(path) else path.parent for path in annotations]
     files = ImageFiles(
         images or list(dict.fromkeys(beside)),
         [source.path.parent for group in sources for source in group if source.path.is_file()],
@@ -68,6 +71,9 @@ def read_export(annotations: Sequence[Path], images: Sequence[Path]) -> Export:
     parts: list[str | None] = []
     for number, group in enumerate(sources):
         read = list(_read(group, files))
+        for source in group:
+            if not source.dialect:
+                read[0].notes.add("files that are no annotations are passed over", source.path.name)
         readings += read
         own_folder += [files.folders[number] if len(images) == len(sources) > 1 else None] * len(read)
         parts += [("train", "val")[number] if len(sources) == 2 else None] * len(read)
@@ -77,24 +83,34 @@ def read_export(annotations: Sequence[Path], images: Sequence[Path]) -> Export:
     taken: list[Picture] = []
     for reading, folder, part in zip(readings, own_folder, parts, strict=True):
         own = any(draft.part for draft in reading.drafts)
-        taken += [picture if own else replace(picture, part=part) for picture in pictures(reading, files, folder)]
+        found = pictures(reading, files, folder, part or part_of(reading.files[0]))
+        taken += [picture if own else replace(picture, part=part) for picture in found]
     return _checked(_joined(readings, taken))
 
 
 def _sources(path: Path) -> list[_Source]:
     """What a file, or what is in a folder, is."""
-    if not path.exists():
+    if not os.path.exists(path):
         raise DatasetError(f"annotation file {path} does not exist")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         if source := _source(path):
             return [source]
         raise DatasetError(f"{path} is no annotation file that can be read{_hint(path)}. What can be:{SUPPORTED}")
-    found, others = [], []
+    found, others, wrong = [], [], []
     for file in walk(path):
         if file.suffix.lower() in SUFFIXES:
-            source = _source(file)
+            try:
+                source = _source(file)
+            except DatasetError as error:
+                wrong.append((file, error))
+                continue
             found += [source] if source else []
             others += [] if source else [file]
+    # A file that cannot be read is an annotation file that is missing, where others of its kind are.
+    kind = {source.path.suffix.lower() for source in found}
+    for file, problem in wrong:
+        if not found or file.suffix.lower() in kind:
+            raise problem
     kinds = {source.dialect for source in found}
     if not found and label_files(path):
         return [_Source(path, "yolo")]
@@ -111,7 +127,8 @@ def _sources(path: Path) -> list[_Source]:
             raise DatasetError(f"{path} holds {len(found)} COCO files, name those that are meant: {shown}")
     if kinds == {"yolo"} and len(found) > 1:
         raise DatasetError(f"{path} holds {len(found)} data sets of YOLO, name the data.yaml that is meant")
-    return found
+    passed = [file for file in others if file.suffix.lower() in kind]
+    return [*found, *(_Source(file, "") for file in passed)]
 
 
 def _source(path: Path) -> _Source | None:

@@ -34,7 +34,7 @@ def read_bytes(path: Path) -> bytes:
         DatasetError: it cannot be read, is no file, is too large, or is an archive or a stand-in for one.
     """
     try:
-        if not path.is_file():  # opening a pipe would block
+        if not os.path.isfile(path):  # opening a pipe would block
             raise DatasetError(f"annotation file {path} does not exist or is no file")
         if (size := path.stat().st_size) > LARGEST:
             raise DatasetError(

@@ -16,7 +16,7 @@ from raytune_m2f.errors import DatasetError
 from raytune_m2f.project.dialects.draft import PARTS, Draft, Notes, Reading
 from raytune_m2f.project.dialects.files import ImageFiles
 from raytune_m2f.project.dialects.outlines import polygon
-from raytune_m2f.project.dialects.source import LARGEST, parse_yaml, read_bytes, walk
+from raytune_m2f.project.dialects.source import parse_yaml, read_bytes, walk
 from raytune_m2f.project.dialects.values import number, word
 from raytune_m2f.project.export import Item
 
@@ -44,10 +44,10 @@ def read_yolo(path: Path, files: ImageFiles) -> Reading:
         DatasetError: there is no label file, or data.yaml cannot be read.
     """
     notes = Notes()
-    root, description = path, {}
-    if path.is_file():
+    root, description = Path(os.path.abspath(path)), {}
+    if not os.path.isdir(path):
         description = parse_yaml(read_bytes(path), path)
-        root = _root(path, description)
+        root = _root(path, description, files)
     names = _names(description, root)
     texts = label_files(root)
     if not texts:
@@ -69,14 +69,15 @@ def read_yolo(path: Path, files: ImageFiles) -> Reading:
     return Reading("YOLO segmentation", (path,), tuple(dict.fromkeys(known)), drafts, notes)
 
 
-def _root(path: Path, description: Mapping[str, Any]) -> Path:
-    """The folder of the data set: `path` of data.yaml where it exists here and holds labels, else the file's own."""
-    given = word(description.get("path"))
-    folder = Path(os.path.normpath(path.parent / given)) if given else path.parent
-    try:
-        return folder if folder.is_dir() and label_files(folder) else path.parent
-    except OSError:
-        return path.parent
+def _root(path: Path, description: Mapping[str, Any], files: ImageFiles) -> Path:
+    """The folder of the data set: data.yaml's, or its `path` if that is in it, or around the images that were given.
+
+    Another `path` is from another machine, or leads where nothing of this data set is.
+    """
+    here = Path(os.path.abspath(path.parent))
+    there = Path(os.path.normpath(here / word(description.get("path"))))
+    near = {around for folder in files.folders for around in (folder, folder.parent, folder.parent.parent)}
+    return there if (here in there.parents or there in near) and os.path.isdir(there) and label_files(there) else here
 
 
 def _names(description: Mapping[str, Any], root: Path) -> dict[int, str]:
@@ -90,7 +91,7 @@ def _names(description: Mapping[str, Any], root: Path) -> dict[int, str]:
             if (index := number(key)) is not None
         }
     listed = root / NO_LABELS[0]
-    if listed.is_file() and listed.stat().st_size < LARGEST:
+    if os.path.isfile(listed):
         lines = read_bytes(listed).decode("utf-8", "replace").splitlines()
         return {index: word(line) or f"class {index}" for index, line in enumerate(lines)}
     return {}
@@ -115,8 +116,6 @@ def _items(path: Path, names: Mapping[int, str], classes: set[int], notes: Notes
             if len(rest) % 2 and len(rest) > 6:  # a prediction's score comes last
                 rest = rest[:-1]
             outline = polygon(rest) if len(rest) >= 6 else None
-            if outline is None:
-                notes.add("objects with a box or a point alone, no mask", origin)
             yield Item(category, (outline,) if outline else None, False, {}, origin)
 
 
@@ -145,11 +144,11 @@ class _Parts:
         # Roboflow writes ../train/images for what is beside the file; Ultralytics takes the two dots for one.
         for given in (place, place[3:] if place.startswith("../") else ""):
             path = Path(os.path.normpath(root / given)) if given and "\0" not in given else root
-            if path != root and root in path.parents and (path.is_dir() or path.is_file()):
+            if root in path.parents and os.path.exists(path):
                 break
         else:
             return
-        if path.is_dir():
+        if os.path.isdir(path):
             self._folders.setdefault(str(path), part)
         elif path.suffix.lower() == ".txt":
             for line in read_bytes(path).decode("utf-8", "replace").splitlines():
@@ -180,6 +179,9 @@ def _beside(name: str, instead: str) -> str:
 
 
 def _looks_like_labels(path: Path) -> bool:
-    with path.open("rb") as file:
-        first = file.readline(10_000).split()
+    try:
+        with path.open("rb") as file:
+            first = file.readline(10_000).split()
+    except OSError:
+        return False
     return len(first) >= 5 and all(number(value.decode("ascii", "replace")) is not None for value in first)
