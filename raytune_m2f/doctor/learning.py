@@ -73,6 +73,8 @@ FALLEN = 0.03
 """A loss has fallen if it is less by this share."""
 MOVED = 0.05
 """Weights have moved if they differ from the first ones by this share of their size; decay moves them less."""
+FAR = 0.15
+"""And far, if by this: those that had learned all had moved by 0.01 to 0.05."""
 
 
 @dataclass
@@ -394,7 +396,7 @@ def _too_short(subject: Subject, run: Run) -> str:
 def _nothing(subject: Subject, run: Run, where: str, lower: str, values: dict[str, Any]) -> Iterator[Finding]:
     """The loss does not fall: it rises, or the weights hardly move, or they move in vain."""
     fall = run.fall("loss")
-    change = f"fell by {fall:.1%} only" if fall >= 0 else f"rose by {-fall:.0%}"
+    change = f"fell by {fall:.1%} only" if fall > 0 else f"rose by {-fall:.0%}" if fall < -0.005 else "did not fall"
     if run.moved < MOVED and abs(fall) < FALLEN:
         clip = subject.config.SOLVER.CLIP_GRADIENTS
         clipped = f", or CLIP_GRADIENTS.CLIP_VALUE ({clip.CLIP_VALUE:g} now; published is 0.01)" * clip.ENABLED
@@ -427,7 +429,16 @@ def _rising(run: Run, where: str, lower: str, values: dict[str, Any]) -> Finding
 def _slowly(subject: Subject, run: Run, where: str, values: dict[str, Any]) -> Iterator[Finding]:
     """The loss falls, but it is too early to name what does not learn; or the training is too short for this."""
     iterations, solver = subject.config.SOLVER.MAX_ITER, subject.config.SOLVER
-    if run.steps >= STEPS and iterations < SLOW * run.steps:
+    if run.steps >= 2 * PATIENT and run.moved > FAR:
+        yield CHECK.warning(
+            f"not all was learned by heart {where}, though the loss fell by {run.fall('loss'):.0%} and the weights "
+            f"moved by {run.moved:.0%} of their size: {_listed(run)}",
+            "The learning rate seems to be too high.",
+            f"Lower SOLVER.BASE_LR (now {solver.BASE_LR:g}, LR_SCALING {solver.LR_SCALING}) threefold and run doctor "
+            "again.",
+            **values,
+        )
+    elif run.steps >= STEPS and iterations < SLOW * run.steps:
         yield CHECK.warning(
             f"not all was learned by heart {where}, though the loss fell by {run.fall('loss'):.0%}: {_listed(run)}",
             f"A training of {iterations} iterations is too short at this rate.",
