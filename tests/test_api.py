@@ -190,6 +190,25 @@ def test_defaults(tmp_path: Path, planned: list[StudyPlan]) -> None:
     assert [plan.settings.metrics for plan in planned][1:] == [("segm/AP",), ("segm/AP", "-loss")]
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_the_doctor_is_asked_first_and_a_problem_ends_the_call(
+    tmp_path: Path, planned: list[StudyPlan], monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    def check(*_: object, doctor: bool, **__: object) -> list[str]:
+        if doctor:
+            raise StudyError("doctor has found 1 problem")
+        return []
+
+    monkeypatch.setattr("raytune_m2f.drive.preflight.check_before_start", check)
+    with pytest.raises(StudyError, match="1 problem") if asked else nullcontext():
+        if asked:  # by default
+            rm.tune(config(), space(), tmp_path / "study")
+        else:
+            rm.tune(config(), space(), tmp_path / "study", doctor=False)
+    assert len(planned) == (not asked)
+    assert (tmp_path / "study").exists() == (not asked)
+
+
 @pytest.mark.parametrize(("trials", "expected"), [(None, 3), (2, 2), (9, 3)])
 def test_a_grid_is_tried_as_a_whole(
     tmp_path: Path, planned: list[StudyPlan], trials: int | None, expected: int

@@ -23,7 +23,9 @@ from raytune_m2f.study.space import packaged_spaces
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 LANGUAGES = "bash|python|yaml|json|text"
-OWN_FILES = re.compile(r"my\.yaml|my_\w+(\.py|/)|demo/.*|demo(_full)?\.yaml|data/.*|/shared/.*|/mnt/shared/.*")
+OWN_FILES = re.compile(
+    r"my\.yaml|project/.*|my_\w+(\.py|/)|demo/.*|demo(_full)?\.yaml|data/.*|/shared/.*|/mnt/shared/.*"
+)
 """What is the reader's, or was made by a command before."""
 GROUP: Any = typer.main.get_command(app)
 
@@ -38,7 +40,8 @@ def ours(words: list[str]) -> None:
     config, space = given.get("config"), given.get("space")
     own = config is None or OWN_FILES.fullmatch(config) or (REPOSITORY / config).is_file()
     assert own or shipped_config(config), f"no configuration {config}"
-    assert space is None or space in packaged_spaces() or (REPOSITORY / space).is_file(), f"no search space {space}"
+    own = space is None or OWN_FILES.fullmatch(space) or (REPOSITORY / space).is_file()
+    assert own or space in packaged_spaces(), f"no search space {space}"
 
 
 def make(words: list[str]) -> None:

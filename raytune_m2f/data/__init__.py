@@ -3,8 +3,7 @@
 records.py      what is in memory: Annotation, ImageRecord, CocoDataset; TrainSample and TestSample made of it
 categories.py   Categories: what labels mean
 coco.py         load_coco: read an annotation file and check all of it
-fields.py       which fields of annotations are labels
-labels.py       find subcategory labels that are in another field than their head's
+labels/         subcategory labels that are in another field than their head's, or that no head reads
 masks.py        polygons and run lengths: check, encode, decode
 images.py       read image files as RGB; inspect their headers
 agreement.py    compare masks with bounding boxes

@@ -5,9 +5,9 @@ subject.py    Subject: what is examined, each part built once
 examine.py    the checks in order, and what they have found
 labels.py     data, as the annotation files say it
 images.py     data, as the image files say it
-pixels.py     some images, decoded once for all checks of them
 scoring.py    the evaluator on ground truth
 settings.py   the configuration
+keys.py       keys without effect, and the search space
 excerpt.py    windows of training images for what follows
 bench.py      our network on them
 network.py    the network before its first step

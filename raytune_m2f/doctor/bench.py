@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -26,6 +26,7 @@ from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.learner.weights import network_names
 from raytune_m2f.model import (
     MAIN,
+    LossWeights,
     MultiTaskMaskFormer,
     NonFiniteError,
     Outputs,
@@ -83,6 +84,8 @@ def is_ours(learner: object) -> bool:
 class Bench:
     """A copy of the network as a training begins with it, and the windows that it is shown.
 
+    A loss whose weight is 0 has 1 here: whether it would count is another question than whether it is asked for.
+
     The copy's statistics of batch norm, where it has any that learn, are those of the windows: with fresh ones a
     network from scratch does not predict anything in evaluation mode.
 
@@ -92,8 +95,8 @@ class Bench:
         images: those of the windows, and the first one mirrored: (3, side, side) uint8.
     """
 
-    def __init__(self, subject: Subject, learner: Learner | None = None, *, trained: bool = False):
-        """With another learner than the subject's; if it is `trained`, it has its own statistics already."""
+    def __init__(self, subject: Subject, learner: Learner | None = None):
+        """With another learner than the subject's, if one is given."""
         learner, excerpt = learner or subject.learner, subject.excerpt
         assert excerpt is not None
         self.subject, self.excerpt, self.device = subject, excerpt, subject.device
@@ -101,11 +104,10 @@ class Bench:
         self.learner.model = copy.deepcopy(self.learner.model)
         self.learner.config = _without_sieves(subject.config)
         self.model = self.learner.model
-        self.criterion = self.learner.criterion
+        self.criterion = self.learner.criterion = _all_weighted(self.learner.criterion)
         self.heads = (MAIN, *subject.engine.categories.sizes)
         self.images = [*excerpt.images, excerpt.images[0].flip(-1)]
-        if not trained:
-            self._take_statistics()
+        self._take_statistics()
 
     @property
     def samples(self) -> Sequence[object]:
@@ -263,6 +265,15 @@ def called(head: str) -> str:
 def term_of(head: str) -> str:
     """The name of its loss."""
     return "loss_ce" if head == MAIN else f"loss_{head}"
+
+
+def _all_weighted(criterion: SetCriterion) -> SetCriterion:
+    """A copy in which every loss has a weight."""
+    made = copy.copy(criterion)
+    made.matcher = copy.copy(criterion.matcher)
+    for part in (made, made.matcher):
+        part.weights = LossWeights(**{name: weight or 1.0 for name, weight in asdict(part.weights).items()})
+    return made
 
 
 def _without_sieves(config: Config) -> Config:

@@ -384,8 +384,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-TIME = Check("cost/time", "how long does a trial take", _time, "learner")
-MEMORY = Check("cost/memory", "does a step fit into memory", _memory, "learner")
-STUDY = Check("cost/study", "what does a study cost, and what does its budget buy", _study, "learner")
+TIME = Check("cost/time", "how long does a trial take?", _time, "learner")
+MEMORY = Check("cost/memory", "does a step fit into memory?", _memory, "learner")
+STUDY = Check("cost/study", "what does a study cost, and what does its budget buy?", _study, "learner")
 
 CHECKS: tuple[Check, ...] = (TIME, MEMORY, STUDY)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from raytune_m2f.doctor import cost, images, labels, learning, network, scoring, settings
+from raytune_m2f.doctor import cost, images, keys, labels, learning, network, scoring, settings
 from raytune_m2f.doctor.finding import Check, Finding, Need
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.errors import InputError
@@ -16,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     *images.CHECKS,
     *scoring.CHECKS,
     *settings.CHECKS,
+    *keys.CHECKS,
     *network.CHECKS,
     *learning.CHECKS,
     *cost.CHECKS,

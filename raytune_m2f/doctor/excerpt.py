@@ -32,6 +32,8 @@ ENOUGH = 8
 """As many do, if every head has two classes among them."""
 SIDE = {"cpu": 128, "cuda": 384}
 """Of a window as the network sees it, at most [pixels]."""
+LEAST_SIDE = 64
+"""The coarsest map has four cells then: of one cell GroupNorm leaves nothing where a group has one channel."""
 SCALES = (1, 2, 4)
 """A window is the image, or has so many times less of its side."""
 FEW = 6
@@ -81,8 +83,8 @@ def excerpt_of(engine: Engine[Any, Any, Any], config: Config, device: torch.devi
         looked_at.append(sample)
         if len(looked_at) >= ENOUGH and _is_varied(looked_at):
             break
-    side = min(SIDE.get(device.type, SIDE["cuda"]), *(min(sample.image.shape[1:]) for sample in looked_at))
-    side = max(32, side // 32 * 32)
+    smallest = min(min(sample.image.shape[1:]) for sample in looked_at)
+    side = max(LEAST_SIDE, min(SIDE.get(device.type, SIDE["cuda"]), -(-smallest // 32) * 32))
     chosen = _varied_windows(looked_at)
     samples = tuple(window.sample(side) for window in chosen)
     heads = labels_of(samples[0].target) if samples else {}

@@ -79,8 +79,13 @@ class Check:
 
     def warning(self, figure: str, meaning: str, remedy: str, **values: Any) -> Finding:
         """Worth a look."""
-        return Finding(self.name, "warning", figure, meaning, remedy, values)
+        return Finding(self.name, "warning", figure, _sentence(meaning), _sentence(remedy), values)
 
     def problem(self, figure: str, meaning: str, remedy: str, **values: Any) -> Finding:
         """Wrong, or of no use."""
-        return Finding(self.name, "problem", figure, meaning, remedy, values)
+        return Finding(self.name, "problem", figure, _sentence(meaning), _sentence(remedy), values)
+
+
+def _sentence(text: str) -> str:
+    """With a full stop."""
+    return f"{text}." if text and text[-1] not in ".?!" else text

@@ -7,9 +7,10 @@ a second look.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,8 @@ OUTSIDE = 0.05
 """Share of a mask's own extent that may lie outside the image: outlines are drawn a little over its border."""
 CROSSED = 0.1
 """How far the area within an outline may be from its raster's, of the larger, before they contradict each other."""
+COMPARED = 50_000
+"""Annotations of a file that are compared with each other at most; a second or two."""
 SAME = 0.95
 """IoU of masks that are the same object drawn twice."""
 SHOWN = 3
@@ -81,6 +84,7 @@ def _labels(subject: Subject) -> Iterator[Finding]:
         share = f", {max(counts[head]) / known:.0%} of them {classes[int(np.argmax(counts[head]))]}" if known else ""
         rest = f", {unknown + test_unknown} unknown" if unknown + test_unknown else ""
         told.append(f"{head} {known} to train on{share}, {test_known} to test on{rest}")
+        found += _alike(LABELS, f"{head}: classes", classes)
         if known:
             found += _weak_head(head, classes, counts[head], unknown)
     yield from found or [LABELS.ok(f"labels in range: {'; '.join(told)}", **values)]
@@ -122,6 +126,19 @@ def _rare(check: Check, what: str, names: Sequence[str], counts: Sequence[int], 
         )
 
 
+def _alike(check: Check, what: str, names: Sequence[str]) -> Iterator[Finding]:
+    """Names that are the same but for case, blanks, - and _."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups["".join(re.findall(r"[^\s_-]", name.casefold()))].append(name)
+    if alike := [" and ".join(map(repr, group)) for group in groups.values() if len(group) > 1]:
+        yield check.warning(
+            f"{what} whose names hardly differ: {_some(alike)}",
+            "If they are one class, the network is punished for not telling them apart",
+            "Give them one name in the annotation files, or names that differ.",
+        )
+
+
 def _categories(subject: Subject) -> Iterator[Finding]:
     summary, names = subject.summary, subject.engine.categories.names
     counts = summary.class_counts.categories
@@ -131,7 +148,7 @@ def _categories(subject: Subject) -> Iterator[Finding]:
         yield CATEGORIES.skipped("no training instance at all: see data/instances")
         return
     only_tested = [f"{n} ({t})" for n, count, t in zip(names, counts, tested, strict=True) if t and not count]
-    found = []
+    found = [*_alike(CATEGORIES, "categories", names)]
     if only_tested:
         found.append(
             CATEGORIES.warning(
@@ -343,8 +360,10 @@ def _ids(subject: Subject) -> Iterator[Finding]:
     found = noted(IDS, subject)
     told = []
     for role, dataset in subject.parts:
-        twice = _drawn_twice(dataset)
-        told.append(f"{role} {sum(len(r.annotations) for r in dataset.records)} annotations of {len(dataset)} images")
+        some = _compared(dataset)
+        twice = _drawn_twice(some)
+        told.append(f"{role} {sum(len(r.annotations) for r in some.records)} annotations of {len(some)} images")
+        told[-1] += f" (of {len(dataset)})" if len(some) < len(dataset) else ""
         if twice:
             examples = [f"annotations {one} and {other}" for one, other in twice[:SHOWN]]
             what = "pair of annotations is" if len(twice) == 1 else "pairs of annotations are each"
@@ -362,6 +381,13 @@ def _ids(subject: Subject) -> Iterator[Finding]:
                 )
             )
     yield from _or_ok(IDS, found, f"every id and every object is there once: {'; '.join(told)}")
+
+
+def _compared(dataset: CocoDataset) -> CocoDataset:
+    """As many images, at even distances, as have COMPARED annotations."""
+    count = sum(len(record.annotations) for record in dataset.records)
+    images = len(dataset) if count <= COMPARED else max(1, len(dataset) * COMPARED // count)
+    return replace(dataset, records=tuple(dataset.records[i * len(dataset) // images] for i in range(images)))
 
 
 def _drawn_twice(dataset: CocoDataset) -> list[tuple[int, int]]:
@@ -415,12 +441,12 @@ def _some(values: Sequence[str]) -> str:
     return ", ".join(first_of(values, 8))
 
 
-LABELS = Check("data/labels", "has every class of every head enough labels", _labels, quick=True)
-CATEGORIES = Check("data/categories", "is every category in training and test set", _categories, quick=True)
-MASKS_CHECK = Check("data/masks", "are the masks what was drawn, and large enough", _masks, quick=True)
-CROWDS = Check("data/crowds", "are single objects marked as crowds", _crowds, quick=True)
-IDS = Check("data/ids", "is every image and object there once", _ids, quick=True)
-INSTANCES = Check("data/instances", "do queries and detections suffice for the fullest image", _instances, quick=True)
-FIELDS = Check("data/fields", "does the file say more of the objects than is learned", _fields, quick=True)
+LABELS = Check("data/labels", "has every class of every head enough labels?", _labels, quick=True)
+CATEGORIES = Check("data/categories", "is every category in training and test set?", _categories, quick=True)
+MASKS_CHECK = Check("data/masks", "are the masks what was drawn, and large enough?", _masks, quick=True)
+CROWDS = Check("data/crowds", "are single objects marked as crowds?", _crowds, quick=True)
+IDS = Check("data/ids", "is every image and object there once?", _ids, quick=True)
+INSTANCES = Check("data/instances", "do queries and detections suffice for the fullest image?", _instances, quick=True)
+FIELDS = Check("data/fields", "does the file say more of the objects than is learned?", _fields, quick=True)
 
 CHECKS: tuple[Check, ...] = (LABELS, CATEGORIES, MASKS_CHECK, CROWDS, IDS, INSTANCES, FIELDS)

@@ -161,7 +161,8 @@ def gradients(check: Check, bench: Bench) -> Iterator[Finding]:
         if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
             module.eval()
     _, terms, _ = bench.weighted_losses()
-    learning = {name: [p for p in block if p.requires_grad] for name, block in blocks.items()}
+    own = dict(bench.model.named_parameters())
+    learning = {block: [own[n] for n in names if own[n].requires_grad] for block, names in blocks.items()}
     learning = {name: block for name, block in learning.items() if block}
     reached: dict[str, set[str]] = {}
     broken: set[str] = set()
@@ -191,11 +192,18 @@ def gradients(check: Check, bench: Bench) -> Iterator[Finding]:
         yield check.ok(f"the losses reach all {len(learning)} blocks that learn", blocks=len(learning))
 
 
-def _frozen(check: Check, bench: Bench, blocks: Mapping[str, Sequence[nn.Parameter]]) -> Iterator[Finding]:
+def _frozen(check: Check, bench: Bench, blocks: Mapping[str, Sequence[str]]) -> Iterator[Finding]:
     """Parameters that do not learn, though neither FREEZE_AT nor a frozen norm says so."""
-    stages = bench.model.backbone.stages()[: bench.subject.config.MODEL.BACKBONE.FREEZE_AT]
+    learner, config = bench.subject.learner, bench.subject.config
+    own = dict(learner.model.named_parameters())
+    stages = bench.model.backbone.stages()[: config.MODEL.BACKBONE.FREEZE_AT]
     meant = {id(p) for stage in stages for module in stage for p in module.parameters()}
-    frozen = [name for name, block in blocks.items() if any(not p.requires_grad and id(p) not in meant for p in block)]
+    of_copy = dict(bench.model.named_parameters())
+    frozen = [
+        block
+        for block, names in blocks.items()
+        if any(not own[name].requires_grad and id(of_copy[name]) not in meant for name in names)
+    ]
     if frozen:
         yield check.problem(
             f"frozen, though MODEL.BACKBONE.FREEZE_AT does not say so: {', '.join(first_of(frozen, SHOWN))}",
@@ -203,12 +211,15 @@ def _frozen(check: Check, bench: Bench, blocks: Mapping[str, Sequence[nn.Paramet
             f"{CODE} requires_grad is False for parameters in these blocks.",
             blocks=frozen,
         )
-    groups = bench.learner.optimizer(bench.subject.config).param_groups
-    rates = {id(p): float(group["lr"]) for group in groups for p in group["params"]}
-    for what, problem in (("is not given to", None), ("has a learning rate of 0 in", 0.0)):
-        left = [n for n, b in blocks.items() if any(p.requires_grad and rates.get(id(p)) == problem for p in b)]
-        if problem == 0.0 and bench.subject.config.SOLVER.BACKBONE_MULTIPLIER == 0:
-            left = [name for name in left if not name.startswith("backbone")]
+    rates = {id(p): float(group["lr"]) for group in learner.optimizer(config).param_groups for p in group["params"]}
+    for what, rate in (("is not given to", None), ("has a learning rate of 0 in", 0.0)):
+        left = [
+            block
+            for block, names in blocks.items()
+            if any(own[name].requires_grad and rates.get(id(own[name])) == rate for name in names)
+        ]
+        if rate == 0.0 and config.SOLVER.BACKBONE_MULTIPLIER == 0:
+            left = [block for block in left if not block.startswith("backbone")]
         if left:
             yield check.problem(
                 f"what {what} the optimizer: {', '.join(first_of(left, SHOWN))}",
@@ -231,8 +242,7 @@ def _unreached(check: Check, names: list[str]) -> Finding:
     return check.problem(
         f"no gradient reaches {', '.join(first_of(names, SHOWN))}",
         "What no loss depends on stays as it begins.",
-        "Where a loss weight of MODEL.MASK_FORMER is 0, raise it. Otherwise the network's code is at fault: something "
-        "is detached, or its output is not used.",
+        f"{CODE} something is detached, or its output is not used.",
         blocks=names,
     )
 
@@ -283,9 +293,9 @@ _BLOCKS = (
 )  # fmt: skip
 
 
-def blocks_of(bench: Bench) -> dict[str, list[nn.Parameter]]:
-    """The parameters by blocks whose names a reader knows."""
-    blocks: dict[str, list[nn.Parameter]] = defaultdict(list)
+def blocks_of(bench: Bench) -> dict[str, list[str]]:
+    """The parameters' names by blocks whose names a reader knows."""
+    blocks: dict[str, list[str]] = defaultdict(list)
     backbone = bench.model.backbone
     stage_of = {
         id(p): f"backbone {name}"
@@ -294,7 +304,7 @@ def blocks_of(bench: Bench) -> dict[str, list[nn.Parameter]]:
         for p in module.parameters()
     }
     for name, parameter in bench.model.named_parameters():
-        blocks[stage_of.get(id(parameter)) or _block_of(name, bench.heads)].append(parameter)
+        blocks[stage_of.get(id(parameter)) or _block_of(name, bench.heads)].append(name)
     return dict(blocks)
 
 

@@ -151,6 +151,6 @@ def _within_crowds(dataset: CocoDataset) -> list[int]:
     return found
 
 
-TRUTH = Check("evaluator/truth", "do perfect predictions score 100", _truth, quick=True)
+TRUTH = Check("evaluator/truth", "do perfect predictions score 100?", _truth, quick=True)
 
 CHECKS: tuple[Check, ...] = (TRUTH,)

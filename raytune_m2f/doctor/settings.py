@@ -1,4 +1,4 @@
-"""The configuration: learning rate for its batch, schedule, batch and workers, loss weights, keys without effect."""
+"""The configuration: learning rate for its batch, schedule, batch and workers, loss weights, what is scored."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import numpy as np
+
 from raytune_m2f.config import Config, known_keys
 from raytune_m2f.config.fields.backbones import PACKAGE_PIXELS
-from raytune_m2f.config.fields.base import is_fixed
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import shortest_edge_size
 from raytune_m2f.doctor.finding import Check, Finding
@@ -16,8 +17,6 @@ from raytune_m2f.doctor.labels import noted
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.learner.optimizer import effective_lr
 from raytune_m2f.learner.weight_files import check_source
-from raytune_m2f.notes import Note
-from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.check import BATCH, FROZEN_RES5, check_batch, check_batch_norm, norm_key
 
 LR, SCALING = "SOLVER.BASE_LR", "SOLVER.LR_SCALING"
@@ -262,139 +261,6 @@ def _balance(weights: Mapping[str, float]) -> Iterator[Finding]:
             )
 
 
-# Keys without effect
-
-
-class Idle(NamedTuple):
-    """Keys that nothing reads, and why."""
-
-    why: str
-    keys: tuple[str, ...]
-    chooses: str  # the key that would have to be another
-
-
-PUBLISHED_WARMUP = 10
-"""Iterations: Mask2Former's own, with a WARMUP_FACTOR of 1."""
-
-
-def idle_keys(config: Config) -> Iterator[Idle]:
-    """What a configuration of our own network does not read, whatever it is set to."""
-    former, solver, heads = config.MODEL.MASK_FORMER, config.SOLVER, config.DATASETS.SUBCATEGORIES
-    for section, name in BACKBONES.items():
-        if name != config.MODEL.BACKBONE.NAME:
-            why = f"MODEL.BACKBONE.NAME is {config.MODEL.BACKBONE.NAME}"
-            yield Idle(why, (f"MODEL.{section}.",), "MODEL.BACKBONE.NAME")
-    if former.QUERY_SELECTION != "heatmap":
-        yield Idle(
-            f"{FORMER}.QUERY_SELECTION is none",
-            (f"{FORMER}.HEATMAP_WEIGHT", f"{FORMER}.BLOB_WEIGHT"),
-            f"{FORMER}.QUERY_SELECTION",
-        )
-    if not heads:
-        yield Idle(
-            "there are no subcategory heads (DATASETS.SUBCATEGORIES)",
-            (f"{FORMER}.SUBCATEGORY_WEIGHT", f"{FORMER}.SUBCATEGORY_BALANCE", f"{FORMER}.TEST.RANKING"),
-            "DATASETS.SUBCATEGORIES",
-        )
-    if {former.CLASS_BALANCE, former.SUBCATEGORY_BALANCE} <= {"none", "inverse_sqrt"}:
-        yield Idle("no balance is effective_number", (f"{FORMER}.BALANCE_BETA",), f"{FORMER}.CLASS_BALANCE")
-    if former.TEST.NMS_THRESHOLD == 1:
-        key = f"{FORMER}.TEST.NMS_THRESHOLD"
-        yield Idle(f"{key} = 1 keeps all", (f"{FORMER}.TEST.NMS_CLASS_AGNOSTIC",), key)
-    switches = {
-        "TEST.TILES": config.TEST.TILES.ENABLED,
-        "INPUT.COPY_PASTE": config.INPUT.COPY_PASTE.ENABLED,
-        "MODEL_EMA": config.MODEL_EMA.ENABLED,
-        "SOLVER.AMP": solver.AMP.ENABLED,
-        "SOLVER.CLIP_GRADIENTS": solver.CLIP_GRADIENTS.ENABLED,
-    }
-    for section, enabled in switches.items():
-        if not enabled:
-            yield Idle(f"{section}.ENABLED is false", (f"{section}.",), f"{section}.ENABLED")
-    if not config.INPUT.START.ITERS:
-        yield Idle("INPUT.START.ITERS is 0", ("INPUT.START.",), "INPUT.START.ITERS")
-    kind = solver.LR_SCHEDULER_NAME
-    for name, keys in SCHEDULES.items():
-        if kind != name:
-            yield Idle(f"SOLVER.LR_SCHEDULER_NAME is {kind}", keys, "SOLVER.LR_SCHEDULER_NAME")
-    if solver.WARMUP_FACTOR == 1 and solver.WARMUP_ITERS > PUBLISHED_WARMUP:
-        yield Idle(
-            "SOLVER.WARMUP_FACTOR is 1: the rate starts at its height",
-            ("SOLVER.WARMUP_ITERS", "SOLVER.WARMUP_METHOD"),
-            "SOLVER.WARMUP_FACTOR",
-        )
-    if solver.LR_SCALING == "none":
-        yield Idle("SOLVER.LR_SCALING is none", ("SOLVER.REFERENCE_BATCH",), SCALING)
-
-
-BACKBONES = {
-    "RESNETS": "build_resnet_backbone",
-    "SWIN": "D2SwinTransformer",
-    "MOBILENETV3": "build_mobilenet_v3_backbone",
-    "EFFICIENTNET_LITE": "build_efficientnet_lite_backbone",
-}
-SCHEDULES = {
-    "WarmupMultiStepLR": ("SOLVER.STEPS", "SOLVER.GAMMA"),
-    "WarmupPolyLR": ("SOLVER.POLY_LR_POWER", "SOLVER.POLY_LR_CONSTANT_ENDING"),
-}
-
-
-def _unused(subject: Subject) -> Iterator[Finding]:
-    config, space = subject.config, subject.space
-    if isinstance(config, AnyModelConfig):
-        yield UNUSED.skipped(f"the keys of {config.MODEL.META_ARCHITECTURE} are detectron2's")
-        return
-    searched = set(space.entries) if space is not None else set()
-    changed = {
-        key: config.value(key)
-        for key, field in known_keys(Config).items()
-        if config.knows(key) and not is_fixed(field) and config.value(key) != field.default
-    }
-    found = []
-    for why, keys, chooses in idle_keys(config):
-        if chooses in searched:
-            continue
-        idle = [key for key in changed if _is_below(key, keys) and key != chooses]
-        if idle:
-            set_to = ", ".join(f"{key} = {_plain(changed[key])}" for key in idle)
-            found.append(
-                UNUSED.warning(
-                    f"without effect, for {why}: {set_to}",
-                    "Nothing reads what was set there",
-                    f"Set {chooses}, or remove the key.",
-                    keys=idle,
-                )
-            )
-    if space is not None:
-        found += [UNUSED.warning(note.figure, note.meaning, note.remedy) for note in searched_in_vain(config, space)]
-    yield from found or [
-        UNUSED.ok(f"every key that was changed has an effect ({len(changed)} differ from their default)")
-    ]
-
-
-def searched_in_vain(config: Config, space: SearchSpace) -> Iterator[Note]:
-    """Keys of a search space that nothing reads in any trial."""
-    if isinstance(config, AnyModelConfig):
-        return
-    for why, keys, chooses in idle_keys(config):
-        idle = [key for key in space.entries if _is_below(key, keys) and chooses not in space.entries]
-        if idle:
-            yield Note(
-                UNUSED.name,
-                f"{', '.join(idle)} {'is' if len(idle) == 1 else 'are'} searched, but changes nothing: {why}",
-                "",
-                f"Copy the search space without it, or set {chooses}",
-            )
-
-
-def _is_below(key: str, keys: tuple[str, ...]) -> bool:
-    return any(key == one or (one.endswith(".") and key.startswith(one)) for one in keys)
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
-
-
 # Weights
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -480,50 +346,135 @@ def _sizes(subject: Subject) -> Iterator[Finding]:
 NEARLY = 1.1
 
 
-# Search space
+# Optimizer
+
+PUBLISHED_DECAY, MOST_DECAY = 0.05, 0.5
+LEAST_CLIP = 1e-5
+"""A gradient of so small a norm is below AdamW's epsilon (1e-8) in each of millions of weights."""
 
 
-def _space(subject: Subject) -> Iterator[Finding]:
-    config, space = subject.config, subject.space
-    if space is None:
-        yield SPACE.skipped("no search space was given (--space)")
+def _optimizer(subject: Subject) -> Iterator[Finding]:
+    config = subject.config
+    if isinstance(config, AnyModelConfig):
+        yield OPTIMIZER.skipped(f"the optimizer of {config.MODEL.META_ARCHITECTURE} is detectron2's")
         return
-    found = []
-    batches = space.span(BATCH, config)
-    if BATCH in space.entries and BATCH not in space.conditional and config.SOLVER.LR_SCALING == "none":
+    solver, frozen, found = config.SOLVER, config.MODEL.BACKBONE.FREEZE_AT, []
+    if solver.WEIGHT_DECAY > MOST_DECAY:
         found.append(
-            SPACE.warning(
-                f"{BATCH} is searched from {batches[0]:g} to {batches[1]:g} while {SCALING} is none",
-                "The best learning rate moves with the batch, so the search mixes up the two",
-                f"Set {SCALING}=sqrt: {LR} is then meant for SOLVER.REFERENCE_BATCH images.",
+            OPTIMIZER.warning(
+                f"SOLVER.WEIGHT_DECAY is {solver.WEIGHT_DECAY:g}, published is {PUBLISHED_DECAY:g}",
+                "Weights shrink faster than they learn",
+                f"Set SOLVER.WEIGHT_DECAY={PUBLISHED_DECAY:g}.",
             )
         )
-    if LR in space.entries and not isinstance(config, AnyModelConfig):
-        found += _searched_rates(config, space)
-    yield from found or [SPACE.ok(f"{len(space.entries)} keys are searched: {', '.join(space.entries)}")]
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED and clip.CLIP_VALUE < LEAST_CLIP:
+        found.append(
+            OPTIMIZER.warning(
+                f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE:g}, published is 0.01",
+                "Gradients so small are lost in AdamW's epsilon, so that hardly anything learns",
+                "Set SOLVER.CLIP_GRADIENTS.CLIP_VALUE=0.01.",
+            )
+        )
+    if solver.BACKBONE_MULTIPLIER == 0 and frozen < FROZEN_RES5:
+        found.append(
+            OPTIMIZER.warning(
+                "SOLVER.BACKBONE_MULTIPLIER is 0: the backbone does not learn, but its gradients are computed",
+                "Time and memory are spent on what is thrown away",
+                "Set MODEL.BACKBONE.FREEZE_AT=5 if that is meant, else SOLVER.BACKBONE_MULTIPLIER=0.1.",
+            )
+        )
+    yield from found or [
+        OPTIMIZER.ok(
+            f"AdamW, decay {solver.WEIGHT_DECAY:g}, gradients clipped at {clip.CLIP_VALUE:g}"
+            if clip.ENABLED
+            else f"AdamW, decay {solver.WEIGHT_DECAY:g}"
+        )
+    ]
 
 
-def _searched_rates(config: Config, space: SearchSpace) -> Iterator[Finding]:
-    factor = effective_lr(config) / config.SOLVER.BASE_LR
-    low, high = (rate * factor for rate in space.span(LR, config))
-    published, batch = published_for(config), config.SOLVER.IMS_PER_BATCH
-    wanted = sorted(published.scaled(batch))
-    if wanted[1] * TOO_HIGH < low or wanted[0] > high * TOO_HIGH:
-        yield SPACE.warning(
-            f"{LR} is searched where the rate is {low:.1g} to {high:.1g} at batch {batch}, but {published.recipe} asks "
-            f"for {wanted[0]:.1g}" + (f" to {wanted[1]:.1g}" if wanted[0] < wanted[1] else ""),
-            "The best rate lies probably outside",
-            "Widen the range, in a copy of the search space.",
+# What is scored
+
+FIRST_WEIGHTS = 0.05
+"""Share of the first weights in the averaged ones at the end, from which on they are not those of a training."""
+SIEVED = {"CLASS_THRESHOLD": 0.3, "SUBCATEGORY_THRESHOLD": 0.5}
+"""From here on detections are left out that AP would still count."""
+OVERLAPPING = 0.3
+"""IoU of masks below which two objects that touch or cover each other are taken for one."""
+FEW_IMAGES, FEW_INSTANCES = 8, 50
+"""Of TEST.SUBSET: a score of less is mostly noise."""
+
+
+def _evaluation(subject: Subject) -> Iterator[Finding]:
+    config, found = subject.config, [*_subset(subject)]
+    if not isinstance(config, AnyModelConfig):
+        found += [*_averaged(config), *_sieved(config)]
+    yield from found or [EVALUATION.ok("what is scored is what was learned, with nothing left out that AP counts")]
+
+
+def _averaged(config: Config) -> Iterator[Finding]:
+    average, end = config.MODEL_EMA, config.SOLVER.MAX_ITER
+    if not average.ENABLED:
+        return
+    steps = np.arange(2, min(end, LONGEST) + 1)  # the first one begins the average
+    warm = average.DECAY_WARM_UP_FACTOR
+    rising = (1 + steps) / (warm + steps) if warm >= 0 else np.ones(len(steps))
+    left = float(np.prod(np.minimum(average.DECAY, rising)))
+    if left > FIRST_WEIGHTS:
+        yield EVALUATION.warning(
+            f"{left:.0%} of the averaged weights are still the first ones after {end} iterations (MODEL_EMA.DECAY = "
+            f"{average.DECAY:g}, DECAY_WARM_UP_FACTOR = {warm})",
+            "What is scored and exported is not what was learned",
+            f"Set MODEL_EMA.DECAY={1 - 10 / max(end, 20):.3g}, or DECAY_WARM_UP_FACTOR=10.",
         )
 
 
-RATE = Check("configuration/learning_rate", "does the learning rate fit the batch", _learning_rate, "config", True)
-SCHEDULE = Check("configuration/schedule", "do schedule, periods and length go together", _schedule, quick=True)
-BATCHES = Check("configuration/batch", "does the batch fit images, workers and norm", _batch, quick=True)
-LOSSES = Check("configuration/losses", "does every part of the network have a loss", _losses, "config", True)
-UNUSED = Check("configuration/unused", "has every key that was set an effect", _unused, "config", True)
-START = Check("configuration/weights", "do weights, pixels and set size go together", _weights, quick=True)
-SIZES = Check("configuration/sizes", "are test images as large as training images", _sizes, quick=True)
-SPACE = Check("configuration/space", "does the search space hold what is known to work", _space, quick=True)
+LONGEST = 100_000
+"""Iterations after which nothing is left of the first weights, whatever the decay of a sensible configuration."""
 
-CHECKS: tuple[Check, ...] = (RATE, SCHEDULE, BATCHES, LOSSES, UNUSED, START, SIZES, SPACE)
+
+def _sieved(config: Config) -> Iterator[Finding]:
+    test = config.MODEL.MASK_FORMER.TEST
+    for name, most in SIEVED.items():
+        value = getattr(test, name)
+        if value >= most:
+            yield EVALUATION.warning(
+                f"{FORMER}.TEST.{name} is {value:g}: detections below it are neither scored nor exported",
+                "AP counts unsure detections too, and falls without them",
+                "Set it to 0 for the training, and choose a sieve for the exported model (evaluate --rankings).",
+            )
+    if test.NMS_THRESHOLD < OVERLAPPING:
+        yield EVALUATION.warning(
+            f"{FORMER}.TEST.NMS_THRESHOLD is {test.NMS_THRESHOLD:g}: of two masks that overlap more than this, one is "
+            "left out",
+            "Objects that cover each other become one",
+            f"Set {FORMER}.TEST.NMS_THRESHOLD to 0.5 or more, or 1 for none.",
+        )
+
+
+def _subset(subject: Subject) -> Iterator[Finding]:
+    size, datasets = subject.config.TEST.SUBSET, subject.datasets
+    if not size or datasets is None or size >= len(datasets.test):
+        return
+    instances = sum(len(record.instances) for record in datasets.test_subset.records)
+    if size < FEW_IMAGES or instances < FEW_INSTANCES:
+        yield EVALUATION.warning(
+            f"TEST.SUBSET = {size}: all scores but the last are of {size} images with {instances} instances, of "
+            f"{len(datasets.test)} images",
+            "Such scores are mostly noise, and by them trials are stopped and the best weights chosen",
+            f"Raise TEST.SUBSET, or set it to 0 for all {len(datasets.test)} images.",
+        )
+
+
+RATE = Check("configuration/learning_rate", "does the learning rate fit the batch?", _learning_rate, "config", True)
+SCHEDULE = Check("configuration/schedule", "do schedule, periods and length go together?", _schedule, quick=True)
+BATCHES = Check("configuration/batch", "does the batch fit images, workers and norm?", _batch, quick=True)
+LOSSES = Check("configuration/losses", "does every part of the network have a loss?", _losses, "config", True)
+START = Check("configuration/weights", "do weights, pixels and set size go together?", _weights, quick=True)
+SIZES = Check("configuration/sizes", "are test images as large as training images?", _sizes, quick=True)
+OPTIMIZER = Check(
+    "configuration/optimizer", "do decay and clipping leave something to learn?", _optimizer, "config", True
+)
+EVALUATION = Check("configuration/evaluation", "is what is scored what was learned?", _evaluation, quick=True)
+
+CHECKS: tuple[Check, ...] = (RATE, SCHEDULE, BATCHES, LOSSES, OPTIMIZER, START, SIZES, EVALUATION)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from raytune_m2f.config import Config
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.doctor.examine import CHECKS, Diagnosis, examine
-from raytune_m2f.doctor.settings import searched_in_vain
+from raytune_m2f.doctor.keys import searched_in_vain
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import SearchSpaceError, StudyError, first_of

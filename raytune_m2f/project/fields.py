@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raytune_m2f.config import Config
-from raytune_m2f.data.fields import FieldValues, class_name, last_part, natural
+from raytune_m2f.data.labels.fields import FieldValues, class_name, last_part, natural
 from raytune_m2f.errors import InputError, did_you_mean, first_of
 from raytune_m2f.project.export import Export, Value
 from raytune_m2f.project.masks import Masked, Masks
@@ -53,6 +53,8 @@ class Candidate:
         known: objects with a value.
         unknown_words: values that were taken for "not known", and how often.
         reason: why it is not a head; empty if it is one.
+        doubt: why a head would learn little from it; empty if there is something to learn.
+        rank: what is taken first, the lowest.
         head: the head; None: it is not trained.
     """
 
@@ -61,7 +63,14 @@ class Candidate:
     known: int
     unknown_words: Mapping[str, int]
     reason: str
+    doubt: str
+    rank: tuple[bool, bool, bool, int]
     head: Head | None = None
+
+    @property
+    def declared(self) -> bool:
+        """Whether the export itself says that it is a head."""
+        return not self.rank[0]
 
 
 def candidates(export: Export, masks: Masks, asked: Sequence[str]) -> list[Candidate]:
@@ -69,7 +78,7 @@ def candidates(export: Export, masks: Masks, asked: Sequence[str]) -> list[Candi
 
     Args:
         asked: what the user wants, each "NAME=PLACE" or "PLACE"; ["none"] for no head. Empty: fields that are labels
-            beyond doubt are taken, at most `MOST_HEADS`.
+            beyond doubt are taken, at most `MOST_HEADS` but for those that the export declares.
 
     Raises:
         InputError: a place is not there, or has no classes; a name is not allowed, or is given twice.
@@ -97,25 +106,32 @@ def _fields(export: Export, masks: Masks) -> dict[str, FieldValues]:
             for place, value in thing.item.fields.items():
                 values = fields.setdefault(place, FieldValues(place, listed=place in export.classes))
                 values.add(value, thing.item.category)
-    return {place: fields[place] for place in sorted(fields)}
+    return fields
 
 
 def _candidate(values: FieldValues, objects: int, listed: Sequence[str]) -> Candidate:
+    """A field; our own form declares a head by listing its classes under a name without dots."""
     order = {name: number for number, name in enumerate(filter(None, map(class_name, listed)))}
     names = sorted(values.counts, key=lambda name: (order.get(name, len(order)), natural(name), name))
     counts = {name: values.counts[name] for name in names}
-    return Candidate(values.place, counts, values.known, dict(values.unknown), values.unlikely(objects))
+    unfit = values.unfit()
+    doubt = "" if unfit else values.hardly(objects)
+    declared, truth = values.listed and "." not in values.place, set(counts) <= {"true", "false"}
+    reason = unfit if declared else values.unlikely(objects)
+    rank = (not declared, not values.listed, truth or len(counts) < 3, -values.known)
+    return Candidate(values.place, counts, values.known, dict(values.unknown), reason, doubt, rank)
 
 
 def _taken(found: Sequence[Candidate]) -> Iterator[Candidate]:
-    """The candidates, with heads where they are labels beyond doubt: those of the most objects first."""
-    likely = sorted((one for one in found if not one.reason), key=lambda one: -one.known)
-    names = _names([one.place for one in likely[:MOST_HEADS]])
+    """The candidates, with heads where they are labels beyond doubt: all declared ones, else the first by rank."""
+    likely = sorted((one for one in found if not one.reason), key=lambda one: one.rank)
+    number = max(MOST_HEADS, sum(one.declared for one in likely))
+    names = _names([one.place for one in likely[:number]])
     for one in found:
         if one.place in names:
             yield replace(one, head=Head(names[one.place], one.place, tuple(one.counts)))
         elif not one.reason:
-            yield replace(one, reason=f"not taken by itself: {MOST_HEADS} others have more labels")
+            yield replace(one, reason=f"not taken by itself: {MOST_HEADS} others come first")
         else:
             yield one
 
@@ -167,9 +183,10 @@ def _parse(word: str, fields: Mapping[str, FieldValues]) -> tuple[str | None, st
         if len(same := [one for one in fields if place and last_part(one) == place]) == 1:
             return name, same[0]
     wanted = word.partition("=")[2] or word
+    close = did_you_mean(wanted, fields, quote=True) or "."
     there = f"There are: {', '.join(first_of(list(fields), 20))}" if fields else "The objects have no field at all"
     raise InputError(
-        f"--subcategory {word}: no object has a field {wanted!r}{did_you_mean(wanted, fields, quote=True)} {there}. "
+        f"--subcategory {word}: no object has a field {wanted!r}{close} {there}. "
         "Allowed: PLACE, NAME=PLACE, or none for no subcategory."
     )
 

@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from raytune_m2f.config import load_config
+from raytune_m2f.data.labels.fields import alike
+from raytune_m2f.data.records import paused_gc
 from raytune_m2f.engines import build_engine
 from raytune_m2f.errors import InputError
 from raytune_m2f.project import files
 from raytune_m2f.project.annotations import annotations_of
 from raytune_m2f.project.export import Export
 from raytune_m2f.project.fields import Candidate, Head, candidates, count_classes, heads_of, without
-from raytune_m2f.project.masks import Masks, Photo, count_categories, masks_of, unannotated
+from raytune_m2f.project.masks import Masks, Photo, count_categories, masks_of, several, unannotated
 from raytune_m2f.project.numbers import Numbers, numbers_of
 from raytune_m2f.project.proposal import Device, Proposal, propose
 from raytune_m2f.project.settings import Setting
-from raytune_m2f.project.split import Split, only_once, split
+from raytune_m2f.project.split import Split, only_once, sequences, split
 from raytune_m2f.study.space import load_space
 from raytune_m2f.study.status import relative
 from raytune_m2f.training.check import check_experiment
@@ -102,6 +104,7 @@ class Project:
         ]
 
 
+@paused_gc()
 def init_project(
     export: Export,
     output: Path,
@@ -134,7 +137,13 @@ def init_project(
     text = files.config_text(_registered(proposal, data, heads, images, why), _title(export, numbers, divided))
     files.write(output, data, text, files.space_text(proposal, _space_title(output)))
     left_out = [*export.notes, *masks.left_out, *unused, *_unannotated(masks)]
-    remarks = [*only_once(divided, heads), *notes]
+    remarks = [
+        *_doubts(found),
+        *_alike(categories, heads),
+        *_frames(divided, group_by),
+        *only_once(divided, heads),
+        *notes,
+    ]
     return Project(
         output, export, categories, tuple(found), divided, numbers, proposal, tuple(left_out), tuple(remarks)
     )
@@ -164,13 +173,31 @@ def _categories(export: Export, masks: Masks) -> tuple[tuple[str, ...], list[str
     used = {thing.item.category for photo in masks.photos for thing in photo.things}
     named = dict.fromkeys([*export.categories, *sorted(used)])
     unused = [name for name in named if name not in used]
-    remark = f"{len(unused)} categories that no object has: {', '.join(unused)}"
+    remark = f"categories that no object has: {', '.join(unused)}"
     return tuple(name for name in named if name in used), [remark] if unused else []
+
+
+def _doubts(found: Iterable[Candidate]) -> Iterator[str]:
+    for one in found:
+        if one.head is not None and one.doubt:
+            yield f"the head {one.head.name} has little to learn: {one.doubt}"
+
+
+def _alike(categories: Sequence[str], heads: Iterable[Head]) -> Iterator[str]:
+    for what, names in (("categories", categories), *((f"classes of {head.name}", head.classes) for head in heads)):
+        if groups := alike(names):
+            listed = "; ".join(", ".join(map(repr, group)) for group in groups)
+            yield f"{what} that differ in upper case, blanks, - and _ alone, each learnt as its own: {listed}"
+
+
+def _frames(divided: Split, group_by: str | None) -> Iterator[str]:
+    if divided.is_new and group_by is None and (line := sequences((*divided.train, *divided.val))):
+        yield line
 
 
 def _unannotated(masks: Masks) -> Iterator[str]:
     if number := unannotated(masks):
-        yield f"{number} image files beside those of the export, which it does not name"
+        yield f"{several(number, 'image file')} in the same folders, not named by the export"
 
 
 def _registered(proposal: Proposal, parts: Iterable[str], heads: Sequence[Head], images: str, why: str) -> Proposal:
@@ -214,7 +241,7 @@ def _title(export: Export, numbers: Numbers, divided: Split) -> list[str]:
     return [
         f"Written by raytune-m2f init from {read} ({export.dialect}): {numbers.train} images with {numbers.instances} "
         f"instances to train on, {numbers.val} images to score.",
-        *divided.how,
+        *(f"Split: {line}." for line in divided.how),
         "Change what you like: it is a configuration like any other (docs/own_data.md). init does not write over a "
         "file that was changed.",
     ]

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from pycocotools import mask as mask_utils
 
@@ -82,17 +82,22 @@ def masks_of(export: Export) -> Masks:
     reasons: dict[str, list[str]] = {}
     photos = [Photo(picture, _name(picture, root), tuple(_masked(picture, reasons))) for picture in pictures]
     left_out = tuple(
-        f"{len(origins)} object{'s' if len(origins) > 1 else ''} {reason}: {', '.join(first_of(origins, SHOWN))}"
+        f"{several(len(origins), 'object')} {reason}: {', '.join(first_of(origins, SHOWN))}"
         for reason, origins in reasons.items()
     )
     if not any(photo.instances for photo in photos):
         crowds = sum(len(photo.things) for photo in photos)
-        why = "; ".join([*left_out, *([f"{crowds} are crowds (iscrowd 1)"] if crowds else [])]) or "no object at all"
-        raise InputError(
-            f"{_files(export)}: nothing to learn, for no object has a mask. {len(photos)} images; {why}. Masks are "
-            "polygons or run lengths: export the annotations as instance segmentation."
-        )
+        raise InputError(f"{_files(export)}: nothing to learn. {_why_nothing(len(photos), crowds, left_out)}")
     return Masks(root, tuple(sorted(photos, key=lambda photo: photo.name)), left_out)
+
+
+def _why_nothing(images: int, crowds: int, left_out: Sequence[str]) -> str:
+    if crowds:
+        crowd = f"Every object with a mask is a crowd (iscrowd 1), which is not counted: {crowds}"
+        what = "; ".join([crowd, *left_out])
+        return f"{what}. Set iscrowd to 0 on single objects."
+    what = "; ".join([several(images, "image"), *(left_out or ["no object at all"])])
+    return f"{what}. Masks are polygons or run lengths: export the annotations as instance segmentation."
 
 
 def _files(export: Export) -> str:
@@ -107,8 +112,9 @@ def _joined(pictures: Sequence[Picture]) -> list[Picture]:
     if twice := [file for file, same in by_file.items() if len({one.part for one in same}) > 1]:
         parts = " and ".join(sorted({str(one.part or "no part") for one in by_file[twice[0]]}))
         raise InputError(
-            f"{len(twice)} image files are in two parts of the export ({parts}): {', '.join(first_of(twice, SHOWN))}. "
-            "A score on images that were trained on says little: take them out of one of the two."
+            f"{several(len(twice), 'image file')} in two parts of the export ({parts}): "
+            f"{', '.join(first_of(twice, SHOWN))}. A score on images that were trained on says little: "
+            "take them out of one of the two."
         )
     return [
         first
@@ -133,10 +139,8 @@ def _name(picture: Picture, root: Path) -> str:
     name = picture.file.relative_to(root).as_posix()
     if problem := text_problem(os.fsencode(name).decode("utf-8", "surrogateescape")):
         raise InputError(f"image {picture.file}: its name is {problem}; rename the file.")
-    if "\\" in name or ":" in name:
-        raise InputError(
-            f"image {picture.file}: \\ and : mean a folder on other systems, and are not allowed; rename the file."
-        )
+    if PureWindowsPath(name).anchor:  # `load_coco` refuses it
+        raise InputError(f"image {picture.file}: on other systems {name!r} names a disk or its root; rename the file.")
     return name
 
 
@@ -166,6 +170,11 @@ def _measured(item: Item, height: int, width: int) -> Masked:
         raise ValueError("a mask without a pixel in the image")
     left, top, box_width, box_height = map(float, mask_utils.toBbox(rle).tolist())
     return Masked(item, segmentation, (left, top, box_width, box_height), area)
+
+
+def several(number: int, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def unannotated(masks: Masks) -> int:

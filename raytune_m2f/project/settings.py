@@ -45,7 +45,7 @@ def instances(numbers: Numbers) -> Iterator[Setting]:
     """Room for the instances of an image."""
     most = round(numbers.per_image.most)
     number = min(MOST_QUERIES, max(QUERIES, up(SPARE * most, 50) if SPARE * most > QUERIES else 0))
-    typical = f"an image has {numbers.per_image.median:.0f} instances, the fullest {most}"
+    typical = f"the median of the images has {numbers.per_image.median:.0f} instances, the fullest {most}"
     room = "the published number is enough" if number == QUERIES else "a fifth more, for fuller images to come"
     yield Setting("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", number, f"{typical}: {room}")
     room = "COCO's number is enough" if number == QUERIES else "COCO's 100 could be too few"

@@ -43,16 +43,23 @@ def small_settings(numbers: Numbers, device: Literal["cpu", "gpu"]) -> Iterator[
     """The values for a data set; keys of one section stand together."""
     needed = width_needed(numbers)
     tiled = numbers.side.median >= HUGE and needed > 1.5 * MOST_SIDE
-    side = max(SIDE, min(near(needed), MOST_SIDE))
+    side = max(SIDE, min(near(needed), MOST_SIDE, _largest_side(numbers)))
     if tiled:
         side = min(near(needed), near(numbers.side.high), MOST_TILED)
     iterations = _iterations(numbers, device)
     yield from instances(numbers)
-    yield from _solver(numbers, iterations, device)
+    scored = _scored(numbers, iterations, side)
+    seconds = iterations * SECONDS_OF_STEP + ((EVALUATIONS - 1) * scored + numbers.val) * _seconds_of_test(side)
+    yield from _solver(numbers, iterations, device, minutes=max(5, round(seconds / 60)))
     yield from _input(numbers, side, tiled=tiled)
-    yield from _test(numbers, iterations, side)
+    yield from _test(numbers, iterations, scored)
     if tiled:
         yield from tiles(numbers, CROP, side)
+
+
+def _largest_side(numbers: Numbers) -> int:
+    """Up to here nine of ten objects are half as wide as a crop at most: a larger one is seldom seen whole."""
+    return near(CROP / 2 / numbers.width.high)
 
 
 def _iterations(numbers: Numbers, device: str) -> int:
@@ -60,14 +67,13 @@ def _iterations(numbers: Numbers, device: str) -> int:
     return min(wanted, MOST_ON_CPU) if device == "cpu" else wanted
 
 
-def _solver(numbers: Numbers, iterations: int, device: str) -> Iterator[Setting]:
+def _solver(numbers: Numbers, iterations: int, device: str, *, minutes: int) -> Iterator[Setting]:
     batch = min(BATCH, numbers.train)
     why = "more steps in the same time than with a larger batch"
     yield Setting("SOLVER.IMS_PER_BATCH", batch, why if batch == BATCH else "there is one image to train on")
     why = f"measured for {BATCH} images; 1.4e-3 was better on some sets and worse on others, 2.8e-3 diverged"
     yield Setting("SOLVER.BASE_LR", RATE, why)
     yield from rate(BATCH)
-    minutes = max(5, round(iterations * SECONDS_OF_STEP / 60))
     why = (
         f"{iterations * batch / numbers.train:.0f} passes over {numbers.train} images, some {minutes} minutes on a CPU "
         "core; as long as the loss falls, more helps"
@@ -94,18 +100,27 @@ def _why_side(numbers: Numbers, side: int) -> str:
         f"of ten objects nine are {numbers.width.low * side:.0f} pixels wide or more in an image so long "
         f"({WIDE_ENOUGH} are found well); in their files the images are {sides(numbers)} long"
     )
-    if side == MOST_SIDE < near(width_needed(numbers)):
-        why += f". {width_needed(numbers):.0f} would make them {WIDE_ENOUGH}, and cost too much time"
+    if side < near(width_needed(numbers)) and side in (MOST_SIDE, _largest_side(numbers)):
+        price = "take too much time" if side == MOST_SIDE else "make many objects larger than half a training crop"
+        why += f". {width_needed(numbers):.0f} would make them {WIDE_ENOUGH}, but {price}"
     return why
 
 
-def _test(numbers: Numbers, iterations: int, side: int) -> Iterator[Setting]:
-    yield Setting("TEST.EVAL_PERIOD", iterations // EVALUATIONS, f"{EVALUATIONS} evaluations of {numbers.val} images")
-    takes = numbers.val * SECONDS_OF_TEST * (side / SIDE) ** 2
-    subset = max(20, round(numbers.val * 0.1 * iterations * SECONDS_OF_STEP / takes, -1))
-    if subset < numbers.val:
-        why = f"an evaluation takes a tenth of the training at most; the last one is of all {numbers.val} images"
-        yield Setting("TEST.SUBSET", int(subset), why)
+def _seconds_of_test(side: int) -> float:
+    return SECONDS_OF_TEST * (side / SIDE) ** 2
+
+
+def _scored(numbers: Numbers, iterations: int, side: int) -> int:
+    """Images of each evaluation but the last: all, unless so few are enough that it takes a tenth of the training."""
+    some = max(20, round(0.1 * iterations * SECONDS_OF_STEP / _seconds_of_test(side), -1))
+    return numbers.val if some > numbers.val / 2 else int(some)
+
+
+def _test(numbers: Numbers, iterations: int, scored: int) -> Iterator[Setting]:
+    yield Setting("TEST.EVAL_PERIOD", iterations // EVALUATIONS, f"{EVALUATIONS} evaluations of {scored} images")
+    if scored < numbers.val:
+        why = f"each takes a tenth of the training then; the last one is of all {numbers.val} images"
+        yield Setting("TEST.SUBSET", scored, why)
 
 
 def small_space(numbers: Numbers) -> Iterator[Setting]:

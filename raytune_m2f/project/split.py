@@ -16,15 +16,20 @@ from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
-from raytune_m2f.data.fields import class_name, last_part
+from raytune_m2f.data.labels.fields import class_name, last_part
 from raytune_m2f.errors import InputError, did_you_mean, first_of
 from raytune_m2f.project.fields import Head
-from raytune_m2f.project.masks import Photo
+from raytune_m2f.project.masks import Photo, several
 from raytune_m2f.storage.files import checksum
 
 DEFAULT_VAL = 0.2
 TOO_FULL = 1.25
 """A class of a head, which is less than a category, may make val larger than asked by this factor to be in it."""
+
+FRAME = r"(.*\D)\d+\.\w+$"
+"""The name of a frame: of its sequence, then a number."""
+FRAMES, MOSTLY = 3, 0.9
+"""So many frames make a sequence, and so large a part of the images must be in one."""
 
 Label = Hashable
 
@@ -37,12 +42,14 @@ class Split:
         train, val: what a training learns from, and is scored by.
         test: kept apart by the export; neither.
         how: where the parts are from, in words.
+        is_new: whether they were made here.
     """
 
     train: tuple[Photo, ...]
     val: tuple[Photo, ...]
     test: tuple[Photo, ...]
     how: tuple[str, ...]
+    is_new: bool = False
 
 
 def split(
@@ -65,40 +72,49 @@ def split(
     """
     parts = {part: tuple(p for p in photos if (p.picture.part or "train") == part) for part in ("train", "val", "test")}
     anew = val is not None or group_by is not None
-    test, how = parts["test"], []
-    if not anew and any(parts["train"]) and any(parts["val"]):
-        how = ["the export's own parts"]
-        train, scored = parts["train"], parts["val"]
-    elif not anew and any(parts["train"]) and any(test):
-        how = [
-            "the export's own parts; it has no val, so that its test scores the trainings, and nothing is left to test"
-        ]
-        train, scored, test = parts["train"], test, ()
-    else:
-        rest = (*parts["train"], *parts["val"]) or test
-        test = test if rest is not test else ()
-        train, scored, how = _divide(rest, heads, DEFAULT_VAL if val is None else val, group_by, seed)
-        if anew and any(parts["val"]):
-            how.insert(0, "train and val of the export as one, divided anew, as --val or --group-by was given")
-    result = Split(train, scored, test, tuple(how))
-    _require_both(result)
-    return result
+    found = None if anew else _own(**parts)
+    if found is None:
+        rest = (*parts["train"], *parts["val"])
+        test = parts["test"] if rest else ()
+        share = DEFAULT_VAL if val is None else val
+        joined = bool(parts["train"] and parts["val"])
+        found = _divided(rest or parts["test"], heads, share, group_by, seed, test=test, joined=joined)
+    _require_both(found)
+    return found
+
+
+def _own(train: tuple[Photo, ...], val: tuple[Photo, ...], test: tuple[Photo, ...]) -> Split | None:
+    """The parts of the export, if it has two that can be train and val."""
+    if train and val:
+        return Split(train, val, test, ("the export's own parts",))
+    if train and test:
+        how = "the export's own parts; it has no val: its test scores the trainings, and nothing is left to test"
+        return Split(train, test, (), (how,))
+    return None
 
 
 def _require_both(found: Split) -> None:
     for name, photos in (("train", found.train), ("val", found.val)):
         if not any(photo.instances for photo in photos):
             raise InputError(
-                f"{name} has {len(photos)} images, and no object with a mask in them ({'; '.join(found.how)}). "
-                "--val 0.2 divides all images anew; with a single image that has objects there is nothing to divide."
+                f"{name} has {several(len(photos), 'image')}, and no object with a mask in them "
+                f"({'; '.join(found.how)}). --val 0.2 divides all images anew; with a single image that has objects "
+                "there is nothing to divide."
             )
 
 
-def _divide(
-    photos: Sequence[Photo], heads: Sequence[Head], val: float, group_by: str | None, seed: int
-) -> tuple[tuple[Photo, ...], tuple[Photo, ...], list[str]]:
-    """Train, val, and how they came to be."""
-    groups, how = _groups(photos, group_by)
+def _divided(
+    photos: Sequence[Photo],
+    heads: Sequence[Head],
+    val: float,
+    group_by: str | None,
+    seed: int,
+    *,
+    test: tuple[Photo, ...],
+    joined: bool,
+) -> Split:
+    """A new split of train and val; `joined`: the export has divided them otherwise."""
+    groups, alone = _groups(photos, group_by)
     if len(groups) < 2:
         one = "one image" if len(photos) == 1 else f"{len(photos)} images, all in one group"
         raise InputError(f"there is {one}: nothing to divide into train and val. More images, or another --group-by.")
@@ -107,11 +123,16 @@ def _divide(
     chosen = _stratify(units, val)
     scored = {photo.name for unit in units if unit.name in chosen for photo in unit.photos}
     of_groups = f", {len(groups)} groups" if group_by is not None else ""
-    how.insert(0, f"{val:g} of {len(photos)} images{of_groups} for val, by category and subcategory, seed {seed}")
-    return (
+    how = [f"{val:g} of {len(photos)} images{of_groups} for val, by category and subcategory, seed {seed}"]
+    how += ["train and val of the export are divided anew, as --val or --group-by was given"] if joined else []
+    if alone:
+        how.append(f"{several(len(alone), 'image')} without a group, each by itself: {', '.join(first_of(alone, 3))}")
+    return Split(
         tuple(photo for photo in photos if photo.name not in scored),
         tuple(photo for photo in photos if photo.name in scored),
-        how,
+        test,
+        tuple(how),
+        is_new=True,
     )
 
 
@@ -119,7 +140,7 @@ def _divide(
 
 
 def _groups(photos: Sequence[Photo], group_by: str | None) -> tuple[dict[str, list[Photo]], list[str]]:
-    """The images of each group, by a name that depends on nothing else; and a remark on images without a group."""
+    """The images of each group, by a name that depends on nothing else; and the names of images without a group."""
     if group_by is None:
         return {photo.name: [photo] for photo in photos}, []
     keys = _group_names(photos, group_by)
@@ -132,8 +153,7 @@ def _groups(photos: Sequence[Photo], group_by: str | None) -> tuple[dict[str, li
             f"--group-by {group_by}: no image has a group; names look like {', '.join(first_of(alone, 3))}. Allowed: a "
             "field of the images, or a regular expression whose group 1 is found in their names."
         )
-    remark = f"{len(alone)} images without a group, each by itself: {', '.join(first_of(alone, 3))}"
-    return groups, [remark] if alone else []
+    return groups, alone
 
 
 def _group_names(photos: Sequence[Photo], group_by: str) -> list[str | None]:
@@ -235,6 +255,22 @@ def _both_filled(units: Sequence[_Unit], chosen: set[str]) -> set[str]:
     if len(smallest) > 1 and all(unit.name in chosen for unit in smallest):
         return chosen - {smallest[-1].name}
     return chosen
+
+
+def sequences(photos: Sequence[Photo]) -> str:
+    """The --group-by that would keep frames together, where names look like those of several sequences; else empty."""
+    prefixes = Counter(match[1] for photo in photos if (match := re.match(FRAME, photo.name)))
+    kinds = {re.sub(r"\W|_", "", thing.item.category.casefold()) for photo in photos for thing in photo.things}
+    for prefix in list(prefixes):  # apple_001.jpg is no frame of a film of apples
+        if re.sub(r"\W|_", "", prefix.rpartition("/")[2].casefold()) in kinds:
+            del prefixes[prefix]
+    in_sequences = sum(count for count in prefixes.values() if count >= FRAMES)
+    if len(prefixes) < 2 or in_sequences < MOSTLY * len(photos):
+        return ""
+    return (
+        f"names look like frames of {len(prefixes)} sequences ({', '.join(first_of(sorted(prefixes), 3))}): if they "
+        f"are, --group-by '{FRAME}' keeps each in one part"
+    )
 
 
 def only_once(found: Split, heads: Sequence[Head]) -> list[str]:

@@ -157,3 +157,46 @@ def test_what_was_read_is_logged(tiny_config: Config, caplog: pytest.LogCaptureF
         check_before_start(tiny_config, space(LR, **RATES), workers=1)
     assert "what was read:" in caplog.text
     assert "12 images" in caplog.text
+
+
+# The doctor's first look
+
+COSINE = {"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"}  # the default's steps lie beyond so short a training
+LONG_RATES = {"type": "loguniform", "low": 1e-4, "high": 1e-2}
+
+
+def test_what_the_doctor_would_warn_of_is_told_in_a_line(tiny_config: Config) -> None:
+    config = tiny_config.with_values({**COSINE, "MODEL.MASK_FORMER.NO_OBJECT_WEIGHT": 5.0})
+    assert check_before_start(config, space(LR, **LONG_RATES), workers=1) == []
+    (line,) = check_before_start(config, space(LR, **LONG_RATES), workers=1, doctor=True)
+    assert line.startswith("doctor: 2 warnings: configuration/losses: MODEL.MASK_FORMER.NO_OBJECT_WEIGHT is 5")
+    assert 'configuration/weights: MODEL.WEIGHTS is ""' in line
+    assert "\n" not in line
+
+
+def test_what_a_note_says_the_line_does_not_say_again(tiny_config: Config) -> None:
+    queries = space(QUERIES, type="int", low=2, high=20)
+    note, line = check_before_start(tiny_config.with_values(COSINE), queries, workers=1, doctor=True)
+    assert "an image has 4 instances" in note
+    assert "an image has" not in line
+    assert line.startswith("doctor: 1 warning: configuration/weights: ")
+
+
+def test_a_problem_stops_the_study_unless_the_doctor_is_not_asked(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raytune_m2f.doctor.scoring._scores", lambda *_: {"segm/AP": 40.0})
+    with pytest.raises(StudyError, match=r"doctor has found 1 problem:\n  evaluator/truth: .*segm/AP 40\.0") as error:
+        check_before_start(tiny_config, space(LR, **LONG_RATES), workers=1, doctor=True)
+    assert "--no-doctor starts the study all the same." in str(error.value)
+    assert check_before_start(tiny_config, space(LR, **LONG_RATES), workers=1) == []
+
+
+def test_the_first_look_builds_no_network(tiny_config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could need weights from an address, which only a trial fetches."""
+
+    def built(self: object) -> None:
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr("raytune_m2f.engines.datasets.NativeEngine.learner", built)
+    check_before_start(tiny_config, space(LR, **LONG_RATES), workers=1, doctor=True)

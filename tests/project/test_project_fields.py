@@ -35,8 +35,8 @@ RIPE: list[dict[str, Value]] = [
 
 def test_labels_are_taken_and_the_rest_says_why(tmp_path: Path) -> None:
     fields = found(tmp_path, [{**RIPE[n % 2], "id": n} for n in range(20)])
-    heads = {head.name: head.classes for head in heads_of(fields.values())}
-    assert heads == {"grade": ("9", "10"), "ripeness": ("green", "ripe")}
+    heads = [(head.name, head.classes) for head in heads_of(fields.values())]
+    assert heads == [("ripeness", ("green", "ripe")), ("grade", ("9", "10"))]
     assert fields["id"].head is None
     assert "an id" in fields["id"].reason
 
@@ -72,7 +72,7 @@ def test_what_is_asked_for_is_taken_and_nothing_else(
     ("asked", "message"),
     [
         (("attributes.ripenes",), r"no object has a field 'attributes.ripenes'; did you mean 'attributes.ripeness'\?"),
-        (("a=attributes.colour",), r"no object has a field 'attributes.colour'.*There are: attributes.grade"),
+        (("a=attributes.colour",), r"no object has a field 'attributes.colour'.*There are: attributes.ripeness"),
         (("one",), "attributes.one cannot be a head: the same for all"),
         (("category_id=attributes.ripeness",), "'category_id', which has its own meaning in COCO"),
         (("my head=attributes.ripeness",), "allowed: letters, digits and _"),
@@ -113,7 +113,7 @@ def test_no_more_than_four_heads_are_taken_without_a_word(tmp_path: Path) -> Non
     objects: list[dict[str, Value]] = [{f"attributes.a{k}": (n >> k) % 2 == 0 for k in range(6)} for n in range(64)]
     fields = found(tmp_path, objects)
     assert len(heads_of(fields.values())) == 4
-    assert "4 others have more labels" in fields["attributes.a5"].reason
+    assert "4 others come first" in fields["attributes.a5"].reason
 
 
 def test_words_for_unknown_are_counted_and_no_class(tmp_path: Path) -> None:
@@ -122,3 +122,18 @@ def test_words_for_unknown_are_counted_and_no_class(tmp_path: Path) -> None:
     assert one.head is not None
     assert one.head.classes == ("green", "ripe")
     assert dict(one.unknown_words) == {"unknown": 1, "": 1}
+
+
+def test_text_of_several_values_comes_before_truth_values(tmp_path: Path) -> None:
+    objects: list[dict[str, Value]] = [
+        {**{f"is_{k}": (n >> k) % 2 == 0 for k in range(6)}, "ripe": ("no", "half", "yes")[n % 3]} for n in range(64)
+    ]
+    assert [head.place for head in heads_of(found(tmp_path, objects).values())] == ["is_0", "is_1", "is_2", "ripe"]
+
+
+def test_heads_that_the_export_declares_are_all_taken(tmp_path: Path) -> None:
+    objects: list[dict[str, Value]] = [{f"h{k}": "ab"[(n >> k) % 2] for k in range(6)} for n in range(64)]
+    objects = [{**fields, "rare": "b" if n == 0 else "a"} for n, fields in enumerate(objects)]
+    fields = found(tmp_path, objects, classes=dict.fromkeys(objects[0], ("b", "a")))
+    assert [head.place for head in heads_of(fields.values())] == [*(f"h{k}" for k in range(6)), "rare"]
+    assert "98.4 % are 'a'" in fields["rare"].doubt

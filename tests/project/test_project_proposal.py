@@ -45,6 +45,7 @@ def test_small_objects_get_larger_images_and_scales_that_hold_them() -> None:
     assert values["INPUT.MIN_SCALE"] * 256 < 640 < values["INPUT.MAX_SCALE"] * 256
     assert "TEST.TILES.ENABLED" not in values
     assert proposed(width=Spread(0.025, 0.1, 0.2, 0.3))["INPUT.MAX_SIZE_TEST"] == 512
+    assert proposed(width=Spread(0.012, 0.1, 0.3, 0.9))["INPUT.MAX_SIZE_TEST"] == 448  # 0.3 of it is half a crop
 
 
 def test_huge_images_with_tiny_objects_are_predicted_by_windows() -> None:
@@ -71,7 +72,7 @@ def test_iterations_follow_the_images_within_an_hour_of_a_cpu(images: int, itera
 
 
 def test_a_large_test_set_is_scored_in_part_but_for_the_end() -> None:
-    assert "TEST.SUBSET" not in proposed(val=150)
+    assert "TEST.SUBSET" not in proposed(val=350)
     assert proposed(val=2000)["TEST.SUBSET"] == 180
 
 

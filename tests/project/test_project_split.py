@@ -14,7 +14,7 @@ from raytune_m2f.errors import InputError
 from raytune_m2f.project.export import Picture
 from raytune_m2f.project.fields import Head
 from raytune_m2f.project.masks import Photo, masks_of
-from raytune_m2f.project.split import Split, only_once, split
+from raytune_m2f.project.split import Split, only_once, sequences, split
 
 COLOUR = Head("colour", "colour", ("blue", "red"))
 
@@ -94,7 +94,7 @@ def test_groups_that_are_none(tmp_path: Path, group_by: str, message: str) -> No
 def test_images_without_a_group_are_told(tmp_path: Path) -> None:
     pictures = [picture(tmp_path, name, [item(0, "apple")]) for name in ("a_1.png", "a_2.png", "b_1.png", "odd.png")]
     divided = split(photos(pictures), [], group_by=r"(\w)_\d")
-    assert any("1 images without a group, each by itself: odd.png" in line for line in divided.how)
+    assert any("1 image without a group, each by itself: odd.png" in line for line in divided.how)
 
 
 # Parts of the export
@@ -124,7 +124,8 @@ def test_a_single_part_is_divided(tmp_path: Path, part: str) -> None:
 def test_val_given_divides_anew_and_leaves_test_alone(tmp_path: Path) -> None:
     divided = split(parted(tmp_path, "train", "train", "val", "val", "test"), [], val=0.5)
     assert (len(divided.train), len(divided.val), names(divided.test)) == (2, 2, ["4.png"])
-    assert "divided anew" in divided.how[0]
+    assert divided.is_new
+    assert "divided anew" in divided.how[1]
 
 
 def test_a_part_without_an_object_is_refused(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_part_without_an_object_is_refused(tmp_path: Path) -> None:
         picture(tmp_path, "0.png", [item(0, "apple")], part="train"),
         picture(tmp_path, "1.png", [], part="val"),
     ]
-    with pytest.raises(InputError, match="val has 1 images, and no object with a mask in them"):
+    with pytest.raises(InputError, match="val has 1 image, and no object with a mask in them"):
         split(photos(pictures), [])
 
 
@@ -176,3 +177,23 @@ def test_whatever_the_images_each_is_in_one_part_and_both_have_objects(
         assert there
         if with_objects > 8 and min(holders.values()) > 4:
             assert there == set(holders)
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [
+        ([f"vid{n // 5}_{n:04d}.jpg" for n in range(20)], 4),
+        ([f"walk {n // 5}/{n:04d}.jpg" for n in range(20)], 4),
+        ([f"{n:04d}.jpg" for n in range(20)], 0),
+        ([f"nuts_{n:02d}.jpg" for n in range(20)], 0),
+        ([f"{('Apple', 'pear')[n % 2]}_{n:02d}.jpg" for n in range(20)], 0),
+        ([f"{n * 7919:x}a{n % 3}.png" for n in range(20)], 0),
+    ],
+)
+def test_names_that_look_like_frames_are_told(tmp_path: Path, names: list[str], count: int) -> None:
+    seen = photos([picture(tmp_path, name.replace(".jpg", ".png"), [item(0, "apple")]) for name in names])
+    line = sequences(seen)
+    assert f"{count} sequences" in line if count else line == ""
+    if count:
+        divided = split(seen, [], group_by=line.split("'")[1])
+        assert f"{count} groups" in divided.how[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raytune_m2f.data.fields import FieldValues, class_name, last_part, natural
+from raytune_m2f.data.labels.fields import FieldValues, alike, class_name, last_part, natural
 
 
 def values(place: str, listed: list[object], categories: list[str] | None = None) -> FieldValues:
@@ -98,3 +98,7 @@ def test_listed_values_are_labels_whatever_the_name() -> None:
     assert "an id" in found.unlikely(10)
     found.listed = True
     assert found.unlikely(10) == ""
+
+
+def test_names_that_differ_by_spelling_alone() -> None:
+    assert alike(["ripe", "Ripe", "half-ripe", "half ripe", "green"]) == [["ripe", "Ripe"], ["half-ripe", "half ripe"]]

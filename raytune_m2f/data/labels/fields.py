@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 MOST_CLASSES = 100
@@ -125,7 +125,6 @@ class FieldValues:
         if reason := self.unfit():
             return reason
         number, known = len(self.counts), self.known
-        top, most = self.counts.most_common(1)[0]
         if not self.listed:
             if _ID.search(self.key):
                 return f"an id, by its name; {number} different values"
@@ -136,18 +135,31 @@ class FieldValues:
                 return f"numbers from {low} to {high}, not classes"
             if known < OBJECTS_PER_CLASS * number:
                 return f"free text, or too few of each: {number} different values in {known} objects"
+        return self.hardly(objects)
+
+    def hardly(self, objects: int) -> str:
+        """Why a head would learn little from it; empty if there is something to learn."""
+        top, most = self.counts.most_common(1)[0]
         if self.follows_category():
             return "each category has one value: it says no more than the category"
-        if known < FEW and known < FEW_SHARE * objects:
-            return f"known of {known} of {objects} objects only"
-        if most > NEARLY_ALL * known:
-            return f"{100 * most / known:.1f} % are {shown(top)}"
+        if self.known < FEW and self.known < FEW_SHARE * objects:
+            return f"known of {self.known} of {objects} objects only"
+        if most > NEARLY_ALL * self.known:
+            return f"{100 * most / self.known:.1f} % are {shown(top)}"
         return ""
 
     def follows_category(self) -> bool:
         """Whether the category alone says the value: of several categories each has one."""
         categories = [category for category, _ in self.pairs]
         return 1 < len(categories) == len(set(categories))
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Names that differ in upper case, blanks, - and _ alone, those that are alike together."""
+    same: dict[str, list[str]] = {}
+    for name in names:
+        same.setdefault(re.sub(r"[\s_-]+", "", name).casefold(), []).append(name)
+    return [group for group in same.values() if len(group) > 1]
 
 
 def last_part(place: str) -> str:
