@@ -219,6 +219,20 @@ def test_a_folder_of_two_kinds(tmp_path: Path) -> None:
         read_export([tmp_path], [tmp_path])
 
 
+def test_cocos_own_folder(tmp_path: Path) -> None:
+    """annotations/ with instances, captions and keypoints of both parts."""
+    for part in ("train", "val"):
+        write("coco", tmp_path / f"{part}2017", 2)
+        content = (tmp_path / f"{part}2017" / "instances.json").read_bytes()
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        for kind in ("instances", "person_keypoints", "captions"):
+            (tmp_path / "annotations" / f"{kind}_{part}2017.json").write_bytes(content)
+    export = read_export([tmp_path / "annotations"], [tmp_path])
+    assert [picture.part for picture in export.pictures] == ["train"] * 2 + ["val"] * 2
+    assert [file.name for file in export.files] == ["instances_train2017.json", "instances_val2017.json"]
+    assert "passed over: 4" in export.notes[0]
+
+
 def test_a_folder_of_two_coco_files(tmp_path: Path) -> None:
     write("coco", tmp_path / "a", 1)
     write("coco", tmp_path / "b", 1)

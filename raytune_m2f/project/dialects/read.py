@@ -120,6 +120,10 @@ def _sources(path: Path) -> list[_Source]:
     if not found:
         seen = f"; looked at {', '.join(first_of([file.name for file in others], SHOWN))}" if others else ""
         raise DatasetError(f"{path} holds no annotation file that can be read{seen}. What can be:{SUPPORTED}")
+    instances = [source for source in found if source.path.name.startswith("instances")]
+    if kinds == {"coco"} and instances:  # beside captions, keypoints, panoptic, as COCO's own folder has them
+        others += [source.path for source in found if source not in instances]
+        found = instances
     if kinds == {"coco"} and len(found) > 1:
         parts = [part_of(source.path) for source in found]
         if None in parts or len(set(parts)) < len(parts):
