@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -26,6 +26,7 @@ from raytune_m2f.learner.weight_files import read_state_dict
 from raytune_m2f.learner.weights import network_names
 from raytune_m2f.model import (
     MAIN,
+    LossWeights,
     MultiTaskMaskFormer,
     NonFiniteError,
     Outputs,
@@ -83,6 +84,8 @@ def is_ours(learner: object) -> bool:
 class Bench:
     """A copy of the network as a training begins with it, and the windows that it is shown.
 
+    A loss whose weight is 0 has 1 here: whether it would count is another question than whether it is asked for.
+
     The copy's statistics of batch norm, where it has any that learn, are those of the windows: with fresh ones a
     network from scratch does not predict anything in evaluation mode.
 
@@ -101,7 +104,7 @@ class Bench:
         self.learner.model = copy.deepcopy(self.learner.model)
         self.learner.config = _without_sieves(subject.config)
         self.model = self.learner.model
-        self.criterion = self.learner.criterion
+        self.criterion = self.learner.criterion = _all_weighted(self.learner.criterion)
         self.heads = (MAIN, *subject.engine.categories.sizes)
         self.images = [*excerpt.images, excerpt.images[0].flip(-1)]
         self._take_statistics()
@@ -262,6 +265,15 @@ def called(head: str) -> str:
 def term_of(head: str) -> str:
     """The name of its loss."""
     return "loss_ce" if head == MAIN else f"loss_{head}"
+
+
+def _all_weighted(criterion: SetCriterion) -> SetCriterion:
+    """A copy in which every loss has a weight."""
+    made = copy.copy(criterion)
+    made.matcher = copy.copy(criterion.matcher)
+    for part in (made, made.matcher):
+        part.weights = LossWeights(**{name: weight or 1.0 for name, weight in asdict(part.weights).items()})
+    return made
 
 
 def _without_sieves(config: Config) -> Config:

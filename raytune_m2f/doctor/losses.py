@@ -23,8 +23,6 @@ TRAINED_BUT_WORSE = 1.3
 """The same of a head that was trained: it should be far below 1."""
 SURE = 12.0
 """A logit that leaves no doubt."""
-WEIGHTS = {MAIN: "MODEL.MASK_FORMER.CLASS_WEIGHT"}
-SUBCATEGORY_WEIGHT = "MODEL.MASK_FORMER.SUBCATEGORY_WEIGHT"
 
 
 @check_network("model/initial_loss", "is the first loss of each head that of one who knows nothing?")
@@ -94,7 +92,7 @@ def matcher(check: Check, bench: Bench) -> Iterator[Finding]:
         seen = known[pairs.instances] & _is_told(bench, pairs.instances)
         if not bool(agreeing[seen].all()):
             silent.append(head)
-            yield _ignored(check, bench, head, int((~agreeing[seen]).sum()), int(seen.sum()))
+            yield _ignored(check, head, int((~agreeing[seen]).sum()), int(seen.sum()))
     if not silent:
         yield check.ok(f"each of {len(bench.heads)} heads decides the matching where all else is equal")
 
@@ -131,16 +129,7 @@ def _labels(bench: Bench) -> dict[str, Tensor]:
     return {MAIN: bench.targets.labels, **bench.targets.sublabels}
 
 
-def _ignored(check: Check, bench: Bench, head: str, wrong: int, of: int) -> Finding:
-    weights = bench.criterion.matcher.weights
-    if (weights.classes if head == MAIN else weights.subcategory) == 0:
-        key = WEIGHTS.get(head, SUBCATEGORY_WEIGHT)
-        return check.warning(
-            f"{called(head)} has no part in the matching: {key} = 0",
-            "It is not learned either: the weight is that of its loss too.",
-            f"Raise {key}; 2 is the published value.",
-            head=head,
-        )
+def _ignored(check: Check, head: str, wrong: int, of: int) -> Finding:
     return check.problem(
         f"{called(head)} does not decide the matching: where all else is equal, {wrong} of {of} instances are given a "
         "query of another class",
@@ -173,7 +162,7 @@ def loss(check: Check, bench: Bench) -> Iterator[Finding]:
 
 
 def _terms(check: Check, bench: Bench, terms: dict[str, Tensor], leaves: dict[str, Tensor]) -> Iterator[Finding]:
-    """What is missing, has no weight, or is not of its own head."""
+    """What is missing, or is not of its own head."""
     remedy = f"{CODE} model/criterion.py, SetCriterion.__call__ has one cross-entropy for each head."
     names = list(leaves)
     for head in (head for head in bench.heads if head not in leaves):
@@ -195,14 +184,6 @@ def _terms(check: Check, bench: Bench, terms: dict[str, Tensor], leaves: dict[st
             if slope is not None and bool(slope.any()):
                 figure = f"the loss of {called(head)} changes with what {called(other)} predicts"
                 yield check.problem(figure, "One head learns the classes of another.", remedy, head=head)
-        if (
-            float(bench.criterion.weighted({term_of(head): term.detach()})[term_of(head)])
-            == 0
-            < float(term.detach().sum())
-        ):
-            key = WEIGHTS.get(head, SUBCATEGORY_WEIGHT)
-            figure = f"the loss of {called(head)} has no weight: {key} = 0"
-            yield check.warning(figure, "It learns nothing.", f"Raise {key}; 2 is the published value.", head=head)
 
 
 def _wanted(check: Check, bench: Bench, head: str, slope: Tensor, pairs: Matches) -> Iterator[Finding]:

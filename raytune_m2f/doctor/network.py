@@ -242,8 +242,7 @@ def _unreached(check: Check, names: list[str]) -> Finding:
     return check.problem(
         f"no gradient reaches {', '.join(first_of(names, SHOWN))}",
         "What no loss depends on stays as it begins.",
-        "Where a loss weight of MODEL.MASK_FORMER is 0, raise it. Otherwise the network's code is at fault: something "
-        "is detached, or its output is not used.",
+        f"{CODE} something is detached, or its output is not used.",
         blocks=names,
     )
 

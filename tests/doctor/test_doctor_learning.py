@@ -111,10 +111,11 @@ def test_masks_that_are_transposed_are_named(config: Config) -> None:
     assert (found.level, found.values["of"]) == ("problem", "masks")
 
 
-def test_a_head_without_weight_is_named(config: Config) -> None:
-    found = look(config.with_values({"MODEL.MASK_FORMER.CLASS_WEIGHT": 0}))
-    assert {(f.level, f.values["of"]) for f in found} == {("problem", MAIN)}
-    assert "CLASS_WEIGHT" in found[0].remedy
+@pytest.mark.parametrize("key", ["CLASS_WEIGHT", "SUBCATEGORY_WEIGHT"])
+def test_a_head_without_weight_is_not_asked(config: Config, key: str) -> None:
+    (found,) = look(config.with_values({f"MODEL.MASK_FORMER.{key}": 0}))
+    assert found.level == "ok"
+    assert found.values["accuracy"].keys() == ({"color", "texture"} if key == "CLASS_WEIGHT" else {MAIN})
 
 
 def test_a_head_left_out_of_the_loss_is_named(config: Config) -> None:
@@ -128,7 +129,7 @@ def test_a_head_left_out_of_the_loss_is_named(config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("factor", "told"),
-    [(1e-7, "far too low"), (1e-4, "far too low"), (300.0, "far too high")],
+    [(1e-7, "far too small"), (1e-4, "far too small"), (300.0, "far too high")],
     ids=["nearly zero", "far too low", "far too high"],
 )
 def test_a_rate_with_which_nothing_is_learned_is_named(config: Config, factor: float, told: str) -> None:
@@ -151,7 +152,13 @@ def test_a_rate_of_zero_is_named(config: Config) -> None:
         learner.optimizer = optimizer
 
     (found,) = look(config, fault)
-    assert "far too low" in found.meaning
+    assert "far too small" in found.meaning
+
+
+def test_gradients_that_are_clipped_away_are_named(config: Config) -> None:
+    (found,) = look(config.with_values({"SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 1e-12}))
+    assert (found.level, "far too small" in found.meaning) == ("problem", True)
+    assert "CLIP_VALUE (1e-12 now" in found.remedy
 
 
 def test_nan_is_named_with_its_step_and_rate(config: Config) -> None:
@@ -224,7 +231,7 @@ def test_a_training_of_another_network_is_skipped(config: Config) -> None:
 
 
 def test_what_is_forgotten_has_not_been_learned() -> None:
-    course = Course(0.8)
+    course = Course(0.8, 0.3)
     for step, figure in enumerate((0.9, 0.5, 0.9, 0.9)):
         course.add(step, figure)
     assert course.learned == 3

@@ -162,12 +162,11 @@ def test_heads_left_out_of_the_matcher_are_named(any_config: Config) -> None:
     assert "main" not in told["model/matcher"]
 
 
-def test_a_head_without_weight_is_named_with_its_key(tiny_config: Config) -> None:
-    told = said(tiny_config.with_values({"MODEL.MASK_FORMER.CLASS_WEIGHT": 0}), lambda _: None, "matcher", "loss")
-    assert all("MODEL.MASK_FORMER.CLASS_WEIGHT = 0" in text for text in told.values())
-    assert told.keys() == {"model/matcher", "model/loss"}
-    told = said(tiny_config.with_values({"MODEL.MASK_FORMER.SUBCATEGORY_WEIGHT": 0}), lambda _: None, "loss")
-    assert "'color'" in told["model/loss"]
+@pytest.mark.parametrize("key", ["CLASS_WEIGHT", "SUBCATEGORY_WEIGHT"])
+def test_a_weight_of_zero_is_left_to_the_check_of_the_configuration(any_config: Config, key: str) -> None:
+    assert said(any_config.with_values({f"MODEL.MASK_FORMER.{key}": 0}), lambda _: None) == {}
+    told = said(any_config.with_values({f"MODEL.MASK_FORMER.{key}": 0}), of_main_alone)
+    assert told.keys() == {"model/matcher"}
 
 
 # Losses
@@ -524,3 +523,26 @@ def test_another_network_is_skipped_with_the_reason(tiny_config: Config) -> None
     found = findings(FaultySubject(tiny_config, fault=fault), CHECKS)
     assert {f.level for name in BY_NAME for f in found[name]} == {"skipped"}
     assert "not our network" in found["model/images"][0].figure
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+def test_our_network_with_the_engine_of_detectron2_has_no_warning(any_config: Config) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    found = findings(Subject(any_config.with_values({"ENGINE": "detectron2"})), CHECKS)
+    assert [f.level for name in BY_NAME for f in found[name]] == ["ok"] * len(CHECKS)
+
+
+@pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_of_detectron2_is_skipped(tiny_config: Config) -> None:
+    pytest.importorskip("detectron2", reason="detectron2 is not installed")
+    values = tiny_config.to_dict()["DATASETS"]
+    kept = {key: values[key] for key in ("REGISTER", "TRAIN", "TEST")}
+    model = {"META_ARCHITECTURE": "RetinaNet", "MASK_ON": False, "WEIGHTS": "", "RETINANET": {"NUM_CLASSES": 3},
+             "BACKBONE": {"NAME": "build_retinanet_resnet_fpn_backbone"},
+             "RESNETS": {"OUT_FEATURES": ["res3", "res4", "res5"]},
+             "FPN": {"IN_FEATURES": ["res3", "res4", "res5"]}}  # fmt: skip
+    config = Config.from_dict({"ENGINE": "detectron2", "MODEL": model, "DATASETS": kept}, source="any")
+    found = findings(Subject(config), CHECKS)
+    assert {f.level for name in BY_NAME for f in found[name]} == {"skipped"}
