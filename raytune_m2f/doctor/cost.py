@@ -108,8 +108,11 @@ def _measured(subject: Subject, folder: Path) -> Measured:
         if samples is None:
             break
         data.append(time.perf_counter() - at)
-        if not steps and _is_large(config) and len(samples) * step(samples[:1]) > limit:
+        if not steps and _is_large(config) and len(samples) * (single := step(samples[:1])) > limit:
             of, planned, stepper.micro_batch = len(samples), 1, 1
+            if single > limit:
+                steps.append(of * single)
+                break
         steps.append(of * step(samples[:1] if of > 1 else samples))
     if not steps:
         raise TrainingError("the engine gave no batch")
@@ -247,7 +250,16 @@ def _time(subject: Subject) -> Iterator[Finding]:
         f"{_duration(found.evaluation / found.evaluations)} ({rests})"
     )
     warnings = []
-    if found.evaluation > found.training and found.evaluations > 1:
+    if subject.device.type == "cpu" and found.seconds > LONG_ON_CPU:
+        warnings.append(
+            TIME.warning(
+                figure,
+                "On a CPU that is too long for a study",
+                "Train on a GPU, or build on small_data.yaml, which learns a small set within its hour.",
+                **values,
+            )
+        )
+    elif found.evaluation > found.training and found.evaluations > 1:
         warnings.append(
             TIME.warning(
                 figure,
@@ -270,6 +282,8 @@ def _time(subject: Subject) -> Iterator[Finding]:
     yield from warnings or [TIME.ok(figure, **values)]
 
 
+LONG_ON_CPU = 2 * 86_400.0
+"""Seconds of a trial."""
 MOST_WAITING = 0.5
 LONG = 600.0
 """Seconds of a training that are worth mending."""
@@ -398,7 +412,8 @@ def _short(seconds: float) -> str:
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
+            count = seconds / length
+            return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
     return f"{seconds:.2g} s"
 
 

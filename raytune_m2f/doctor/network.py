@@ -474,23 +474,12 @@ def modes(check: Check, bench: Bench) -> Iterator[Finding]:
             f"{CODE} look for `if self.training` in model/, and at what inference reads in place of the outputs.",
             of=name, off=off[name],
         )  # fmt: skip
-    solver, kinds = bench.subject.config.SOLVER, bench.moded
-    at_once = min(solver.MICRO_BATCH or solver.IMS_PER_BATCH, -(-solver.IMS_PER_BATCH // bench.subject.workers))
-    norms = [kind for kind in kinds if "BatchNorm" in kind and kind != "SyncBatchNorm"]
-    if at_once == 1 and norms:
-        yield check.warning(
-            f"batch norm ({', '.join(norms)}) learns from one image at a time",
-            "Its statistics are those of a single image in training and an average in evaluation: what is scored is "
-            "not what was trained.",
-            "Set SOLVER.MICRO_BATCH or IMS_PER_BATCH to 2 at least, or a norm without statistics of the batch: "
-            "FrozenStatsBN with pretrained MODEL.WEIGHTS, GN of a ResNet from scratch.",
-            at_once=at_once,
-        )
-    elif not wrong:
-        agreeing = _agreement(bench)
+    if not wrong:
+        kinds, agreeing = bench.moded, _agreement(bench)
         meant = f"; {', '.join(kinds)} act otherwise in training, as they are meant to" if kinds else ""
-        yield check.ok(f"{agreeing:.0%} of instances are matched to the same query in both modes{meant}",
-                       agreeing=agreeing)  # fmt: skip
+        yield check.ok(
+            f"{agreeing:.0%} of instances are matched to the same query in both modes{meant}", agreeing=agreeing
+        )
 
 
 def _agreement(bench: Bench) -> float:

@@ -81,7 +81,7 @@ def test_one_image_stands_for_a_batch_that_takes_too_long(config: Config, monkey
     monkeypatch.setattr(cost, "LARGE", 64)
     findings = said(Subject(config, seconds=1e-6))
     (time,), (memory,) = findings["cost/time"], findings["cost/memory"]
-    assert "(rests on 1 step of one image, times 4, and 2 test images)" in time.figure
+    assert "(rests on 1 step of one image, times 4, and 2 test images)" in time.figure  # not made once more
     assert time.values["step"] > 0
     assert "with 1 image at once" in memory.figure
     (whole,) = said(Subject(config))["cost/time"]  # where there is time enough
@@ -131,6 +131,13 @@ def test_more_evaluation_than_training_is_worth_a_warning(config: Config) -> Non
     assert finding.level == "warning"
     assert "% of it is evaluation" in finding.meaning
     assert "TEST.EVAL_PERIOD" in finding.remedy
+
+
+def test_days_on_a_cpu_are_worth_a_warning(config: Config) -> None:
+    (finding,) = said(Subject(config), replace(MEASURED, step=9000.0))["cost/time"]
+    assert finding.level == "warning"
+    assert "a trial takes about 9.38 days on this CPU" in finding.figure
+    assert "small_data.yaml" in finding.remedy
 
 
 def test_a_network_that_waits_for_images_is_worth_a_warning(config: Config) -> None:

@@ -37,8 +37,9 @@ def config(tiny_config: Config) -> Config:
     return tiny_config.with_values(values)
 
 
-def look(config: Config, fault: Fault = lambda learner: None, **values: Any) -> list[Finding]:
-    return findings(FaultySubject(config, fault=fault, **values), CHECKS)[NAME]
+def look(config: Config, fault: Fault = lambda learner: None, *, seconds: float = 1e6) -> list[Finding]:
+    """What is said of a learner with a fault, however busy the machine is."""
+    return findings(FaultySubject(config, fault=fault, seconds=seconds), CHECKS)[NAME]
 
 
 # What it learns
@@ -265,7 +266,7 @@ def test_entropy_is_that_of_the_best_guess() -> None:
 @pytest.mark.parametrize("name", ["fruits_nuts", "nuclei_dsb"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_shipped_configurations_of_small_data_have_no_warning(data_root: Path, name: str, seed: int) -> None:
-    subject = Subject(load_config(name, [f"SEED={seed}"]))
+    subject = Subject(load_config(name, [f"SEED={seed}"]), seconds=1e6)
     assert grave(findings(subject, (*network.CHECKS, *CHECKS))) == {}
 
 

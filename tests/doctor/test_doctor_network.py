@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config
 from raytune_m2f.data.masks import decode
+from raytune_m2f.doctor import settings as settings_of
 from raytune_m2f.doctor.finding import Check
 from raytune_m2f.doctor.network import CHECKS
 from raytune_m2f.doctor.subject import Subject
@@ -387,10 +388,12 @@ def test_batch_norm_that_stays_in_training_mode_is_named(tiny_config: Config) ->
     assert "are not those for it alone" in told["model/batch"]
 
 
-def test_batch_norm_of_one_image_is_named(tiny_config: Config) -> None:
+def test_batch_norm_of_one_image_is_named_before_the_network_is_built(tiny_config: Config) -> None:
     config = tiny_config.with_values({"MODEL.RESNETS.NORM": "BN", "SOLVER.MICRO_BATCH": 1})
-    assert "from one image at a time" in said(config, lambda _: None)["model/modes"]
-    assert said(config.with_values({"SOLVER.MICRO_BATCH": 2}), lambda _: None, "modes") == {}
+    told = grave(findings(Subject(config), [settings_of.BATCHES]))
+    assert "with 1 image at once" in told["configuration/batch"]
+    (found,) = findings(Subject(config), [BY_NAME["model/modes"]])["model/modes"]
+    assert "BatchNorm2d act otherwise in training" in found.figure
 
 
 # Inference
