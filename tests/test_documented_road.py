@@ -132,3 +132,5 @@ def test_the_readme_in_the_demos_folder(tmp_path: Path, tiny_config: Config) -> 
     run(block_with("README.md", "raytune-m2f train"), tmp_path)
     assert len(list((tmp_path / "studies/first/trials").iterdir())) == 20
     assert len(list((tmp_path / "predictions").glob("*.png"))) == 6
+    run(block_with("README.md", "raytune-m2f init"), tmp_path)
+    assert (tmp_path / "project/space.yaml").is_file()

@@ -6,7 +6,7 @@ import copy
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -34,6 +34,8 @@ SHARE = 0.3
 """Of the seconds that the checks may train in all."""
 TRIALS = 20
 """Of a study without a budget, as of `tune`."""
+LARGE = 256
+"""Pixels of a training image's side from which on one image is tried before a whole batch."""
 FULL = 0.8
 """Share of the machine's memory that may be taken before it is worth a warning: evaluation and data need some too."""
 STATES = 3
@@ -48,6 +50,7 @@ class Measured:
         data, step: seconds to make a batch, and to learn from it.
         predict, images: seconds for a test image, to predict and score it; how many a full evaluation has.
         steps, predicted: on how many steps and test images the figures rest.
+        of: more than 1 where a batch takes too long: a step was measured with one image of so many.
         memory_gb: peak of this process (on a GPU, of what torch has there) [GiB].
         micro_batch: images at once that fitted, and those that were wanted.
         weights: of the network.
@@ -59,6 +62,7 @@ class Measured:
     images: int
     steps: int
     predicted: int
+    of: int
     memory_gb: float
     micro_batch: tuple[int, int]
     weights: int
@@ -89,17 +93,27 @@ def _measured(subject: Subject, folder: Path) -> Measured:
     planned = stepper.micro_batch
     data: list[float] = []
     steps: list[float] = []
+
+    def step(samples: Sequence[Any]) -> float:
+        at = time.perf_counter()
+        stepper.step(samples, first)
+        _wait_for(subject.device)
+        return time.perf_counter() - at
+
     begun = time.perf_counter()
+    of = 1  # images of a batch for each that a step was measured with
     while len(steps) <= STEPS and (not steps or time.perf_counter() - begun < limit):
         at = time.perf_counter()
         samples = next(batches, None)
         if samples is None:
             break
         data.append(time.perf_counter() - at)
-        at = time.perf_counter()
-        stepper.step(samples, first)
-        _wait_for(subject.device)
-        steps.append(time.perf_counter() - at)
+        if not steps and _is_large(config) and len(samples) * (single := step(samples[:1])) > limit:
+            of, planned, stepper.micro_batch = len(samples), 1, 1
+            if single > limit:
+                steps.append(of * single)
+                break
+        steps.append(of * step(samples[:1] if of > 1 else samples))
     if not steps:
         raise TrainingError("the engine gave no batch")
     with oom_as_error("in evaluation", EVALUATION_ADVICE):
@@ -112,11 +126,17 @@ def _measured(subject: Subject, folder: Path) -> Measured:
         predict=sum(predictions[scored]) / max(sum(counts[scored]), 1),
         images=engine.summary.test.images,
         steps=len(steps[warm]),
+        of=of,
         predicted=sum(counts[scored]),
         memory_gb=peak_memory(subject.device),
         micro_batch=(stepper.micro_batch, planned),
         weights=sum(weight.numel() for weight in stepper.model.parameters()),
     )
+
+
+def _is_large(config: Config) -> bool:
+    """Whether a batch may take minutes, and one image of it is large enough for batch norm to learn from."""
+    return config.knows("INPUT.IMAGE_SIZE") and config.value("INPUT.IMAGE_SIZE") >= LARGE
 
 
 def _alone(engine: Engine) -> Engine:
@@ -222,14 +242,24 @@ def _time(subject: Subject) -> Iterator[Finding]:
         return
     found = estimate(subject.config, measured, subject.workers)
     values = {**vars(measured), "seconds": found.seconds, "training": found.training, "evaluation": found.evaluation}
-    rests = f"rests on {_count(measured.steps, 'step')} and {_count(measured.predicted, 'test image')}"
+    single = f" of one image, times {measured.of}" if measured.of > 1 else ""
+    rests = f"rests on {_count(measured.steps, 'step')}{single}, and {_count(measured.predicted, 'test image')}"
     figure = (
         f"a trial takes about {_duration(found.seconds)} on {_machine(subject)}: {subject.config.SOLVER.MAX_ITER} "
         f"iterations of {_short(found.training / subject.config.SOLVER.MAX_ITER)}, {found.evaluations} evaluations of "
         f"{_duration(found.evaluation / found.evaluations)} ({rests})"
     )
     warnings = []
-    if found.evaluation > found.training and found.evaluations > 1:
+    if subject.device.type == "cpu" and found.seconds > LONG_ON_CPU:
+        warnings.append(
+            TIME.warning(
+                figure,
+                "On a CPU that is too long for a study",
+                "Train on a GPU, or build on small_data.yaml, which learns a small set within its hour.",
+                **values,
+            )
+        )
+    elif found.evaluation > found.training and found.evaluations > 1:
         warnings.append(
             TIME.warning(
                 figure,
@@ -252,6 +282,8 @@ def _time(subject: Subject) -> Iterator[Finding]:
     yield from warnings or [TIME.ok(figure, **values)]
 
 
+LONG_ON_CPU = 2 * 86_400.0
+"""Seconds of a trial."""
 MOST_WAITING = 0.5
 LONG = 600.0
 """Seconds of a training that are worth mending."""
@@ -380,7 +412,8 @@ def _short(seconds: float) -> str:
 def _duration(seconds: float) -> str:
     for unit, length in (("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.3g} {unit}"
+            count = seconds / length
+            return f"{count:,.0f} {unit}" if count >= 100 else f"{count:.3g} {unit}"
     return f"{seconds:.2g} s"
 
 

@@ -27,6 +27,8 @@ from raytune_m2f.project.settings import (
 
 CROP, SIDE, MOST_SIDE = 256, 320, 640
 """Training crop and test size of the recipe, and the test size that costs four times as much [pixels]."""
+LOW = 0.8
+"""INPUT.MIN_SCALE of the recipe, which shows nearly the whole image in a crop."""
 MOST_TILED = 2048
 """The longer side of a test image that is predicted by windows [pixels]: some 120 of them."""
 BATCH, RATE, ITERATIONS = 2, 1e-3, 600
@@ -85,14 +87,23 @@ def _solver(numbers: Numbers, iterations: int, device: str, *, minutes: int) -> 
 
 
 def _input(numbers: Numbers, side: int, *, tiled: bool) -> Iterator[Setting]:
-    low, high = round(0.64 * side / CROP if tiled else 0.8, 2), round(1.28 * side / CROP, 2)
+    low, high = round(_smallest(numbers, side, tiled=tiled) / CROP, 2), round(1.28 * side / CROP, 2)
     yield Setting("INPUT.IMAGE_SIZE", CROP, "side of a training crop; time and memory of a step go by its square")
     why = f"in training an image is {low * CROP:.0f} to {high * CROP:.0f} pixels long, and a crop of it is seen"
+    if low > LOW and not tiled:
+        why += f"; if it were smaller, half of the objects were below {WIDE_ENOUGH} pixels"
     yield Setting("INPUT.MIN_SCALE", low, why)
     yield Setting("INPUT.MAX_SCALE", high, f"the test size, {side} pixels, and some more")
     yield from augmentation(numbers)
     yield Setting("INPUT.MIN_SIZE_TEST", side, "the same, so that the longer side alone decides")
     yield Setting("INPUT.MAX_SIZE_TEST", side, _why_side(numbers, side))
+
+
+def _smallest(numbers: Numbers, side: int, *, tiled: bool) -> float:
+    """How long an image is in training at least [pixels]: half of the objects are wide enough then."""
+    if tiled:
+        return 0.64 * side  # as 0.8 times 256 is of 320
+    return max(LOW * CROP, min(WIDE_ENOUGH / numbers.width.median, side / 2))
 
 
 def _why_side(numbers: Numbers, side: int) -> str:

@@ -15,9 +15,11 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from raytune_m2f.data.labels.fields import class_name, last_part
 from raytune_m2f.errors import InputError, did_you_mean, first_of
+from raytune_m2f.project.dialects.draft import part_of
 from raytune_m2f.project.fields import Head
 from raytune_m2f.project.masks import Photo, several
 from raytune_m2f.storage.files import checksum
@@ -261,8 +263,8 @@ def sequences(photos: Sequence[Photo]) -> str:
     """The --group-by that would keep frames together, where names look like those of several sequences; else empty."""
     prefixes = Counter(match[1] for photo in photos if (match := re.match(FRAME, photo.name)))
     kinds = {re.sub(r"\W|_", "", thing.item.category.casefold()) for photo in photos for thing in photo.things}
-    for prefix in list(prefixes):  # apple_001.jpg is no frame of a film of apples
-        if re.sub(r"\W|_", "", prefix.rpartition("/")[2].casefold()) in kinds:
+    for prefix in list(prefixes):  # neither apple_001.jpg nor train/001.jpg is a frame of a film
+        if re.sub(r"\W|_", "", prefix.rpartition("/")[2].casefold()) in kinds or part_of(PurePath(prefix)):
             del prefixes[prefix]
     in_sequences = sum(count for count in prefixes.values() if count >= FRAMES)
     if len(prefixes) < 2 or in_sequences < MOSTLY * len(photos):

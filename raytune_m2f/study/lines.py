@@ -12,6 +12,7 @@ from typing import Any
 from raytune_m2f.progress import INTERVAL_S, duration, heartbeat, print_to_stderr, read_progress
 from raytune_m2f.study.status import StudyStatus, TrialStatus, relative
 from raytune_m2f.training.objective import Objective
+from raytune_m2f.training.symptoms import summary
 
 ENDED = ("complete", "stopped", "failed")
 FOOTNOTES = {
@@ -147,7 +148,14 @@ def status_caption(status: StudyStatus) -> str:
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
     leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
     start = f"{status.usage['trials']:.0f}{of} started: {counts}{leader}"
-    return f"{start}{leaks}{_noise_warning(status)}{_symptoms(status)}{notes}{_what_comes_next(status)}"
+    return f"{start}{leaks}{_noise_warning(status)}{_heads(status)}{_symptoms(status)}{notes}{_what_comes_next(status)}"
+
+
+def _heads(status: StudyStatus) -> str:
+    """How the heads of the best trial stand in its training."""
+    best = status.best_trial
+    told = "" if best is None else summary(best.vitals)
+    return f"\nin training at its latest report: {told}" if best is not None and told else ""
 
 
 def _symptoms(status: StudyStatus) -> str:

@@ -20,7 +20,7 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.training.symptoms import head_name, symptoms
+from raytune_m2f.training.symptoms import head_name, symptoms, vitals_of
 
 STATES = {
     TrialState.WAITING: "waiting",
@@ -48,6 +48,7 @@ class TrialStatus:
         seconds: time in which it trained.
         cause: why it failed or was stopped.
         checkpoint: the best weights, if they are there.
+        vitals: of its heads, in the latest report; see `learner/vitals.py`.
         symptoms: what the vitals of its heads show, in the latest report and in the one before.
     """
 
@@ -68,6 +69,7 @@ class TrialStatus:
     cause: str | None
     directory: str
     checkpoint: str | None
+    vitals: dict[str, float] = field(default_factory=dict)
     symptoms: list[str] = field(default_factory=list)
 
 
@@ -260,6 +262,7 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         cause=attributes.get("cause") or attributes.get("stopped"),
         directory=study.address_of(study.trial(trial.number)),
         checkpoint=study.address_of(weights) if best and weights.exists() else None,
+        vitals=vitals_of(attributes.get("last", {})),
         symptoms=_symptoms(attributes, last or 0),
     )
 

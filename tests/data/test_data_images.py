@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from raytune_m2f.data import ImageRecord, images, read_image
-from raytune_m2f.data.images import inspect_headers, read_record
+from raytune_m2f.data.images import inspect_headers, read_record, upright_size
 from raytune_m2f.errors import ConfigError, DatasetError
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
@@ -88,6 +88,7 @@ def test_exif_rotation(pixels: Pixels, tmp_path: Path, orientation: int, turned:
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), turned(pixels))
+    assert upright_size(tmp_path / "a.png") == (*turned(pixels).shape[1::-1], orientation)
 
 
 def test_damaged_exif_is_ignored(pixels: Pixels, tmp_path: Path) -> None:
@@ -107,8 +108,9 @@ def test_truncated_image_is_refused_by_name(tmp_path: Path, suffix: str) -> None
 def test_no_image_at_all(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not an image")
     for name in ("text.png", "absent.png", "."):
-        with pytest.raises(DatasetError, match=r"image .* cannot be read"):
-            read_image(tmp_path / name)
+        for read in (read_image, upright_size):
+            with pytest.raises(DatasetError, match=r"image .* cannot be read"):
+                read(tmp_path / name)
 
 
 def test_a_limit_is_named_and_can_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

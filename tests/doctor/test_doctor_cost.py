@@ -28,6 +28,7 @@ MEASURED = Measured(
     images=10,
     steps=5,
     predicted=6,
+    of=1,
     memory_gb=1.0,
     micro_batch=(4, 4),
     weights=1_000_000,
@@ -65,7 +66,7 @@ def test_steps_are_measured_as_a_training_makes_them(any_config: Config, monkeyp
     assert steps == [(4, 64)] * 6  # at the full size, and the first is not counted
     (time,), (memory,) = findings["cost/time"], findings["cost/memory"]
     assert "a trial takes about " in time.figure
-    assert "(rests on 5 steps and 4 test images)" in time.figure
+    assert "(rests on 5 steps, and 4 test images)" in time.figure
     assert 0 < time.values["seconds"] < 6000
     assert 0.1 < memory.values["memory_gb"] < memory.values["there_gb"]
     assert "with 4 images at once" in memory.figure
@@ -73,7 +74,18 @@ def test_steps_are_measured_as_a_training_makes_them(any_config: Config, monkeyp
 
 def test_one_step_is_enough_where_time_is_short(config: Config) -> None:
     (time,) = said(Subject(config, seconds=1e-6))["cost/time"]
-    assert "(rests on 1 step and 2 test images)" in time.figure
+    assert "(rests on 1 step, and 2 test images)" in time.figure
+
+
+def test_one_image_stands_for_a_batch_that_takes_too_long(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "LARGE", 64)
+    findings = said(Subject(config, seconds=1e-6))
+    (time,), (memory,) = findings["cost/time"], findings["cost/memory"]
+    assert "(rests on 1 step of one image, times 4, and 2 test images)" in time.figure  # not made once more
+    assert time.values["step"] > 0
+    assert "with 1 image at once" in memory.figure
+    (whole,) = said(Subject(config))["cost/time"]  # where there is time enough
+    assert "(rests on 5 steps, and 4 test images)" in whole.figure
 
 
 def test_a_trial_is_its_iterations_and_evaluations(config: Config) -> None:
@@ -119,6 +131,13 @@ def test_more_evaluation_than_training_is_worth_a_warning(config: Config) -> Non
     assert finding.level == "warning"
     assert "% of it is evaluation" in finding.meaning
     assert "TEST.EVAL_PERIOD" in finding.remedy
+
+
+def test_days_on_a_cpu_are_worth_a_warning(config: Config) -> None:
+    (finding,) = said(Subject(config), replace(MEASURED, step=9000.0))["cost/time"]
+    assert finding.level == "warning"
+    assert "a trial takes about 9.38 days on this CPU" in finding.figure
+    assert "small_data.yaml" in finding.remedy
 
 
 def test_a_network_that_waits_for_images_is_worth_a_warning(config: Config) -> None:

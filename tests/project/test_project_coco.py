@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from pycocotools import mask as mask_utils
+from test_project_read import mask_of
 
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.project.dialects import read_export
@@ -96,6 +97,17 @@ def test_what_is_no_mask_is_counted(value: Any, tmp_path: Path) -> None:
     assert [item.segmentation is None for item in export.items] == [True, False]
     assert len(export.notes) == 1
     assert "some.json, annotation 1" in export.notes[0]
+
+
+@pytest.mark.parametrize(("area", "is_hole"), [(300.0, True), (310, True), (400.0, False), (None, False), (350, False)])
+def test_an_outline_inside_another(area: float | None, is_hole: bool, tmp_path: Path) -> None:
+    """supervision's as_coco lists the contours of a mask, holes too; the area tells."""
+    inner = [15.0, 15.0, 25.0, 15.0, 25.0, 25.0, 15.0, 25.0]
+    export = read(tmp_path, {"segmentation": [SQUARE, inner], "area": area})
+    (item,) = export.items
+    assert isinstance(item.segmentation, dict) == is_hole
+    assert mask_of(item, export.pictures[0]).sum() == (300 if is_hole else 400)
+    assert len(export.notes) == is_hole
 
 
 def test_labels_as_indices(tmp_path: Path) -> None:
@@ -257,6 +269,11 @@ def test_fields_of_images_are_kept(tmp_path: Path) -> None:
         "neg": [1, 2],
     }
     assert dict(read(tmp_path, {}, images=[image]).pictures[0].fields) == {"video_id": 3, "extra.name": "b"}
+
+
+def test_parts_that_images_say(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a.png", "width": 40, "height": 30, "split": "validation"}
+    assert read(tmp_path, {}, images=[image]).pictures[0].part == "val"
 
 
 def test_no_object_at_all(tmp_path: Path) -> None:

@@ -56,6 +56,12 @@ def test_an_absolute_name_outside_of_the_folders(root: Path) -> None:
     assert ImageFiles([root.parent]).find(Draft("../secret.png", (), base=root)) == [root.parent / "secret.png"]
 
 
+def test_a_file_of_another_part_is_not_it(root: Path) -> None:
+    assert ImageFiles([root / "val"]).find(Draft("train/001.jpg", ())) == []
+    assert ImageFiles([root / "val"]).find(Draft("valid/001.jpg", ())) == [root / "val/001.jpg"]
+    assert ImageFiles([root / "val"]).find(Draft("set/001.jpg", ())) == [root / "val/001.jpg"]
+
+
 def test_names_that_several_files_have(root: Path) -> None:
     assert ImageFiles([root]).find(Draft("001.jpg", ())) == [root / "train/001.jpg", root / "val/001.jpg"]
     assert ImageFiles([root]).find(Draft("001.jpg", ()), root / "val") == [root / "val/001.jpg"]

@@ -67,6 +67,21 @@ def test_a_size_that_objects_contradict(tmp_path: Path) -> None:
     assert "taken as they are: 1 (a.png)" in export.notes[0]
 
 
+def test_a_wrong_size_is_wrong_for_all(tmp_path: Path) -> None:
+    """One size for all images, as some exporters write it: a small object would fit it too."""
+    for name in ("a.png", "b.png"):
+        save(tmp_path, name, (40, 20))
+    small = rectangle(2, 2, 8, 6)
+    export = read(tmp_path, ("a.png", (20, 10), rectangle(10, 4, 36, 16)), ("b.png", (20, 10), small))
+    assert export.pictures[1].items[0].segmentation == ((2, 2, 8, 2, 8, 6, 2, 6),)
+
+
+def test_nearly_square_images_are_not_exchanged(tmp_path: Path) -> None:
+    save(tmp_path, "a.png", (41, 40))
+    export = read(tmp_path, ("a.png", (40, 40), rectangle(2, 2, 9, 6)), ("a.png", (40, 41), rectangle(2, 2, 9, 6)))
+    assert len(export.pictures) == 2
+
+
 def test_an_image_of_other_proportions_is_another_image(tmp_path: Path) -> None:
     save(tmp_path, "a.png", (40, 20))
     save(tmp_path, "b.png", (40, 20))

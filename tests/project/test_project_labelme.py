@@ -104,8 +104,12 @@ def test_points_and_lines_have_no_area(tmp_path: Path) -> None:
 
 
 def test_rectangles_alone_are_boxes(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="boxes alone"):
-        read(tmp_path, {"shape_type": "rectangle", "points": [[1, 1], [9, 9]]})
+    rectangle: dict[str, Any] = {"shape_type": "rectangle", "points": [[1, 1], [9, 9]]}
+    others: list[list[dict[str, Any]]] = [[], [{"shape_type": "point"}]]
+    for other in others:
+        with pytest.raises(DatasetError, match="boxes alone"):
+            read(tmp_path, rectangle, *other)
+    assert len(list(read(tmp_path, rectangle, {}).items)) == 2
 
 
 @pytest.mark.parametrize(

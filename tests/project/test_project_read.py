@@ -126,6 +126,18 @@ def test_files_of_several_dialects_are_joined(tmp_path: Path) -> None:
     assert [picture.part for picture in export.pictures] == ["train", "train", "val", "val"]
 
 
+def test_paths_relative_to_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two parts with images of one name: what is beside an annotation file is its image."""
+    two(tmp_path, "one", "other")
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "other"):
+        for image in list((tmp_path / name / "images").iterdir()):
+            image.rename(tmp_path / name / image.name)
+    export = read_export([Path("one/one.json"), Path("other/other.json")], [Path(".")])
+    assert [picture.file.parent.name for picture in export.pictures] == ["one", "one", "other", "other"]
+    assert all(picture.file.is_absolute() for picture in export.pictures)
+
+
 def test_a_folder_of_cvat_tasks_is_joined(tmp_path: Path) -> None:
     for name in ("task_1", "task_2"):
         write("cvat", tmp_path / name, 2)
@@ -205,6 +217,20 @@ def test_a_folder_of_two_kinds(tmp_path: Path) -> None:
     write("coco", tmp_path, 1)
     with pytest.raises(DatasetError, match="several kinds"):
         read_export([tmp_path], [tmp_path])
+
+
+def test_cocos_own_folder(tmp_path: Path) -> None:
+    """annotations/ with instances, captions and keypoints of both parts."""
+    for part in ("train", "val"):
+        write("coco", tmp_path / f"{part}2017", 2)
+        content = (tmp_path / f"{part}2017" / "instances.json").read_bytes()
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        for kind in ("instances", "person_keypoints", "captions"):
+            (tmp_path / "annotations" / f"{kind}_{part}2017.json").write_bytes(content)
+    export = read_export([tmp_path / "annotations"], [tmp_path])
+    assert [picture.part for picture in export.pictures] == ["train"] * 2 + ["val"] * 2
+    assert [file.name for file in export.files] == ["instances_train2017.json", "instances_val2017.json"]
+    assert "passed over: 4" in export.notes[0]
 
 
 def test_a_folder_of_two_coco_files(tmp_path: Path) -> None:

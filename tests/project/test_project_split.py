@@ -186,6 +186,7 @@ def test_whatever_the_images_each_is_in_one_part_and_both_have_objects(
         ([f"walk {n // 5}/{n:04d}.jpg" for n in range(20)], 4),
         ([f"{n:04d}.jpg" for n in range(20)], 0),
         ([f"nuts_{n:02d}.jpg" for n in range(20)], 0),
+        ([f"{('train', 'val')[n % 2]}/{n:02d}.jpg" for n in range(20)], 0),
         ([f"{('Apple', 'pear')[n % 2]}_{n:02d}.jpg" for n in range(20)], 0),
         ([f"{n * 7919:x}a{n % 3}.png" for n in range(20)], 0),
     ],

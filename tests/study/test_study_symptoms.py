@@ -95,6 +95,22 @@ def test_status_names_the_head_and_how_many_trials(tmp_path: Path) -> None:
     assert StudyStatus.from_json(status.to_json()) == status
 
 
+def test_status_says_how_the_heads_of_the_best_trial_stand(tmp_path: Path) -> None:
+    study = new_study(tmp_path)
+    record = open_record(study)
+    number = record.ask()
+    record.absorb(number, told(10, SOUND))
+    weights = study.weights(number)
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    status = shown(study)
+    assert status.trials[0].vitals["vitals/ripeness/gradient"] == 4.0
+    assert (
+        "\nin training at its latest report: head ripeness 70 % right (its commonest class is 45 %), 5 % 'no object', "
+        "entropy 0 %, gradient 4 %\n"
+    ) in status_caption(status) + "\n"
+
+
 def test_what_passes_is_forgotten(tmp_path: Path) -> None:
     study = new_study(tmp_path)
     record = open_record(study)

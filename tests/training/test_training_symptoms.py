@@ -49,5 +49,11 @@ def test_reports_of_before_there_were_vitals_say_nothing() -> None:
     assert list(described({"segm/AP": 3.0})) == []
 
 
+def test_what_is_no_number_says_nothing() -> None:
+    damaged = {**report(no_object=100.0), "vitals/ripeness/no_object": "all", "vitals/unmatched": None, "vitals/x": []}
+    assert symptoms(damaged) == {}
+    assert list(described(damaged)) == []
+
+
 def test_the_main_head_has_its_name() -> None:
     assert module.MAIN == MAIN

@@ -11,9 +11,9 @@ from typing import Any
 
 from raytune_m2f.errors import DatasetError
 from raytune_m2f.project.dialects.coco_labels import Labels
-from raytune_m2f.project.dialects.draft import Draft, Notes, Reading
+from raytune_m2f.project.dialects.draft import PARTS, Draft, Notes, Reading
 from raytune_m2f.project.dialects.files import original_name
-from raytune_m2f.project.dialects.outlines import Shape, checked_rle, polygon, united
+from raytune_m2f.project.dialects.outlines import Shape, checked_rle, polygon, united, without_holes
 from raytune_m2f.project.dialects.values import FieldReader, Said, dictionary, listed, number, size_of, word
 from raytune_m2f.project.export import Item
 
@@ -23,6 +23,8 @@ OWN = frozenset(
 IMAGES_OWN = frozenset({"id", "file_name", "width", "height"})
 NAMES = ("file_name", "path", "name", "coco_url", "flickr_url")
 """Where an image's name may stand."""
+SPLITS = ("split", "subset")
+"""Where an image's part may stand."""
 Key = int | str
 """An id."""
 
@@ -65,7 +67,7 @@ def read_coco(path: Path, content: Mapping[str, Any]) -> Reading:
         else:
             known, others = labels.read(entry, origin)
             more = fields.read(others, skip=OWN) | known | categories.said(category, _key(entry["category_id"]))
-            shape = _segmentation(entry.get("segmentation"), images[image], notes, origin)
+            shape = _segmentation(entry, images[image], notes, origin)
             item = Item(category, shape, _is_crowd(entry), {}, origin)
             said.setdefault(image, []).append((item, more))
     crowds_are_masks = _crowds_are_masks(content["annotations"], notes)
@@ -143,11 +145,13 @@ def _draft(entry: Mapping[str, Any], items: Sequence[Item], path: Path, notes: N
     fields = reader.finish({k: v for k, v in reader.read(entry, skip=IMAGES_OWN).items() if not isinstance(v, tuple)})
     aliases = tuple(dict.fromkeys(alias for alias in (word(extra.get("name")), original_name(name)) if alias))
     size = size_of(entry.get("width"), entry.get("height"))
-    return Draft(name, tuple(items), size, fields=fields, base=path.parent, aliases=aliases)
+    part = next((PARTS[said] for key in SPLITS if (said := word(entry.get(key)).casefold()) in PARTS), None)
+    return Draft(name, tuple(items), size, fields=fields, part=part, base=path.parent, aliases=aliases)
 
 
-def _segmentation(value: object, image: Mapping[str, Any], notes: Notes, origin: str) -> Shape | None:
+def _segmentation(entry: Mapping[str, Any], image: Mapping[str, Any], notes: Notes, origin: str) -> Shape | None:
     """Polygons in any nesting, run lengths, or several of these; None for none, with a note if it is something else."""
+    value = entry.get("segmentation")
     if not value or value == [[]]:
         return None
     parts: list[Any] = value if isinstance(value, list) else [value]
@@ -169,7 +173,14 @@ def _segmentation(value: object, image: Mapping[str, Any], notes: Notes, origin:
             origin,
         )
         return None
-    return united(shapes, size_of(image.get("width"), image.get("height")))
+    size = size_of(image.get("width"), image.get("height"))
+    shape = united(shapes, size)
+    if not isinstance(shape, dict) and size is not None:
+        mask = without_holes(shape, number(entry.get("area")), (int(size[0]), int(size[1])))
+        if mask is not None:
+            notes.add("objects with an outline inside another, which is a hole as their area says", origin)
+            return mask
+    return shape
 
 
 def _is_crowd(entry: Mapping[str, Any]) -> bool:

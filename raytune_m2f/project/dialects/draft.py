@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from raytune_m2f.errors import first_of
 from raytune_m2f.project.export import Item, Value
 
 PARTS = {
@@ -48,23 +47,24 @@ class Notes:
     """What was changed or left out, counted by kind, with the first examples."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, list[str]] = {}
         self._counts: dict[str, int] = {}
+        self._examples: dict[str, list[str]] = {}
 
     def add(self, kind: str, example: str = "", number: int = 1) -> None:
         """Count one more. `kind` ends before the number: "points and lines, which have no area, are left out"."""
         self._counts[kind] = self._counts.get(kind, 0) + number
-        self._kinds.setdefault(kind, []).append(example)
+        shown = self._examples.setdefault(kind, [])
+        if example and len(shown) <= SHOWN and example not in shown:
+            shown.append(example)
 
     def lines(self) -> tuple[str, ...]:
         """A line for each kind: what, how many, the first examples."""
-        return tuple(
-            f"{kind}: {self._counts[kind]}" + (f" ({'; '.join(shown)})" if (shown := self._shown(kind)) else "")
-            for kind in self._kinds
-        )
+        return tuple(f"{kind}: {count}{self._shown(kind)}" for kind, count in self._counts.items())
 
-    def _shown(self, kind: str) -> list[str]:
-        return first_of([example for example in dict.fromkeys(self._kinds[kind]) if example], SHOWN)
+    def _shown(self, kind: str) -> str:
+        examples = self._examples[kind]
+        more = ["..."] if len(examples) > SHOWN else []
+        return f" ({'; '.join([*examples[:SHOWN], *more])})" if examples else ""
 
 
 @dataclass

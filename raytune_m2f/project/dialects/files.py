@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from raytune_m2f.data.images import IMAGE_SUFFIXES
 from raytune_m2f.errors import DatasetError
-from raytune_m2f.project.dialects.draft import Draft
+from raytune_m2f.project.dialects.draft import Draft, part_of
 from raytune_m2f.project.dialects.source import walk
 
 Parts = tuple[str, ...]
@@ -43,7 +43,7 @@ class ImageFiles:
             if not os.path.isdir(folder):
                 raise DatasetError(f"image folder {folder} does not exist or is not a folder")
         self.paths: dict[str, Path] = {}
-        self._named: dict[str, list[Path]] = {}
+        self._named: dict[str, list[Path]] = {}  # by the name, and by the folder's name and the name
         self._stems: dict[str, list[Path]] = {}
         for folder in self.folders:
             for path in walk(folder):
@@ -78,9 +78,16 @@ class ImageFiles:
         if str(path) in self.paths:
             return
         self.paths[str(path)] = path
-        self._named.setdefault(_folded(path.name), []).append(path)
+        for key in (_folded(path.name), _folded(f"{path.parent.name}/{path.name}")):
+            self._named.setdefault(key, []).append(path)
         if path.suffix.lower() in IMAGE_SUFFIXES:
             self._stems.setdefault(_folded(path.stem), []).append(path)
+
+    def _is_elsewhere(self, path: Path, parts: Sequence[str]) -> bool:
+        """Whether a file lies in a folder of another part than its name says: val/1.jpg is not train/1.jpg."""
+        given = [path.relative_to(folder.parent).parts for folder in self.folders if folder in path.parents]
+        wanted, there = _part(parts), _part(min(given, key=len)) if given else None
+        return wanted is not None and there is not None and wanted != there
 
     def _find(self, name: str, draft: Draft, prefer: Path | None) -> list[Path]:
         spelt = list(spellings(name))
@@ -93,9 +100,13 @@ class ImageFiles:
             known = [part for part in parts if part not in ("..", "/") and not _DRIVE.fullmatch(part)]
             if not known:
                 continue
-            found = [] if draft.any_suffix else self._named.get(_folded(known[-1]), [])
+            keys = [] if draft.any_suffix else [_folded("/".join(known[-2:])), _folded(known[-1])]
+            called = next((paths for key in keys if (paths := self._named.get(key))), [])
             stem = known[-1] if draft.any_suffix else PurePosixPath(known[-1]).stem
-            if found := _likest(found or self._stems.get(_folded(stem), []), known, prefer):
+            alike = [
+                path for path in called or self._stems.get(_folded(stem), []) if not self._is_elsewhere(path, known)
+            ]
+            if found := _likest(alike, known, prefer):
                 return found
         return []
 
@@ -149,6 +160,11 @@ def _likest(found: Sequence[Path], parts: Sequence[str], prefer: Path | None) ->
 
     best = max(map(agreeing, found), default=0)
     return [path for path in found if agreeing(path) == best]
+
+
+def _part(parts: Sequence[str]) -> str | None:
+    """The part that the last folder of a path speaks of which speaks of any."""
+    return next((part for folder in reversed(parts[:-1]) if (part := part_of(Path(folder, "-")))), None)
 
 
 def _folded(name: str) -> str:

@@ -23,6 +23,7 @@ from raytune_m2f.project.export import Item, Picture
 THREADS = 8  # read headers; they wait for the disk
 ALIKE = 0.01  # relative difference of two scales that are taken for one: sizes are rounded
 BESIDE = 1.02  # a coordinate up to here, in lengths of its image, is drawn carelessly; beyond it, in another frame
+SOME = 0.1  # share of the images whose objects must reach beyond the size that the export says
 MOST = 0.8  # share of the outlines that must lie in 0 to 1 to be taken for shares
 ROUGHLY = 0.01  # tolerance around [0, 1]
 
@@ -47,7 +48,7 @@ class _Found:
         given, size = self.draft.size, self.size
         if given is None or self.draft.shares or size.width == size.height:
             return False
-        return abs(given[0] - size.height) <= 1 and abs(given[1] - size.width) <= 1
+        return not _is_near(given, size[:2]) and _is_near(given, (size.height, size.width))
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -55,6 +56,10 @@ class _Found:
         if self.draft.size is None:
             return 1.0, 1.0
         return self.size.width / self.draft.size[0], self.size.height / self.draft.size[1]
+
+
+def _is_near(given: tuple[float, float], size: tuple[int, int]) -> bool:
+    return abs(given[0] - size[0]) <= 1 and abs(given[1] - size[1]) <= 1
 
 
 def pictures(reading: Reading, files: ImageFiles, prefer: Path | None, part: str | None) -> Iterator[Picture]:
@@ -71,10 +76,11 @@ def pictures(reading: Reading, files: ImageFiles, prefer: Path | None, part: str
     """
     found = _readable(_located(reading, files, prefer, part), reading)
     frame = _swapped_frame(found)
+    is_size_wrong = _sizes_are_wrong(found)
     in_shares = _are_shares(found)
     used = 0
     for entry in found:
-        items = _items(entry, frame, in_shares, reading.notes)
+        items = _items(entry, frame, is_size_wrong, in_shares, reading.notes)
         if items is not None:
             used += 1
             draft = entry.draft
@@ -197,6 +203,26 @@ def _swapped_frame(found: Sequence[_Found]) -> str:
     return votes.pop() if len(votes) == 1 else ""
 
 
+def _sizes_are_wrong(found: Sequence[_Found]) -> bool:
+    """Whether the objects of images of another size reach beyond the size that the export says.
+
+    It is one tool: either its objects belong to images of that size, or it says a wrong size, perhaps one for all.
+    """
+    beyond = total = 0
+    for entry in found:
+        given = entry.draft.size
+        if (
+            given is not None
+            and not entry.draft.shares
+            and not entry.is_swapped
+            and not _is_near(given, entry.size[:2])
+        ):
+            shapes = [item.segmentation for item in entry.draft.items if isinstance(item.segmentation, tuple)]
+            total += bool(shapes)
+            beyond += not all(_fits(shape, *given) for shape in shapes)
+    return beyond > SOME * total
+
+
 def _fits(shape: Shape, width: float, height: float) -> bool:
     if isinstance(shape, dict):
         return bool(shape["size"] == [height, width])
@@ -220,7 +246,7 @@ def _in_unit_square(shape: Shape) -> bool:
     return min(left, top) >= -ROUGHLY and max(right, bottom) <= 1 + ROUGHLY
 
 
-def _items(entry: _Found, frame: str, in_shares: bool, notes: Notes) -> list[Item] | None:
+def _items(entry: _Found, frame: str, is_size_wrong: bool, in_shares: bool, notes: Notes) -> list[Item] | None:
     """The objects in pixels of the file; None if the image cannot be used."""
     draft, size, orientation = entry.draft, (entry.size.width, entry.size.height), entry.size.orientation
     x, y = entry.scale
@@ -246,15 +272,12 @@ def _items(entry: _Found, frame: str, in_shares: bool, notes: Notes) -> list[Ite
                 f"{entry.path.name} is {size[0]} x {size[1]}, the export says {draft.size[0]:g} x {draft.size[1]:g}",
             )
             return None
-        if all(
-            item.segmentation is None or isinstance(item.segmentation, dict) or _fits(item.segmentation, *draft.size)
-            for item in draft.items
-        ):
+        if not is_size_wrong:
             notes.add("images of another size than the export says; the objects are scaled to it", entry.path.name)
         else:
             x = y = 1.0
             notes.add(
-                "images whose size in the export is wrong: objects reach beyond it, and are taken as they are",
+                "images whose size in the export is wrong, as objects reach beyond it; they are taken as they are",
                 entry.path.name,
             )
     found = []

@@ -36,6 +36,7 @@ OWN = frozenset({"label", "points", "shape_type", "group_id", "mask", "line_colo
 PICTURES_OWN = frozenset(
     {"version", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth", "lineColor", "fillColor"}
 )
+WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
 def is_labelme(content: object) -> bool:
@@ -69,7 +70,7 @@ def read_labelme(contents: Mapping[Path, Mapping[str, Any]]) -> Reading:
             if (item := _object(shapes, size, fields, notes, f"{path.name}, object {place}"))
         ]
         said.append((path, content, items))
-    if kinds == {"rectangle"}:
+    if kinds - set(WITHOUT_AREA) == {"rectangle"}:
         raise DatasetError(boxes_alone(next(iter(contents))))
     drafts = [_draft(path, content, items, fields) for path, content, items in said]
     categories = dict.fromkeys(item.category for draft in drafts for item in draft.items)
@@ -115,25 +116,24 @@ def _object(
 
 def _shape(shape: Mapping[str, Any], size: tuple[float, float] | None, notes: Notes, origin: str) -> Shape | None:
     kind = word(shape.get("shape_type")) or "polygon"
+    if kind in WITHOUT_AREA:
+        notes.add("points and lines, which have no area, are left out", origin)
+        return None
     points = [value for point in listed(shape.get("points")) for value in listed(point)]
     numbers = [value for point in points if (value := number(point)) is not None]
     outline: tuple[float, ...] | None = None
-    if len(numbers) == len(points):
-        match kind, numbers:
-            case "polygon", _:
-                outline = polygon(numbers)
-            case "rectangle", [x1, y1, x2, y2]:
-                outline = rectangle(min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1))
-            case "rectangle", [_, _, _, _, _, _, _, _]:  # labelme 6: four corners, perhaps turned
-                outline = polygon(numbers)
-            case "circle", [x, y, on_x, on_y]:
-                radius = math.dist((x, y), (on_x, on_y))
-                outline = ellipse(x, y, radius, radius)
-            case "mask", [x1, y1, *_]:
-                return _mask(shape, round(min(numbers[::2])), round(min(numbers[1::2])), size, notes, origin)
-            case (("point" | "points" | "line" | "linestrip"), _):
-                notes.add("points and lines, which have no area, are left out", origin)
-                return None
+    match kind, numbers if len(numbers) == len(points) else []:
+        case (("polygon" | "rotation"), _):  # rotation: X-AnyLabeling's turned rectangle, by its corners
+            outline = polygon(numbers)
+        case "rectangle", [x1, y1, x2, y2]:
+            outline = rectangle(min(x1, x2), min(y1, y2), abs(x2 - x1), abs(y2 - y1))
+        case "rectangle", [_, _, _, _, _, _, _, _]:  # by its corners, as newer versions write it
+            outline = polygon(numbers)
+        case "circle", [x, y, on_x, on_y]:
+            radius = math.dist((x, y), (on_x, on_y))
+            outline = ellipse(x, y, radius, radius)
+        case "mask", [_, _, *_]:
+            return _mask(shape, round(min(numbers[::2])), round(min(numbers[1::2])), size, notes, origin)
     if outline is None:
         notes.add("shapes of a kind that is not known, or with too few points, are left out", f"{origin}: {kind!r}")
     return (outline,) if outline is not None else None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.data.masks import MIN_COORDINATES, decode, parse_segmentation, to_rle
-from raytune_m2f.project.dialects.values import number
+from raytune_m2f.project.dialects.values import LARGEST, number
 from raytune_m2f.project.export import Polygons
 
 Mask = npt.NDArray[np.bool_]
@@ -22,16 +23,20 @@ Shape = Polygons | dict[str, Any]
 """`Item.segmentation` where there is one; run lengths are compressed."""
 CORNERS = 64
 """Of the polygon that stands for an ellipse; its area is 0.2 % smaller."""
+MOST_CONTOURS = 50
+"""Of an object whose holes are looked for."""
+NEARER = 2  # times: than to the area with the hole
 MOST_PIXELS = 400_000_000
 """Of a mask; the largest image that is read has less."""
 
 
 def polygon(values: Iterable[object]) -> tuple[float, ...] | None:
     """x, y, x, y, ... as numbers; None if it is not that, or has fewer than three points."""
-    numbers = [number(value) for value in values]
-    if len(numbers) % 2 or len(numbers) < MIN_COORDINATES or None in numbers:
+    given = tuple(values)
+    if len(given) % 2 or len(given) < MIN_COORDINATES:
         return None
-    return tuple(value for value in numbers if value is not None)
+    numbers = tuple(value if type(value) is float and abs(value) < LARGEST else number(value) for value in given)
+    return None if None in numbers else cast("tuple[float, ...]", numbers)
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> tuple[float, ...]:
@@ -102,6 +107,31 @@ def united(shapes: Sequence[Shape], size: tuple[float, float] | None) -> Shape:
         rles.append(to_rle(tuple(array("d", part) for part in polygons), height, width))
     same = [rle for rle in rles if rle["size"] == [height, width]]
     return encode(np.asarray(decode(same, height, width).any(axis=0), bool)) if len(rles) > 1 else rles[0]
+
+
+def without_holes(polygons: Polygons, area: float | None, size: tuple[int, int]) -> dict[str, Any] | None:
+    """The mask of an object whose inner outlines are holes, as tools write them that list all contours of a mask.
+
+    In COCO such an outline is a part of the object. It is a hole where the object's own area leaves it out: where that
+    is nearer to the area of what an odd number of outlines cover than to that of what any covers.
+
+    Returns:
+        The mask; None if no outline lies inside another, or the area does not say so.
+    """
+    boxes = [bounds((part,)) for part in polygons]
+    inside = any(
+        a[0] < b[0] and a[1] < b[1] and a[2] > b[2] and a[3] > b[3] for a, b in itertools.permutations(boxes, 2)
+    )
+    width, height = size
+    if area is None or not inside or width * height > MOST_PIXELS or len(polygons) > MOST_CONTOURS:
+        return None
+    if max(max(map(abs, box)) for box in boxes) > 2 * max(size):
+        return None
+    rles = [to_rle((array("d", part),), height, width) for part in polygons]
+    covered = decode(rles, height, width).sum(axis=0, dtype=np.int64)
+    odd = np.asarray(covered % 2 == 1, bool)
+    with_hole, whole = int(odd.sum()), int((covered > 0).sum())
+    return encode(odd) if NEARER * abs(area - with_hole) < abs(area - whole) else None
 
 
 def mask_of(rle: dict[str, Any]) -> Mask:

@@ -57,13 +57,13 @@ def read_export(annotations: Sequence[Path], images: Sequence[Path]) -> Export:
     Raises:
         DatasetError: a file is of no known dialect or cannot be read, no image is found, or there is no mask in it.
     """
-    annotations, images = [Path(path) for path in annotations], [Path(path) for path in images]
+    annotations = [Path(os.path.abspath(path)) for path in annotations]
     if not annotations:
         raise DatasetError(f"no annotation file is given. What can be:{SUPPORTED}")
     sources = [_sources(path) for path in annotations]
     beside = [path if os.path.isdir(path) else path.parent for path in annotations]
     files = ImageFiles(
-        images or list(dict.fromkeys(beside)),
+        list(images) or list(dict.fromkeys(beside)),
         [source.path.parent for group in sources for source in group if source.path.is_file()],
     )
     readings: list[Reading] = []
@@ -120,6 +120,10 @@ def _sources(path: Path) -> list[_Source]:
     if not found:
         seen = f"; looked at {', '.join(first_of([file.name for file in others], SHOWN))}" if others else ""
         raise DatasetError(f"{path} holds no annotation file that can be read{seen}. What can be:{SUPPORTED}")
+    instances = [source for source in found if source.path.name.startswith("instances")]
+    if kinds == {"coco"} and instances:  # beside captions, keypoints, panoptic, as COCO's own folder has them
+        others += [source.path for source in found if source not in instances]
+        found = instances
     if kinds == {"coco"} and len(found) > 1:
         parts = [part_of(source.path) for source in found]
         if None in parts or len(set(parts)) < len(parts):
