@@ -20,6 +20,7 @@ from raytune_m2f.data import TestSample
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.subject import Subject
+from raytune_m2f.errors import InputError
 from raytune_m2f.learner.base import Learner, Terms
 from raytune_m2f.learner.mask_former import MaskFormerLearner
 from raytune_m2f.learner.weight_files import read_state_dict
@@ -69,11 +70,13 @@ def why_no_bench(subject: Subject) -> str:
     """Why the network cannot be looked at; empty if it can."""
     if not isinstance(subject.learner.model, MultiTaskMaskFormer) or not is_ours(subject.learner):
         return "not our network: what it must give and take is not known here"
-    if subject.excerpt is None:
+    try:
+        excerpt = subject.excerpt
+    except InputError as error:  # said once, by the checks of the data
+        return f"there are no training images to show to the network: {error}"
+    if excerpt is None:
         return "the engine makes samples that are not our network's"
-    if not subject.excerpt.samples:
-        return f"no instance in the first {subject.excerpt.looked_at} training images"
-    return ""
+    return "" if excerpt.samples else f"no instance in the first {excerpt.looked_at} training images"
 
 
 def is_ours(learner: object) -> bool:

@@ -358,7 +358,10 @@ def verdict(subject: Subject, run: Run) -> Iterator[Finding]:
             **values,
         )
     elif not run.left:
-        yield CHECK.ok(f"learned {where}: {_listed(run)}", **values)
+        unlabelled = f"; without a label there, and not asked: {', '.join(excerpt.unlabelled)}" * bool(
+            excerpt.unlabelled
+        )
+        yield CHECK.ok(f"learned {where}: {_listed(run)}{unlabelled}", **values)
     elif run.steps < FEWEST:
         yield CHECK.skipped(_too_short(subject, run))
     elif run.fall("loss") < FALLEN:
@@ -504,7 +507,7 @@ def _predicted(subject: Subject, run: Run, learner: MaskFormerLearner) -> Iterat
             at = int(overlaps.argmax())  # a query's labels come in the order of their scores
             for head, truths in labels_of(sample.target).items():
                 if truths[n] != UNKNOWN and head in labels:
-                    right[head].append(float(labels[head][at] == truths[n]))
+                    right[head].append(float(int(labels[head][at]) == int(truths[n])))
     for name, answers in right.items():
         if _mean(answers) < WORSE * (run.courses[name].last if name in run.courses else 0):
             was = f"{run.courses[name].last:.0%} in training"

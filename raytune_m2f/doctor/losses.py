@@ -176,7 +176,8 @@ def _terms(check: Check, bench: Bench, terms: dict[str, Tensor], leaves: dict[st
             continue
         slopes = torch.autograd.grad(term.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
         by_head = dict(zip(names, slopes, strict=True))
-        if by_head[head] is None or not bool(by_head[head].any()):
+        slope = by_head[head]
+        if head not in bench.excerpt.unlabelled and (slope is None or not bool(slope.any())):
             figure = f"the loss of {called(head)} does not change with what it predicts"
             yield check.problem(figure, "It learns nothing.", remedy, head=head)
         for other in others:

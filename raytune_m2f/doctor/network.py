@@ -181,6 +181,7 @@ def gradients(check: Check, bench: Bench) -> Iterator[Finding]:
     if broken:
         found.append(_broken(check, sorted(broken)))
         yield found[-1]
+    reached["unlabelled"] = {called(head) for head in bench.excerpt.unlabelled}  # no fault of theirs
     unreached = [name for name in learning if not any(name in names for names in reached.values())]
     if unreached:
         found.append(_unreached(check, unreached))

@@ -21,7 +21,7 @@ from raytune_m2f.doctor.finding import Finding
 from raytune_m2f.doctor.learning import CHECKS, Course, Run
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.engines import build_engine
-from raytune_m2f.model import MAIN
+from raytune_m2f.model import MAIN, UNKNOWN
 
 NAME = "learning/one_batch"
 
@@ -59,6 +59,16 @@ def test_without_heads_it_learns_the_main_one(config: Config) -> None:
     (found,) = look(config.with_values({"DATASETS.SUBCATEGORIES": []}))
     assert found.level == "ok"
     assert found.values["accuracy"].keys() == {MAIN}
+
+
+def test_a_head_without_a_label_in_the_images_is_no_fault(config: Config) -> None:
+    subject = Subject(config, seconds=1e6)
+    assert subject.excerpt is not None
+    unknown = tuple(with_color(s, torch.full((len(s.target),), UNKNOWN)) for s in subject.excerpt.samples)
+    subject.excerpt = replace(subject.excerpt, samples=unknown, unlabelled=("color",))
+    found = findings(subject, (*network.CHECKS, *CHECKS))
+    assert grave(found) == {}
+    assert "without a label there, and not asked: color" in found[NAME][0].figure
 
 
 # Faults

@@ -18,6 +18,7 @@ from pycocotools import mask as mask_utils
 from torch import Tensor, nn
 
 from raytune_m2f.config import Config
+from raytune_m2f.data import generate_shapes
 from raytune_m2f.data.masks import decode
 from raytune_m2f.doctor import settings as settings_of
 from raytune_m2f.doctor.finding import Check
@@ -517,6 +518,18 @@ def test_a_trained_head_of_other_classes_is_named(trained: Config) -> None:
 
 
 # What cannot be looked at
+
+
+def test_an_image_that_cannot_be_read_is_left_to_the_checks_of_the_data(tmp_path: Path, tiny_config: Config) -> None:
+    paths = generate_shapes(tmp_path, train_images=4, val_images=2)
+    for image in paths["train_images"].iterdir():
+        image.write_bytes(image.read_bytes()[:200])
+    register = {
+        name: {"annotations": str(paths[f"{name}_annotations"]), "images": str(paths[f"{name}_images"])}
+        for name in ("train", "val")
+    }
+    found = findings(Subject(tiny_config.with_values({"DATASETS.REGISTER": register})), CHECKS)
+    assert {f.level for name in BY_NAME for f in found[name]} == {"skipped"}
 
 
 def test_another_network_is_skipped_with_the_reason(tiny_config: Config) -> None:
