@@ -104,7 +104,8 @@ def _fields(export: Export, masks: Masks) -> dict[str, FieldValues]:
     for photo in masks.photos:
         for thing in photo.instances:
             for place, value in thing.item.fields.items():
-                values = fields.setdefault(place, FieldValues(place, listed=bool(_listed(place, export.classes))))
+                listed = bool(_listed(place, export.classes))
+                values = fields.setdefault(place, FieldValues(place, listed=listed))
                 values.add(value, thing.item.category)
     return fields
 
