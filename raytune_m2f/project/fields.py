@@ -111,7 +111,7 @@ def _fields(export: Export, masks: Masks) -> dict[str, FieldValues]:
 
 
 def _listed(place: str, classes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The classes that the export lists for a field: for itself, or for a head of its name, whose labels it then has."""
+    """The classes that the export lists for a field: for itself, or for a head of its name, whose labels it has."""
     return classes.get(place) or classes.get(last_part(place), ())
 
 
