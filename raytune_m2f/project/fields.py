@@ -85,7 +85,7 @@ def candidates(export: Export, masks: Masks, asked: Sequence[str]) -> list[Candi
     """
     fields = _fields(export, masks)
     objects = sum(len(photo.instances) for photo in masks.photos)
-    found = [_candidate(values, objects, export.classes.get(place, ())) for place, values in fields.items()]
+    found = [_candidate(values, objects, export.classes) for values in fields.values()]
     if list(asked) == [NONE]:
         return [replace(one, reason=one.reason or "not taken: --subcategory none") for one in found]
     if not asked:
@@ -104,19 +104,26 @@ def _fields(export: Export, masks: Masks) -> dict[str, FieldValues]:
     for photo in masks.photos:
         for thing in photo.instances:
             for place, value in thing.item.fields.items():
-                values = fields.setdefault(place, FieldValues(place, listed=place in export.classes))
+                listed = bool(_listed(place, export.classes))
+                values = fields.setdefault(place, FieldValues(place, listed=listed))
                 values.add(value, thing.item.category)
     return fields
 
 
-def _candidate(values: FieldValues, objects: int, listed: Sequence[str]) -> Candidate:
+def _listed(place: str, classes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The classes that the export lists for a field: for itself, or for a head of its name, whose labels it has."""
+    return classes.get(place) or classes.get(last_part(place), ())
+
+
+def _candidate(values: FieldValues, objects: int, classes: Mapping[str, tuple[str, ...]]) -> Candidate:
     """A field; our own form declares a head by listing its classes under a name without dots."""
+    listed = _listed(values.place, classes)
     order = {name: number for number, name in enumerate(filter(None, map(class_name, listed)))}
     names = sorted(values.counts, key=lambda name: (order.get(name, len(order)), natural(name), name))
     counts = {name: values.counts[name] for name in names}
     unfit = values.unfit()
     doubt = "" if unfit else values.hardly(objects)
-    declared, truth = values.listed and "." not in values.place, set(counts) <= {"true", "false"}
+    declared, truth = last_part(values.place) in classes, set(counts) <= {"true", "false"}
     reason = unfit if declared else values.unlikely(objects)
     rank = (not declared, not values.listed, truth or len(counts) < 3, -values.known)
     return Candidate(values.place, counts, values.known, dict(values.unknown), reason, doubt, rank)

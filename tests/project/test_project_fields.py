@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from made_exports import export, pictures_of
+from made_exports import Said, export, pictures_of
 
 from raytune_m2f.config import Config
 from raytune_m2f.errors import InputError
 from raytune_m2f.project.export import Value
-from raytune_m2f.project.fields import HEADS, Candidate, candidates, heads_of
+from raytune_m2f.project.fields import HEADS, Candidate, Head, candidates, heads_of
 from raytune_m2f.project.masks import masks_of
 
 
@@ -137,3 +137,13 @@ def test_heads_that_the_export_declares_are_all_taken(tmp_path: Path) -> None:
     fields = found(tmp_path, objects, classes=dict.fromkeys(objects[0], ("b", "a")))
     assert [head.place for head in heads_of(fields.values())] == [*(f"h{k}" for k in range(6)), "rare"]
     assert "98.4 % are 'a'" in fields["rare"].doubt
+
+
+def test_labels_of_a_declared_head_may_stand_in_attributes(tmp_path: Path) -> None:
+    said: list[list[Said]] = [
+        [(kind, {"attributes.ripeness": label})] for kind, label in (("a", "ripe"), ("b", "green"))
+    ]
+    made = export(pictures_of(tmp_path, said * 3), {"ripeness": ("green", "ripe")})
+    (one,) = candidates(made, masks_of(made), [])
+    assert one.head == Head("ripeness", "attributes.ripeness", ("green", "ripe"))
+    assert "each category has one value" in one.doubt
