@@ -71,6 +71,12 @@ def test_iterations_follow_the_images_within_an_hour_of_a_cpu(images: int, itera
     assert values["TEST.EVAL_PERIOD"] == values["SOLVER.CHECKPOINT_PERIOD"] == iterations // 4
 
 
+@pytest.mark.parametrize(("categories", "iterations"), [(1, 600), (3, 600), (12, 2400), (80, 4000)])
+def test_more_categories_take_longer_to_be_told_apart(categories: int, iterations: int) -> None:
+    values = proposed(categories=tuple(map(str, range(categories))))
+    assert values["SOLVER.MAX_ITER"] == iterations
+
+
 def test_a_large_test_set_is_scored_in_part_but_for_the_end() -> None:
     assert "TEST.SUBSET" not in proposed(val=350)
     assert proposed(val=2000)["TEST.SUBSET"] == 180
