@@ -31,6 +31,8 @@ from raytune_m2f.training.check import check_experiment
 Data = Mapping[str, Mapping[str, Any]]
 """The content of each annotation file, by its name without .json."""
 TRIALS = 12
+FEW_SCORED = 3
+"""Images in val, below which a score says little."""
 """Of the study that is suggested: enough for the three or four keys of space.yaml."""
 
 
@@ -141,6 +143,7 @@ def init_project(
         *_doubts(found),
         *_alike(categories, heads),
         *_frames(divided, group_by),
+        *_few(divided),
         *only_once(divided, heads),
         *notes,
     ]
@@ -193,6 +196,14 @@ def _alike(categories: Sequence[str], heads: Iterable[Head]) -> Iterator[str]:
 def _frames(divided: Split, group_by: str | None) -> Iterator[str]:
     if divided.is_new and group_by is None and (line := sequences((*divided.train, *divided.val))):
         yield line
+
+
+def _few(divided: Split) -> Iterator[str]:
+    if len(divided.val) < FEW_SCORED:
+        yield (
+            f"{several(len(divided.val), 'image')} in val: by so few a score is mostly chance, and no study can tell "
+            "two trials apart. Annotate more, or give a larger --val"
+        )
 
 
 def _unannotated(masks: Masks) -> Iterator[str]:

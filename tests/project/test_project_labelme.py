@@ -103,6 +103,20 @@ def test_points_and_lines_have_no_area(tmp_path: Path) -> None:
     ]
 
 
+def test_labelmes_words_for_no_object_are_no_category(tmp_path: Path) -> None:
+    export = read(tmp_path, {}, {"label": "__ignore__"}, {"label": "_background_"})
+    assert export.categories == ("fig",)
+    assert len(list(export.items)) == 1
+    assert sum("labelme's word for no object" in note for note in export.notes) == 2
+
+
+def test_images_that_are_in_the_json_alone_are_told(tmp_path: Path) -> None:
+    content = {"shapes": [], "imagePath": "gone.png", "imageData": "x", "imageHeight": 30, "imageWidth": 40}
+    (tmp_path / "gone.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match=r"not one of its 1 image files was found.*hold the images themselves"):
+        read_export([tmp_path / "gone.json"], [tmp_path])
+
+
 def test_rectangles_alone_are_boxes(tmp_path: Path) -> None:
     rectangle: dict[str, Any] = {"shape_type": "rectangle", "points": [[1, 1], [9, 9]]}
     others: list[list[dict[str, Any]]] = [[], [{"shape_type": "point"}]]

@@ -75,6 +75,7 @@ class Reading:
         dialect, files, categories, classes: as in Export.
         drafts: its images.
         notes: what was left out.
+        advice: what helps where image files are not found; begins with a blank.
     """
 
     dialect: str
@@ -83,6 +84,7 @@ class Reading:
     drafts: list[Draft]
     notes: Notes
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    advice: str = ""
 
 
 def part_of(path: PurePath) -> str | None:

@@ -111,6 +111,7 @@ def _located(reading: Reading, files: ImageFiles, prefer: Path | None, part: str
             f"{reading.files[0]}: not one of its {len(found)} image files was found"
             + (f", such as {missing[0]!r}" if missing else "")
             + f". Looked in {files.described()}, by path and by name. Give the folder of these images as --images."
+            + reading.advice
         )
     for name in missing:
         reading.notes.add("image files that were not found; their objects are left out", repr(name))

@@ -36,6 +36,12 @@ OWN = frozenset({"label", "points", "shape_type", "group_id", "mask", "line_colo
 PICTURES_OWN = frozenset(
     {"version", "shapes", "imagePath", "imageData", "imageHeight", "imageWidth", "lineColor", "fillColor"}
 )
+NO_OBJECT = frozenset({"__ignore__", "_background_"})
+"""Labels that mean no object, as labelme's own converters to VOC and COCO take them."""
+EMBEDDED = (
+    " The JSON files hold the images themselves (imageData), which is not read: save them as files beside, as "
+    "labelme's labelme_export_json does."
+)
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
 
 
@@ -74,7 +80,8 @@ def read_labelme(contents: Mapping[Path, Mapping[str, Any]]) -> Reading:
         raise DatasetError(boxes_alone(next(iter(contents))))
     drafts = [_draft(path, content, items, fields) for path, content, items in said]
     categories = dict.fromkeys(item.category for draft in drafts for item in draft.items)
-    return Reading("labelme", tuple(contents), tuple(sorted(categories)), drafts, notes)
+    advice = EMBEDDED if any(content.get("imageData") for content in contents.values()) else ""
+    return Reading("labelme", tuple(contents), tuple(sorted(categories)), drafts, notes, advice=advice)
 
 
 def boxes_alone(path: Path) -> str:
@@ -102,8 +109,9 @@ def _object(
     origin: str,
 ) -> tuple[Item, Said] | None:
     label = word(shapes[0].get("label"))
-    if not label:
-        notes.add("shapes without a label are left out", origin)
+    if not label or label in NO_OBJECT:
+        what = "shapes without a label" if not label else f"shapes called {label!r}, labelme's word for no object,"
+        notes.add(f"{what} are left out", origin)
         return None
     parts = [part for shape in shapes if (part := _shape(shape, size, notes, f"{origin} ({label})")) is not None]
     if not parts:
