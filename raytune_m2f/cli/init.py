@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 SEVERAL = ("--annotations", "--images")
 """Options that take all words up to the next option, as `--annotations train.json val.json`."""
-SHOWN = 6
+SHOWN, FEWER = 6, 3
+"""Values of a field; fewer where it is no head and has more than that."""
+LONGEST = 40
+"""Characters of a name in a table."""
 MOST_ROWS = 60
 """Of the table of parts; a thousand classes are in the annotation files."""
 
@@ -126,7 +129,7 @@ def _print_fields(project: Project) -> None:
     for name, justify in (("field", "left"), ("known", "right"), ("values", "left"), ("subcategory", "left")):
         table.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
     for one in project.candidates:
-        table.add_row(*map(Text, (one.place, str(one.known), _values(one), _decision(one))))
+        table.add_row(*map(Text, (_cut(one.place), str(one.known), _values(one), _decision(one))))
     print_table(table)
     if not project.heads:
         _say("no subcategory is trained; --subcategory PLACE takes a field")
@@ -135,8 +138,9 @@ def _print_fields(project: Project) -> None:
 
 
 def _values(candidate: Candidate) -> str:
-    shown = ", ".join(first_of([f"{name} {count}" for name, count in candidate.counts.items()], SHOWN))
-    words = ", ".join(f"{word!r} {count}" for word, count in candidate.unknown_words.items())
+    listed = [f"{_cut(name)} {count}" for name, count in candidate.counts.items()]
+    shown = ", ".join(first_of(listed, SHOWN if candidate.head or len(listed) <= SHOWN else FEWER))
+    words = ", ".join(f"{_cut(word)!r} {count}" for word, count in candidate.unknown_words.items())
     return "; ".join(filter(None, (shown, words and f"not known: {words}")))
 
 
@@ -144,6 +148,11 @@ def _decision(candidate: Candidate) -> str:
     if candidate.head is None:
         return f"no: {candidate.reason}"
     return f"{candidate.head.name} ({len(candidate.head.classes)} classes)"
+
+
+def _cut(name: str) -> str:
+    """A name that leaves room for the others."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
 def _print_parts(project: Project) -> None:
@@ -154,7 +163,7 @@ def _print_parts(project: Project) -> None:
         table.add_column(part, justify="right")
     rows = list(project.counts())
     for what, name, counts in rows[:MOST_ROWS]:
-        table.add_row(Text(what), Text(name), *map(str, counts))
+        table.add_row(Text(what), Text(_cut(name)), *map(str, counts))
     print_table(table)
     if len(rows) > MOST_ROWS:
         _say(f"... and {len(rows) - MOST_ROWS} more classes")

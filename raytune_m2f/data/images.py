@@ -37,6 +37,7 @@ KINDS = {
     "1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey with alpha", "P": "palette", "RGB": "8-bit RGB",
     "RGBA": "8-bit RGB with alpha", "CMYK": "CMYK", "I": "32-bit grey", "F": "floating-point",
 }  # fmt: skip
+FLOATING_POINT = "its pixels are floating-point numbers, whose range is unknown; convert it to 8 bits"
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 _NOT_PAGES = ("MPO", "PSD")  # their further images are previews, depths, layers
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, OverflowError, Image.DecompressionBombError)
@@ -76,7 +77,7 @@ def rgb_pixels(image: Image.Image) -> RgbImage:
     if image.mode.startswith("I"):
         return _deep_grey_to_rgb(np.asarray(image))
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is unknown; convert it to 8 bits")
+        raise ValueError(FLOATING_POINT)
     if image.mode == "L":
         return np.repeat(np.asarray(image)[..., None], 3, axis=2)  # with no whole image of PIL's in between
     image.info.pop("transparency", None)  # dropped like an alpha channel, without PIL's warning
@@ -150,7 +151,7 @@ class Headers:
 
 def inspect_headers(records: Sequence[ImageRecord], limit: int = SAMPLE) -> Headers:
     """Open the image files, of more than `limit` a sample at even distances; no pixel is decoded."""
-    count = min(len(records), limit)
+    count, largest = min(len(records), limit), megapixel_limit()
     kinds: Counter[str] = Counter()
     pages, turned, problems = 0, 0, []
     for record in (records[number * len(records) // count] for number in range(count)):
@@ -161,6 +162,7 @@ def inspect_headers(records: Sequence[ImageRecord], limit: int = SAMPLE) -> Head
                 orientation = _orientation(image)
                 turned += orientation not in (None, 1)
                 size = image.size[::-1] if orientation in _TRANSPOSED else image.size
+                _require_readable(image, largest)
             if mismatch := _size_mismatch(record, *size):
                 problems.append(mismatch)
         except _UNREADABLE as error:
@@ -185,7 +187,7 @@ def _opened(path: Path, max_megapixels: float | None) -> Iterator[Image.Image]:
     limit = megapixel_limit() if max_megapixels is None else max_megapixels
     try:
         with _open(path) as image:
-            _require_size(image, limit)
+            _require_readable(image, limit)
             if _page_count(image) > 1 and path.parent not in _warned_folders:
                 _warned_folders.add(path.parent)
                 log.warning(
@@ -214,7 +216,10 @@ def _open(path: Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = before
 
 
-def _require_size(image: Image.Image, limit: float) -> None:
+def _require_readable(image: Image.Image, limit: float) -> None:
+    """Raises ValueError, as far as the header shows it, if it has too many pixels, or floating-point ones."""
+    if image.mode == "F":
+        raise ValueError(FLOATING_POINT)
     size = image.width * image.height / 1e6
     if size > limit:
         raise ValueError(

@@ -403,6 +403,8 @@ OVERLAPPING = 0.3
 """IoU of masks below which two objects that touch or cover each other are taken for one."""
 FEW_IMAGES, FEW_INSTANCES = 8, 50
 """Of TEST.SUBSET: a score of less is mostly noise."""
+LONE_IMAGES = 3
+"""Of a whole test set: fewer images say nothing of others."""
 
 
 def _evaluation(subject: Subject) -> Iterator[Finding]:
@@ -454,6 +456,13 @@ def _sieved(config: Config) -> Iterator[Finding]:
 
 def _subset(subject: Subject) -> Iterator[Finding]:
     size, datasets = subject.config.TEST.SUBSET, subject.datasets
+    if len(subject.summary.test.categories) and (images := subject.summary.test.images) < LONE_IMAGES:
+        yield EVALUATION.warning(
+            f"the test set has {images} {'image' if images == 1 else 'images'}",
+            "A score of so few is mostly chance: it says little of other images, and cannot tell two trials apart",
+            "Annotate more, or move images from the training set (`raytune-m2f init --val 0.3` divides anew).",
+        )
+        return
     if not size or datasets is None or size >= len(datasets.test):
         return
     instances = sum(len(record.instances) for record in datasets.test_subset.records)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,5 +101,18 @@ class Subject:
         learner = self.engine.learner()
         learner.model.to(self.device)
         if self.config.MODEL.WEIGHTS:
-            learner.load_weights(self.config.MODEL.WEIGHTS)
+            with _quiet("raytune_m2f.learner"):  # model/weights says what was loaded
+                learner.load_weights(self.config.MODEL.WEIGHTS)
         return learner
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a logger pass warnings only."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(max(logging.WARNING, logger.getEffectiveLevel()))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

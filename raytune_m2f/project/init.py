@@ -82,6 +82,9 @@ class Project:
         parts = list(self.parts.values())
         yield "images", "", [len(photos) for photos in parts]
         yield "instances", "", [sum(len(photo.instances) for photo in photos) for photos in parts]
+        empty = [sum(not photo.instances for photo in photos) for photos in parts]
+        if any(empty):
+            yield "images", "(without an object)", empty
         of_categories = [count_categories(photos) for photos in parts]
         for name in self.categories:
             yield "category", name, [counts[name] for counts in of_categories]
@@ -208,7 +211,7 @@ def _few(divided: Split) -> Iterator[str]:
 
 def _unannotated(masks: Masks) -> Iterator[str]:
     if number := unannotated(masks):
-        yield f"{several(number, 'image file')} in the same folders, not named by the export"
+        yield f"{several(number, 'image file')} in the same folders, not used"
 
 
 def _registered(proposal: Proposal, parts: Iterable[str], heads: Sequence[Head], images: str, why: str) -> Proposal:

@@ -47,6 +47,8 @@ def instances(numbers: Numbers) -> Iterator[Setting]:
     number = min(MOST_QUERIES, max(QUERIES, up(SPARE * most, 50) if SPARE * most > QUERIES else 0))
     typical = f"the median of the images has {numbers.per_image.median:.0f} instances, the fullest {most}"
     room = "the published number is enough" if number == QUERIES else "a fifth more, for fuller images to come"
+    if number == MOST_QUERIES and SPARE * most > number:
+        room = "as many as there may be; predict by windows (TEST.TILES) for more"
     yield Setting("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", number, f"{typical}: {room}")
     room = "COCO's number is enough" if number == QUERIES else "COCO's 100 could be too few"
     yield Setting("TEST.DETECTIONS_PER_IMAGE", number, f"the fullest image has {most} instances: {room}")

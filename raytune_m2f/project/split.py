@@ -118,14 +118,18 @@ def _divided(
     """A new split of train and val; `joined`: the export has divided them otherwise."""
     groups, alone = _groups(photos, group_by)
     if len(groups) < 2:
-        one = "one image" if len(photos) == 1 else f"{len(photos)} images, all in one group"
-        raise InputError(f"there is {one}: nothing to divide into train and val. More images, or another --group-by.")
+        one = "one image" if len(photos) == 1 else f"one group, of all {len(photos)} images"
+        cure = "Annotate more images." if group_by is None else "Give more images, or another --group-by."
+        raise InputError(f"nothing to divide into train and val: there is {one}. {cure}")
     order = sorted(groups, key=lambda name: checksum(f"{seed}:{name}".encode("utf-8", "surrogateescape")))
     units = [_Unit(name, groups[name], _labels(groups[name], heads)) for name in order]
     chosen = _stratify(units, val)
     scored = {photo.name for unit in units if unit.name in chosen for photo in unit.photos}
     of_groups = f", {len(groups)} groups" if group_by is not None else ""
-    how = [f"{val:g} of {len(photos)} images{of_groups} for val, by category and subcategory, seed {seed}"]
+    how = [
+        f"{len(scored)} of {len(photos)} images{of_groups} for val ({val:g} was asked for), by category and "
+        f"subcategory, seed {seed}"
+    ]
     how += ["train and val of the export are divided anew, as --val or --group-by was given"] if joined else []
     if alone:
         how.append(f"{several(len(alone), 'image')} without a group, each by itself: {', '.join(first_of(alone, 3))}")

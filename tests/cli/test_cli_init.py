@@ -73,7 +73,7 @@ def test_what_was_read_and_decided_is_printed(run: Run, cvat: tuple[str, str]) -
     assert "read export.json: COCO with attributes (CVAT), 8 images, 16 objects" in lines
     assert "attributes.color 16 green 8, red 8 color (2 classes)" in lines
     assert "attributes.occluded 16 false 16 no: the same for all that have it: 'false'" in lines
-    assert "split: 0.2 of 8 images for val, by category and subcategory, seed 0" in lines
+    assert "split: 2 of 8 images for val (0.2 was asked for), by category and subcategory, seed 0" in lines
     config = rm.load_config("my project/config.yaml")
     assert config.DATASETS.SUBCATEGORIES == ("color", "damaged")
     assert not config.INPUT.COLOR_AUG_SSD

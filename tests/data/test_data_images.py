@@ -239,3 +239,17 @@ def test_of_many_some_are_looked_at_over_all(tmp_path: Path) -> None:
     records[-5:] = [record(tmp_path / "gone.png", number=i) for i in range(5)]
     assert inspect_headers(records, limit=25).problems
     assert inspect_headers([]).inspected == 0
+
+
+def test_headers_show_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `read_image` would refuse after hours is a problem at once."""
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float.tif")
+    Image.new("L", (2000, 1000)).save(tmp_path / "large.png")
+    monkeypatch.setenv("RAYTUNE_M2F_MAX_MEGAPIXELS", "1")
+    records = [ImageRecord(1, tmp_path / "float.tif", 8, 8, ()), ImageRecord(2, tmp_path / "large.png", 2000, 1000, ())]
+    floating, large = inspect_headers(records).problems
+    assert "floating-point" in floating
+    assert "2 megapixels" in large
+    for record in records:
+        with pytest.raises(DatasetError):
+            upright_size(record.file)

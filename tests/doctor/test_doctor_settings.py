@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import found, named, sound_config, the_one
+from faults import changed, found, named, sound_config, the_one
 
 from raytune_m2f.config import load_config
 from raytune_m2f.config.load import shipped_configs
@@ -163,3 +163,13 @@ def test_pixels_of_other_weights_are_named(tiny_dataset: Dataset) -> None:
 def test_a_batch_that_does_not_fit_the_workers_is_named(tiny_dataset: Dataset, workers: int, text: str) -> None:
     assert text in the_one(Subject(sound_config(tiny_dataset), workers=workers), f"{GROUP}batch").figure
     assert not found(Subject(sound_config(tiny_dataset), workers=2), f"{GROUP}batch")
+
+
+def test_a_test_set_of_two_images_is_named(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    def two_images(content: dict[str, Any]) -> None:
+        content["images"] = content["images"][:2]
+        kept = {image["id"] for image in content["images"]}
+        content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+
+    data = changed(tiny_dataset, tmp_path, two_images, "val")
+    assert "the test set has 2 images" in the_one(sound_config(data), f"{GROUP}evaluation").figure

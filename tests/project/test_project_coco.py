@@ -287,3 +287,14 @@ def test_objects_outside_of_their_image(tmp_path: Path) -> None:
     export = read(tmp_path, {"segmentation": [outside]}, {"segmentation": [far]}, {})
     assert len(items(export)) == 1
     assert "outside of their image, are left out: 2" in export.notes[0]
+
+
+def test_the_panoptic_form_is_named(tmp_path: Path) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 8, "height": 8}],
+        "categories": [{"id": 1, "name": "fig", "isthing": 1}],
+        "annotations": [{"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 3, "category_id": 1}]}],
+    }
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="panoptic form"):
+        read_export([tmp_path / "panoptic.json"], [tmp_path])

@@ -137,7 +137,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         "2 points left out",
         "1 object left out, a box or a point without a mask: made.json, annotation 0",
         "categories that no object has: quince",
-        "1 image file in the same folders, not named by the export",
+        "1 image file in the same folders, not used",
     )
 
 

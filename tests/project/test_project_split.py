@@ -82,7 +82,7 @@ def test_groups_stay_together(tmp_path: Path, group_by: str) -> None:
         ),
         (r"frame(\d)", "no image has a group; names look like 000.png"),
         (r"(", "no regular expression"),
-        (r"(0)", "all in one group"),
+        (r"(0)", r"one group, of all 4 images\. Give more images, or another --group-by"),
     ],
 )
 def test_groups_that_are_none(tmp_path: Path, group_by: str, message: str) -> None:

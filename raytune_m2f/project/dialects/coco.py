@@ -42,7 +42,7 @@ def read_coco(path: Path, content: Mapping[str, Any]) -> Reading:
     """Read a file whose content `is_coco`.
 
     Raises:
-        DatasetError: it lists no categories.
+        DatasetError: it lists no categories, or is of the panoptic form.
     """
     notes = Notes()
     categories = _Categories(content, path, notes)
@@ -55,6 +55,11 @@ def read_coco(path: Path, content: Mapping[str, Any]) -> Reading:
     }
     if (without := len(content["images"]) - len(images)) > 0:
         notes.add("images without an id, or with one that another has, are left out", number=without)
+    if any("segments_info" in dictionary(entry) for entry in content["annotations"][:1]):
+        raise DatasetError(
+            f"{path} is of COCO's panoptic form (segments_info, with the masks in PNG files), which is not read. Give "
+            "the file of its instances, or export the objects as instance segmentation."
+        )
     said: dict[Key, list[tuple[Item, Said]]] = {}
     for entry in content["annotations"]:
         origin = f"{path.name}, annotation {word(dictionary(entry).get('id')) or '?'}"

@@ -144,9 +144,8 @@ def _source(path: Path) -> _Source | None:
         parsed = parse_json(content, path)
         known = {"coco": is_coco, "labelme": is_labelme, "label_studio": is_label_studio}
         dialect = next((name for name, check in known.items() if check(parsed)), None)
-        if dialect == "labelme":
-            if parsed.get("imageData"):
-                parsed["imageData"] = True  # a copy of the image, which need not stay in memory
+        if dialect == "labelme" and parsed.get("imageData"):
+            parsed["imageData"] = True  # a copy of the image, which need not stay in memory
         return _Source(path, dialect, parsed) if dialect else None
     if kind == "xml" or (kind is None and start[:1] == b"<"):
         root = parse_xml(content, path)
