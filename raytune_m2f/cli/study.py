@@ -121,20 +121,20 @@ def tune(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the search.")] = 0,
     address: Address = None,
-    doctor: Annotated[
+    no_doctor: Annotated[
         bool,
         typer.Option(
-            "--doctor/--no-doctor",
-            help="Look at data and configuration first, as `doctor --quick` does; a problem ends the command.",
+            "--no-doctor",
+            help="Start whatever `doctor --quick` finds; else it looks first, and a problem ends the command.",
         ),
-    ] = True,
+    ] = False,
 ) -> None:
     """Search the space for the configuration with the best segm AP.
 
     Example: raytune-m2f tune --config configs/fruits_nuts.yaml --space learning_rate --study studies/fruits --trials 20
     """
     with clear_errors():
-        _print_outcome(rm.tune(**given(context), progress=_progress()))
+        _print_outcome(rm.tune(**given(context, "no_doctor"), doctor=not no_doctor, progress=_progress()))
 
 
 def resume(

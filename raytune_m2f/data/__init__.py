@@ -7,6 +7,7 @@ labels/         subcategory labels that are in another field than their head's, 
 masks.py        polygons and run lengths: check, encode, decode
 images.py       read image files as RGB; inspect their headers
 agreement.py    compare masks with bounding boxes
+outlines.py     whether masks follow what their images show
 summary.py      the data in numbers, with notes and problems
 compare.py      compare labels: of two files, with a study's fingerprint, with a model
 dataset.py      order of the samples, and the datasets behind a DataLoader

@@ -42,6 +42,12 @@ COMPARED = 50_000
 SAME = 0.95
 """IoU of masks that are the same object drawn twice."""
 SHOWN = 3
+FEWEST_IMAGES = 5
+"""Of a set whose shares of classes are compared."""
+APART = 0.15
+"""Half the sum of the differences of shares, from which on two sets are not of one kind."""
+PERMUTATIONS, RARE = 1000, 0.002
+"""Of the images, and how many of them may be so far apart."""
 
 Look = Callable[[Subject], Iterator[Finding]]
 
@@ -437,6 +443,59 @@ def _suspects(dataset: CocoDataset) -> set[int] | None:
     return {a.id for i, (a, image) in enumerate(own, 1) if i in twice or image in skipped}
 
 
+# Train beside test
+
+
+def _shares(subject: Subject) -> Iterator[Finding]:
+    """Compare how often each class is seen; images, not instances, are exchanged, for those of one image are alike."""
+    parts = dict(subject.parts)
+    categories = subject.engine.categories
+    names = {"category": categories.names, **categories.subcategories}
+    if len(parts) < 2 or min(len(dataset) for dataset in parts.values()) < FEWEST_IMAGES:
+        yield SHARES.skipped(f"fewer than {FEWEST_IMAGES} images in a set: shares of classes say nothing")
+        return
+    found, values = [], {}
+    for head, classes in names.items():
+        counts = {role: _per_image(dataset, head, len(classes)) for role, dataset in parts.items()}
+        shares = {role: of_images.sum(0) / max(of_images.sum(), 1) for role, of_images in counts.items()}
+        values[head] = {role: [round(float(x), 3) for x in share] for role, share in shares.items()}
+        apart = float(np.abs(shares["train"] - shares["test"]).sum() / 2)
+        if apart >= APART and all(map(np.any, counts.values())) and _is_rare(counts["train"], counts["test"], apart):
+            order = np.argsort(-np.abs(shares["train"] - shares["test"]))[:SHOWN]
+            told = [f"{classes[i]} {shares['train'][i]:.0%} and {shares['test'][i]:.0%}" for i in order]
+            found.append(
+                SHARES.warning(
+                    f"{head}: the classes are not as frequent in the test set as in the training set: {_some(told)}",
+                    "The sets are of other times or places, or their labels do not mean the same: what was learned "
+                    "does not hold for what is scored",
+                    "Look at some labels of both sets; `raytune-m2f init --val 0.2` divides all images anew, by class.",
+                )
+            )
+    yield from found or [SHARES.ok("the classes are as frequent in the test set as in the training set", **values)]
+
+
+def _per_image(dataset: CocoDataset, head: str, classes: int) -> NDArray[np.int64]:
+    """(images, classes): instances of each class that is known."""
+    counts = np.zeros((len(dataset), classes), np.int64)
+    for row, record in enumerate(dataset.records):
+        labels = [a.label if head == "category" else a.sublabels[head] for a in record.instances]
+        np.add.at(counts[row], [label for label in labels if label >= 0], 1)
+    return counts
+
+
+def _is_rare(train: NDArray[np.int64], test: NDArray[np.int64], apart: float) -> bool:
+    """Whether images that are divided at random are hardly ever so far apart (a permutation test)."""
+    images = np.concatenate((train, test))
+    draw = np.random.default_rng(0)
+    reached = 0
+    for _ in range(PERMUTATIONS):
+        order = draw.permutation(len(images))
+        first, second = images[order[: len(train)]].sum(0), images[order[len(train) :]].sum(0)
+        difference = first / max(first.sum(), 1) - second / max(second.sum(), 1)
+        reached += float(np.abs(difference).sum() / 2) >= apart
+    return reached <= RARE * PERMUTATIONS
+
+
 def _some(values: Sequence[str]) -> str:
     return ", ".join(first_of(values, 8))
 
@@ -447,6 +506,7 @@ MASKS_CHECK = Check("data/masks", "are the masks what was drawn, and large enoug
 CROWDS = Check("data/crowds", "are single objects marked as crowds?", _crowds, quick=True)
 IDS = Check("data/ids", "is every image and object there once?", _ids, quick=True)
 INSTANCES = Check("data/instances", "do queries and detections suffice for the fullest image?", _instances, quick=True)
+SHARES = Check("data/shares", "are the classes as frequent in the test set as in training?", _shares, quick=True)
 FIELDS = Check("data/fields", "does the file say more of the objects than is learned?", _fields, quick=True)
 
-CHECKS: tuple[Check, ...] = (LABELS, CATEGORIES, MASKS_CHECK, CROWDS, IDS, INSTANCES, FIELDS)
+CHECKS: tuple[Check, ...] = (LABELS, CATEGORIES, MASKS_CHECK, CROWDS, IDS, INSTANCES, SHARES, FIELDS)

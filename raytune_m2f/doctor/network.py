@@ -5,6 +5,7 @@ Nothing is trained; what is looked at are two windows of training images, and th
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +32,10 @@ OF_ANOTHER = 0.3
 """An image's predictions differ by so much of what two images differ by: something of another image is in them."""
 AGREEING = 0.95
 """Share of instances that must be the same where nothing but the order of sums differs."""
+SCHEDULED = 40
+"""Parts of a training where the schedule is looked at."""
+MOST_FACTOR = 1.0
+"""A schedule of detectron2's never raises the rate above the configured one."""
 SHOWN = 6
 """Names in a message."""
 
@@ -490,6 +495,33 @@ def _agreement(bench: Bench) -> float:
     return float((a == b).float().mean())
 
 
+@check_network("model/schedule", "does the schedule give a learning rate?")
+def schedule(check: Check, bench: Bench) -> Iterator[Finding]:
+    """The factor on the learning rates over the whole training."""
+    config = bench.subject.config
+    factor, end = bench.learner.schedule(config), config.SOLVER.MAX_ITER
+    steps = sorted({round(part * (end - 1) / SCHEDULED) for part in range(SCHEDULED + 1)})
+    factors = [factor(step) for step in steps]
+    most = max(factors, key=abs)
+    if not all(map(math.isfinite, factors)) or not 0 < most <= MOST_FACTOR or min(factors) < 0:
+        yield check.problem(
+            f"the schedule multiplies the learning rate by {min(factors):g} to {most:g} over {end} iterations",
+            "Nothing is learned, or the weights are destroyed.",
+            f"{CODE} learner/optimizer.py, schedule_factor; with the code as it is, look at SOLVER.STEPS, GAMMA and "
+            "WARMUP_FACTOR.",
+            factors=factors,
+        )
+    elif (without := sum(value < MOST_FACTOR / 1e4 for value in factors)) > len(factors) / 2:
+        yield check.warning(
+            f"the schedule gives next to no learning rate in {without} of {len(factors)} parts of the training",
+            "Most of the training changes nothing.",
+            "Look at SOLVER.STEPS, GAMMA, WARMUP_ITERS and MAX_ITER.",
+            factors=factors,
+        )
+    else:
+        yield check.ok(f"the schedule multiplies the learning rate by {min(factors):.3g} to {most:.3g}")
+
+
 @check_network("model/inference", "is an instance what the decoder's output for its query says?")
 def inference(check: Check, bench: Bench) -> Iterator[Finding]:
     """Labels, probabilities, scores and masks of `predict`, made once more of the outputs."""
@@ -552,4 +584,4 @@ def _share(right: Tensor) -> float:
 
 
 CHECKS: tuple[Check, ...] = (finite, classes, weights, *losses.CHECKS[:1], gradients, images, batch, *losses.CHECKS[1:],
-                             modes, inference)  # fmt: skip
+                             modes, inference, schedule)  # fmt: skip

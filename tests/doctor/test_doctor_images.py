@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from faults import copied, found, sound_config, the_one
+from faults import changed, copied, found, sound_config, the_one
 from PIL import ExifTags, Image
 
 from raytune_m2f.config import load_config
-from raytune_m2f.data import load_coco
+from raytune_m2f.data import TrainSample, generate_shapes, load_coco
 from raytune_m2f.doctor import images
 from raytune_m2f.doctor.images import ALIKE, look_at, same_pictures
+from raytune_m2f.doctor.subject import Subject
 
 Dataset = dict[str, Path]
 Fault = Callable[[list[Path]], None]
@@ -150,3 +153,56 @@ def test_of_many_or_large_images_some_are_decoded_always_the_same(
     assert len(look_at(dataset)) == 3
     monkeypatch.setattr(images, "MOST_MEGAPIXELS", 0.0)
     assert len(look_at(dataset)) == 1
+
+
+# Outlines
+
+
+def named_anew(dataset: Dataset, folder: Path) -> Dataset:
+    """Every image entry has the file of the next one: ids slipped by one."""
+
+    def slip(content: dict[str, Any]) -> None:
+        names = [image["file_name"] for image in content["images"]]
+        for image, name in zip(content["images"], [*names[1:], names[0]], strict=True):
+            image["file_name"] = name
+
+    return changed(dataset, folder, slip, "train", "val")
+
+
+def mirrored(dataset: Dataset, folder: Path) -> Dataset:
+    """Pictures that were mirrored after they had been annotated; the annotations contradict nothing."""
+    new = copied(dataset, folder)
+    for part in ("train", "val"):
+        for file in new[f"{part}_images"].iterdir():
+            Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    return new
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return generate_shapes(tmp_path_factory.mktemp("many"), train_images=30, val_images=30)
+
+
+@pytest.mark.parametrize("fault", [named_anew, mirrored])
+def test_masks_that_are_not_of_their_image_are_named(
+    fault: Callable[[Dataset, Path], Dataset], many: Dataset, tmp_path: Path
+) -> None:
+    kinds = [finding.figure for finding in found(sound_config(fault(many, tmp_path)), "data/outlines")]
+    assert [kind.partition(":")[0] for kind in kinds] == ["train", "test", "training, as the network sees it"]
+
+
+def test_an_augmentation_that_moves_masks_is_named(many: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = Subject(sound_config(many))
+    batches = subject.engine.train_batches
+
+    def moved(**place: int) -> Iterator[list[TrainSample]]:
+        for samples in batches(**place):
+            yield [replace(s, target=replace(s.target, masks=s.target.masks.roll((9, 9), (1, 2)))) for s in samples]
+
+    monkeypatch.setattr(type(subject.engine), "train_batches", lambda self, **place: moved(**place))
+    finding = the_one(subject, "data/outlines")
+    assert finding.figure.startswith("training, as the network sees it: only ")
+
+
+def test_masks_that_follow_their_images_are_right(many: Dataset) -> None:
+    assert not found(sound_config(many), "data/outlines")

@@ -12,7 +12,7 @@ from faults import Change, Content, changed, found, named, sound_config, the_one
 from pycocotools import mask as mask_utils
 
 from raytune_m2f.config import load_config
-from raytune_m2f.data import load_coco
+from raytune_m2f.data import generate_shapes, load_coco
 from raytune_m2f.doctor import labels
 from raytune_m2f.doctor.examine import examine
 from raytune_m2f.doctor.subject import Subject
@@ -284,3 +284,25 @@ def test_of_a_large_file_some_images_are_compared_and_rasterised(
     texts = {f.check: f.figure for f in examine(Subject(sound_config(tiny_dataset)), named("data/"))}
     assert re.search(r"train \d+ annotations of \d images \(of 12\); test ", texts["data/ids"])
     assert texts["data/masks"].startswith("14 of ")
+
+
+def test_labels_that_mean_something_else_in_the_test_set_are_named(tmp_path: Path) -> None:
+    """Red in one file is another number in the other: no label is out of range."""
+    dataset = generate_shapes(tmp_path / "sound", train_images=60, val_images=60)
+
+    def mostly(number: int) -> Change:
+        def change(content: Content) -> None:
+            for place, annotation in enumerate(content["annotations"]):
+                annotation["texture"] = number if place % 3 else 1 - number
+
+        return change
+
+    data = changed(dataset, tmp_path / "train", mostly(0), "train")
+    assert not found(sound_config(changed(data, tmp_path / "same", mostly(0), "val")), "data/shares")
+    finding = the_one(sound_config(changed(data, tmp_path / "other", mostly(1), "val")), "data/shares")
+    assert finding.figure.startswith("texture: the classes are not as frequent in the test set as in the training set")
+    assert "67% and 33%" in finding.figure
+
+
+def test_sets_of_few_images_have_no_shares_to_compare(tiny_dataset: Dataset, tmp_path: Path) -> None:
+    assert not found(sound_config(tiny_dataset), "data/shares")

@@ -562,3 +562,21 @@ def test_a_network_of_detectron2_is_skipped(tiny_config: Config) -> None:
     config = Config.from_dict({"ENGINE": "detectron2", "MODEL": model, "DATASETS": kept}, source="any")
     found = findings(Subject(config), CHECKS)
     assert {f.level for name in BY_NAME for f in found[name]} == {"skipped"}
+
+
+# The schedule
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, 30.0, float("nan")])
+def test_a_schedule_that_gives_no_learning_rate_is_named(tiny_config: Config, factor: float) -> None:
+    def fault(learner: Any) -> None:
+        learner.schedule = lambda config: lambda iteration: factor
+
+    assert "the schedule multiplies the learning rate by" in said(tiny_config, fault, "schedule")["model/schedule"]
+
+
+def test_a_schedule_that_ends_early_is_named(tiny_config: Config) -> None:
+    def fault(learner: Any) -> None:
+        learner.schedule = lambda config: lambda iteration: 1.0 if iteration == 0 else 0.0
+
+    assert "next to no learning rate" in said(tiny_config, fault, "schedule")["model/schedule"]
