@@ -65,6 +65,7 @@ def examine(
         begin: called with each check before it looks.
     """
     made: dict[Need, bool] = {"config": True}
+    said: dict[str, str] = {}  # what ended a check, and the first that it ended
     for check in checks:
         if quick and not check.quick:
             continue
@@ -74,7 +75,7 @@ def examine(
             if need not in made:
                 yield from _make(subject, need, made)
         if made[check.needs]:
-            yield from _looked(check, subject)
+            yield from _looked(check, subject, said)
         else:
             yield check.skipped(f"not looked at: see {READ['learner' if made['engine'] else 'engine']}")
 
@@ -92,8 +93,11 @@ def _make(subject: Subject, need: Need, made: dict[Need, bool]) -> Iterator[Find
         yield Finding(READ[need], "problem", str(error), "Nothing that rests on it could be looked at.", remedy)
 
 
-def _looked(check: Check, subject: Subject) -> Iterator[Finding]:
+def _looked(check: Check, subject: Subject, said: dict[str, str]) -> Iterator[Finding]:
     try:
         yield from check.look(subject)
     except InputError as error:
+        if (first := said.setdefault(str(error), check.name)) != check.name:
+            yield check.skipped(f"not looked at: see {first}")
+            return
         yield check.problem(str(error), "", "Correct what is named here, then run doctor again.")
