@@ -151,7 +151,8 @@ def _decision(candidate: Candidate) -> str:
 
 
 def _cut(name: str) -> str:
-    """A name that leaves room for the others."""
+    """A name that leaves room for the others, on one line."""
+    name = " ".join(name.split())
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 

@@ -46,6 +46,8 @@ FEWEST_IMAGES = 5
 """Of a set whose shares of classes are compared."""
 APART = 0.15
 """Half the sum of the differences of shares, from which on two sets are not of one kind."""
+TOLD = 0.01
+"""Differences of shares that are worth a word."""
 PERMUTATIONS, RARE = 1000, 0.002
 """Of the images, and how many of them may be so far apart."""
 
@@ -461,11 +463,12 @@ def _shares(subject: Subject) -> Iterator[Finding]:
         values[head] = {role: [round(float(x), 3) for x in share] for role, share in shares.items()}
         apart = float(np.abs(shares["train"] - shares["test"]).sum() / 2)
         if apart >= APART and all(map(np.any, counts.values())) and _is_rare(counts["train"], counts["test"], apart):
-            order = np.argsort(-np.abs(shares["train"] - shares["test"]))[:SHOWN]
+            differences = np.abs(shares["train"] - shares["test"])
+            order = [i for i in np.argsort(-differences)[:SHOWN] if differences[i] >= TOLD]
             told = [f"{classes[i]} {shares['train'][i]:.0%} and {shares['test'][i]:.0%}" for i in order]
             found.append(
                 SHARES.warning(
-                    f"{head}: the classes are not as frequent in the test set as in the training set: {_some(told)}",
+                    f"{head}: the classes are not as frequent in the training set as in the test set: {_some(told)}",
                     "The sets are of other times or places, or their labels do not mean the same: what was learned "
                     "does not hold for what is scored",
                     "Look at some labels of both sets; `raytune-m2f init --val 0.2` divides all images anew, by class.",

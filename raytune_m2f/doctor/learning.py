@@ -362,7 +362,7 @@ def verdict(subject: Subject, run: Run) -> Iterator[Finding]:
             excerpt.unlabelled
         )
         yield CHECK.ok(f"learned {where}: {_listed(run)}{unlabelled}", **values)
-    elif run.steps < FEWEST:
+    elif run.steps < (PATIENT if run.is_timed_out else FEWEST):
         yield CHECK.skipped(_too_short(subject, run))
     elif run.fall("loss") < FALLEN:
         yield from _nothing(subject, run, where, lower, values)

@@ -25,7 +25,36 @@ NEARLY_ALL = 0.98
 """From this share of one value on there is hardly another to learn."""
 
 UNKNOWN_WORDS = frozenset(
-    ("", "?", "-", "unknown", "undefined", "__undefined__", "unset", "unlabeled", "unlabelled", "n/a", "null", "nan")
+    (
+        "",
+        "?",
+        "??",
+        "-",
+        "--",
+        "unknown",
+        "unk",
+        "undefined",
+        "__undefined__",
+        "unset",
+        "unlabeled",
+        "unlabelled",
+        "n/a",
+        "na",
+        "none given",
+        "null",
+        "nan",
+        "tbd",
+        "todo",
+        "don't know",
+        "dont know",
+        "not sure",
+        "unsure",
+        "not known",
+        "not specified",
+        "unspecified",
+        "unclear",
+        "not visible",
+    )
 )
 """What tools and people write where nobody knows; unknown is no class (docs/own_data.md)."""
 TOOL_FIELDS = frozenset(
