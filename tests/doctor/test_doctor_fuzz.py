@@ -51,7 +51,7 @@ def examined(config: Config) -> None:
         json.dumps(finding.to_dict(), allow_nan=False)
 
 
-@fuzz(60)
+@fuzz(30)
 def test_annotations(data: st.DataObject, shapes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> None:
     dataset = copied(shapes, tmp_path_factory.mktemp("copy"))
     part = data.draw(st.sampled_from(PARTS))
@@ -60,7 +60,7 @@ def test_annotations(data: st.DataObject, shapes: dict[str, Path], tmp_path_fact
     examined(sound_config(dataset))
 
 
-@fuzz(40)
+@fuzz(25)
 def test_geometry(data: st.DataObject, shapes: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> None:
     """Numbers that are no nonsense, but no outlines either."""
     dataset = copied(shapes, tmp_path_factory.mktemp("copy"))
@@ -78,7 +78,7 @@ def test_geometry(data: st.DataObject, shapes: dict[str, Path], tmp_path_factory
     examined(sound_config(dataset))
 
 
-@fuzz(50)
+@fuzz(25)
 def test_configurations(data: st.DataObject, shapes: dict[str, Path]) -> None:
     """Any allowed values of any keys."""
     config = sound_config(shapes)
