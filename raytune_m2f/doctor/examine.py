@@ -46,7 +46,9 @@ class Diagnosis:
     def to_json(self) -> str:
         """{"problems": 0, "warnings": 1, "findings": [{"check", "level", "figure", "meaning", "remedy", "values"}]}."""
         content = {"problems": len(self.problems), "warnings": len(self.warnings)}
-        return json.dumps({**content, "findings": [finding.to_dict() for finding in self.findings]}, indent=1)
+        return json.dumps(
+            {**content, "findings": [finding.to_dict() for finding in self.findings]}, indent=1, allow_nan=False
+        )
 
 
 def examine(

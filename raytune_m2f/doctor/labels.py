@@ -22,6 +22,7 @@ from raytune_m2f.doctor.finding import Check, Finding
 from raytune_m2f.doctor.subject import Subject
 from raytune_m2f.errors import MissingDependencyError, first_of
 from raytune_m2f.evaluation.coco import require_evaluator
+from raytune_m2f.model import MAIN
 from raytune_m2f.training.check import QUERIES, notes_on
 
 FEW = 3
@@ -452,7 +453,7 @@ def _shares(subject: Subject) -> Iterator[Finding]:
     """Compare how often each class is seen; images, not instances, are exchanged, for those of one image are alike."""
     parts = dict(subject.parts)
     categories = subject.engine.categories
-    names = {"category": categories.names, **categories.subcategories}
+    names = {MAIN: categories.names, **categories.subcategories}
     if len(parts) < 2 or min(len(dataset) for dataset in parts.values()) < FEWEST_IMAGES:
         yield SHARES.skipped(f"fewer than {FEWEST_IMAGES} images in a set: shares of classes say nothing")
         return
@@ -468,7 +469,8 @@ def _shares(subject: Subject) -> Iterator[Finding]:
             told = [f"{classes[i]} {shares['train'][i]:.0%} and {shares['test'][i]:.0%}" for i in order]
             found.append(
                 SHARES.warning(
-                    f"{head}: the classes are not as frequent in the training set as in the test set: {_some(told)}",
+                    f"{'categories' if head == MAIN else head}: the classes are not as frequent in the training set "
+                    f"as in the test set: {_some(told)}",
                     "The sets are of other times or places, or their labels do not mean the same: what was learned "
                     "does not hold for what is scored",
                     "Look at some labels of both sets; `raytune-m2f init --val 0.2` divides all images anew, by class.",
@@ -481,7 +483,7 @@ def _per_image(dataset: CocoDataset, head: str, classes: int) -> NDArray[np.int6
     """(images, classes): instances of each class that is known."""
     counts = np.zeros((len(dataset), classes), np.int64)
     for row, record in enumerate(dataset.records):
-        labels = [a.label if head == "category" else a.sublabels[head] for a in record.instances]
+        labels = [a.label if head == MAIN else a.sublabels[head] for a in record.instances]
         np.add.at(counts[row], [label for label in labels if label >= 0], 1)
     return counts
 
@@ -489,11 +491,12 @@ def _per_image(dataset: CocoDataset, head: str, classes: int) -> NDArray[np.int6
 def _is_rare(train: NDArray[np.int64], test: NDArray[np.int64], apart: float) -> bool:
     """Whether images that are divided at random are hardly ever so far apart (a permutation test)."""
     images = np.concatenate((train, test))
+    whole, smaller = images.sum(0), min(len(train), len(test))
     draw = np.random.default_rng(0)
     reached = 0
     for _ in range(PERMUTATIONS):
-        order = draw.permutation(len(images))
-        first, second = images[order[: len(train)]].sum(0), images[order[len(train) :]].sum(0)
+        first = images[draw.choice(len(images), smaller, replace=False)].sum(0)
+        second = whole - first
         difference = first / max(first.sum(), 1) - second / max(second.sum(), 1)
         reached += float(np.abs(difference).sum() / 2) >= apart
     return reached <= RARE * PERMUTATIONS

@@ -105,6 +105,13 @@ def test_json_is_all_that_is_printed(checks: list[Check]) -> None:
     }
 
 
+def test_json_has_no_nan(checks: list[Check]) -> None:
+    checks += [looks(QUICK, QUICK.ok("odd", factors=[float("nan"), 1.0], lr=float("inf")))]
+    _, text = doctor("--json")
+    content = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert content["findings"][0]["values"] == {"factors": [None, 1.0], "lr": None}
+
+
 def test_data_that_cannot_be_read_are_one_problem(checks: list[Check]) -> None:
     """small_data names no data set: what needs the data is skipped, the configuration is looked at."""
     checks += [Check("data/masks", "?", lambda subject: [], quick=True), SOUND]

@@ -305,5 +305,25 @@ def test_labels_that_mean_something_else_in_the_test_set_are_named(tmp_path: Pat
     assert "dotted" not in finding.figure
 
 
+def test_a_head_may_be_called_category(tmp_path: Path) -> None:
+    """Its shares are its own, not those of the main category."""
+    dataset = generate_shapes(tmp_path / "sound", train_images=30, val_images=30)
+
+    def renamed(content: Content) -> None:
+        content["subcategories"]["category"] = content["subcategories"].pop("color")
+        for annotation in content["annotations"]:
+            annotation["category"] = annotation.pop("color")
+
+    data = changed(dataset, tmp_path / "named", renamed, "train", "val")
+    config = sound_config(data, DATASETS__SUBCATEGORIES=["category", "texture"])
+    (finding,) = examine(Subject(config), named("data/shares"))
+    assert finding.level == "ok"
+    assert {head: len(shares["train"]) for head, shares in finding.values.items()} == {
+        "class": 3,
+        "category": 4,
+        "texture": 3,
+    }
+
+
 def test_sets_of_few_images_have_no_shares_to_compare(tiny_dataset: Dataset, tmp_path: Path) -> None:
     assert not found(sound_config(tiny_dataset), "data/shares")
