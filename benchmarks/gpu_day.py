@@ -120,9 +120,9 @@ def experiment(sizes: Sizes, work: Path, steps: int, train_images: int) -> Confi
         "INPUT": {"IMAGE_SIZE": sizes.pixels, "MIN_SIZE_TEST": sizes.pixels, "MAX_SIZE_TEST": sizes.pixels},
         "SOLVER": {
             "IMS_PER_BATCH": sizes.batch, "MAX_ITER": steps, "BASE_LR": 1e-4, "BACKBONE_MULTIPLIER": 1.0,
-            "CHECKPOINT_PERIOD": steps // REPORTS,
+            "CHECKPOINT_PERIOD": max(1, steps // REPORTS),
         },
-        "TEST": {"EVAL_PERIOD": steps // REPORTS, "IMS_PER_BATCH": 4},
+        "TEST": {"EVAL_PERIOD": max(1, steps // REPORTS), "IMS_PER_BATCH": 4},
     }  # fmt: skip
     return Config.from_dict(content, source="gpu_day")
 
@@ -193,7 +193,7 @@ def study(device: str, work: Path) -> bool:
     space["SOLVER.IMS_PER_BATCH"] = {"type": "categorical", "choices": [sizes.batch, batch]}
     (work / "space.yaml").write_text(json.dumps(space))
     root = work / "study"
-    words = ["--config", work / "config.yaml", "--space", work / "space.yaml", "--study", root, "--trials", TRIALS]
+    words = ["--config", work / "config.yaml", "--space", work / "space.yaml", "--output", root, "--trials", TRIALS]
     words += ["--concurrent", 2, "--gpus-per-worker", SHARE if device == "cuda" else 0, "--early-stopping", "none"]
     command = [sys.executable, "-m", "raytune_m2f"]
     if device == "cpu":

@@ -48,6 +48,7 @@ def moved(outputs: Outputs, device: str) -> Outputs:
         pred_sublogits={name: x.to(device) for name, x in outputs.pred_sublogits.items()},
         mask_embed=outputs.mask_embed.to(device),
         mask_features=outputs.mask_features.to(device),
+        distinct=None if outputs.distinct is None else outputs.distinct.to(device),
     )
 
 
