@@ -5,9 +5,10 @@
     python -m benchmarks.curves collect shapes --output DIR       # writes benchmarks/tables/shapes.json
 
 `shapes` are the demo's synthetic shapes and its configuration, trained for 240 iterations; `nuclei` fine-tunes the
-pretrained small backbone on windows of 128 pixels of cell nuclei with the small-data configuration, 120 iterations. The points are a scrambled
-Sobol sequence, and the configuration's own values; some of them are trained again under two more seeds, which is the
-noise. Each training is scored eight times, on validation images and on test images that nothing is chosen by.
+pretrained small backbone on windows of 128 pixels of cell nuclei with the small-data configuration, 120 iterations. The
+points are a scrambled Sobol sequence, and the configuration's own values; some of them are trained again under two more
+seeds, which is the noise. Each training is scored eight times, on validation images and on test images that nothing is
+chosen by.
 
 Each training is a file of its own, DIR/points/POINT-SEED.json, written when it is done: what is there is not trained
 again, and folders of several machines may be thrown together.

@@ -143,8 +143,9 @@ class _Window(Study):
     """The study as TPE sees it: the trials that run, the `newest` that ended and, of the older ones, the `best`.
 
     TPE compares the best tenth, at most 25 trials, with the rest, and weighs old trials less: those that are left out
-    hardly matter to it. A stopped trial it would put behind all that ran to their ends, however good it was, and one that
-    waits at a rung it would not count at all: both are shown as if they had gone on, with an estimate of their end.
+    hardly matter to it. A stopped trial it would put behind all that ran to their ends, however good it was, and one
+    that waits at a rung it would not count at all: both are shown as if they had gone on, with an estimate of their
+    end.
     """
 
     def __init__(self, study: Study, asking: int, newest: int, best: int, max_iter: int) -> None:

@@ -63,7 +63,7 @@ def _rate_to_test(axes: Axes, own: Sequence[Curve], random: np.random.Generator)
     for rate in RATES:
         if int(4 * rate) not in tried:
             place = np.clip(random.normal(axes.center, NEAR * axes.spread), 0.0, 1.0)
-            place[column] = rate
+            place[column] = rate + random.uniform(-1, 1) / 16  # its quarter's middle half
             return place
     return None
 
