@@ -50,7 +50,7 @@ def curves_of(trials: Iterable[FrozenTrial]) -> list[Curve]:
     return [
         Curve(
             values=trial.params,
-            scores={**dict(sorted(trial.intermediate_values.items())), **_climbed(trial)},
+            scores=scores_of(trial),
             state=STATES[trial.state],
             task=str(trial.user_attrs.get("prior", "")).rpartition(" of ")[2],
         )
@@ -59,6 +59,7 @@ def curves_of(trials: Iterable[FrozenTrial]) -> list[Curve]:
     ]
 
 
-def _climbed(trial: FrozenTrial) -> dict[int, float]:
-    """{iteration: score} where another signal than the metric is climbed; JSON has no whole numbers as keys."""
-    return {int(step): float(score) for step, score in trial.user_attrs.get("climbed", {}).items()}
+def scores_of(trial: FrozenTrial) -> dict[int, float]:
+    """{iteration: score}, ascending: the metric, or where it is flat what is climbed in its place."""
+    climbed = trial.user_attrs.get("climbed", {})  # JSON has no whole numbers as keys
+    return {step: float(climbed.get(str(step), value)) for step, value in sorted(trial.intermediate_values.items())}
