@@ -26,7 +26,7 @@ class Curve:
         scores: {iteration: score}, ascending; the higher the better. Where the metric is flat they are of what the
             study climbs in its place (`climbed` of the trial's attributes).
         state: "failed" is a trial that diverged or had no memory: nothing is known but that.
-        task: empty, or the earlier study that it was run in; its iterations are as shares of ours.
+        task: empty, or where the earlier study is that it was run in; its iterations are as shares of ours.
     """
 
     values: Mapping[str, Any]
@@ -52,7 +52,7 @@ def curves_of(trials: Iterable[FrozenTrial]) -> list[Curve]:
             values=trial.params,
             scores={**dict(sorted(trial.intermediate_values.items())), **_climbed(trial)},
             state=STATES[trial.state],
-            task=str(trial.user_attrs.get("prior", "")).rpartition(" of ")[2],
+            task=str(trial.user_attrs.get("prior", "")).partition(" of ")[2],
         )
         for trial in trials
         if trial.state != TrialState.WAITING and trial.params
