@@ -22,7 +22,7 @@ from raytune_m2f.study.lines import StudyLines, caveat, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
-from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space
+from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space, unread_priors
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def tune(
     grace: int | None = None,
     reduction_factor: int = 3,
     stop_dead_heads: bool = False,
-    from_study: PathOrAddress | None = None,
+    from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
     seed: int = 0,
@@ -86,7 +86,8 @@ def tune(
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
         stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
-        from_study: an earlier study: its best points go first, the others teach the sampler.
+        from_study: an earlier study, or several, the nearest first: its best point is tried early, and the sampler
+            learns from the curves of all their trials.
         keep_checkpoints: the weights of so many of the best trials are kept.
         optuna_storage: address of a database for the record; None: a file in `study`.
         seed: of the search.
@@ -136,7 +137,7 @@ def tune_with(
     study: PathOrAddress,
     settings: StudySettings,
     *,
-    from_study: PathOrAddress | None = None,
+    from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     address: str | None = None,
     doctor: bool = True,
     progress: StudyProgress = None,
@@ -145,7 +146,7 @@ def tune_with(
     trials = settings.budget.trials
     what = f"{'' if trials is None else f'{trials} '}trials of {describe_training(config)}"
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
-    points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
+    points, prior = knowledge_of(_paths(from_study), config, space, settings)
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
@@ -154,7 +155,7 @@ def tune_with(
             from raytune_m2f.launch.session import ray_session
 
             stack.enter_context(ray_session(address))
-            notes = checking.result()
+            notes = [*unread_priors(space, settings.sampler), *checking.result()]
             from raytune_m2f.drive.runner import run_study  # now: two threads must not import torch at once
         for note in notes:
             log.warning("%s", note)
@@ -193,6 +194,10 @@ def space_of(space: Space, config: Config) -> SearchSpace:
 
 def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _paths(paths: PathOrAddress | Sequence[PathOrAddress]) -> Sequence[PathOrAddress]:
+    return (paths,) if isinstance(paths, str | os.PathLike) else paths
 
 
 def resume(
@@ -310,12 +315,18 @@ class Study:
         The other arguments are those of `resume`, the errors too; StudyError also if that would change nothing.
         """
         log.info("study %s: reading it, to go on with more", relative(self.address))
+        searched = None
+        if space is not None:
+            plan = plan_of(self._directory, trust=trust)
+            searched = space_of(space, plan.config)
+            for note in unread_priors(searched, plan.settings.sampler):
+                log.warning("%s", note)
         more = Extension(
             trials=trials,
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else space_of(space, plan_of(self._directory, trust=trust).config),
+            space=searched,
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
         return _warned(self, progress)

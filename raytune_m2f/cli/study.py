@@ -105,9 +105,12 @@ def tune(
         ),
     ] = False,
     from_study: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
+            "--from",
+            metavar="STUDY",
+            help="Earlier study: its best point is tried early, and all its curves teach the sampler. Several times: "
+            "several, the nearest first.",
         ),
     ] = None,
     keep_checkpoints: Annotated[

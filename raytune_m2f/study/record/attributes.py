@@ -38,7 +38,7 @@ class Attributes(TypedDict, total=False):
     """Why this point: `config`, `published`, `grid`, `pbt`, `earlier` (a best point of an earlier study), or the trial
     that `confirm` trains again."""
     prior: str
-    """The earlier study that it was run in, if it was not run here."""
+    """`trial N of STUDY`, the earlier one that it was run in, if it was not run here."""
     asked: Any
     """All its values are drawn."""
     trained: dict[str, Any]
