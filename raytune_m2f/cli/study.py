@@ -83,7 +83,7 @@ def tune(
     constraint: Annotated[
         list[str] | None, typer.Option(help="Bound that the best must keep, e.g. 'memory_gb<=20' or 'latency_ms<=50'.")
     ] = None,
-    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "tpe",
+    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "auto",
     early_stopping: Annotated[
         Method | None,
         typer.Option(

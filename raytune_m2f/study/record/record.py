@@ -24,6 +24,7 @@ from raytune_m2f.study.record.index import Index
 from raytune_m2f.study.record.rungs import judge
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.record.storage import open_study
+from raytune_m2f.study.search.axes import Axes
 from raytune_m2f.study.settings import Usage
 from raytune_m2f.training.reports import Report, read_reports
 from raytune_m2f.training.symptoms import head_name, symptoms
@@ -43,6 +44,7 @@ class Record:
         self._objectives = plan.settings.objectives
         self._bounds = plan.settings.bounds
         self.index = Index(plan)
+        self._axes = Axes.of(plan.space, plan.space.own_values(plan.config))
         for trial in self.trials():
             self.index.add(trial)
 
@@ -131,9 +133,8 @@ class Record:
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self.study.sampler = make_sampler(
-            settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
-        )
+        kind = "tpe" if settings.sampler == "auto" and len(settings.metrics) > 1 else settings.sampler
+        self.study.sampler = make_sampler(kind, settings.seed, started, self._axes, self.index.max_iter)
 
     # Telling what trials did
 
