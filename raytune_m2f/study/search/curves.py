@@ -68,19 +68,19 @@ def _says_something(trial: FrozenTrial) -> bool:
 def curve_of(trial: FrozenTrial) -> Curve:
     """A trial that has begun."""
     state = STATES[trial.state]
-    scores = {**trial.intermediate_values, **_climbed(trial)}
     return Curve(
         values=trial.params,
-        scores={} if state == "failed" else dict(sorted(scores.items())),
+        scores={} if state == "failed" else scores_of(trial),
         state=state,
         task=str(trial.user_attrs.get("prior", "")).rpartition(" of ")[2],
         feasible=all(violation <= 0 for violation in trial.constraints.values()),
     )
 
 
-def _climbed(trial: FrozenTrial) -> dict[int, float]:
-    """{iteration: score} where another signal than the metric is climbed; JSON has no whole numbers as keys."""
-    return {int(step): float(score) for step, score in trial.user_attrs.get("climbed", {}).items()}
+def scores_of(trial: FrozenTrial) -> dict[int, float]:
+    """{iteration: score}, ascending: the metric, or where it is flat what is climbed in its place."""
+    climbed = trial.user_attrs.get("climbed", {})  # JSON has no whole numbers as keys
+    return {step: float(climbed.get(str(step), value)) for step, value in sorted(trial.intermediate_values.items())}
 
 
 def estimated_end(curve: Curve, whole: Sequence[Curve], max_iter: int) -> float:
