@@ -15,6 +15,7 @@ from raytune_m2f.drive.population import enqueue_successor, take_over
 from raytune_m2f.drive.tidy import Tidy, set_aside_others
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.launch.nodes import MOST_LOSSES
+from raytune_m2f.study.learned import becomes_flat
 from raytune_m2f.study.record import Record
 from raytune_m2f.training.reports import Report
 from raytune_m2f.training.trial_dir import STOP, read_failure
@@ -114,9 +115,12 @@ class Driver:
         if promoted is not None:
             record.go_on(promoted)
             return promoted
-        if not record.plan.settings.budget.allows_new_trial(record.usage()):
+        settings = record.plan.settings
+        if record.flat is not None or not settings.budget.allows_new_trial(record.usage()):
             return None
-        if record.plan.settings.early_stopping.method == "pbt":
+        if settings.stop_when_flat and becomes_flat(record):
+            return self._next_number()  # those that wait have their last chance
+        if settings.early_stopping.method == "pbt":
             enqueue_successor(record)
         number = record.ask()
         set_aside_others(record, number)

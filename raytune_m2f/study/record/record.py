@@ -20,10 +20,12 @@ from raytune_m2f.errors import CheckpointError
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record.attributes import fingerprint
+from raytune_m2f.study.record.gains import GainChecks
 from raytune_m2f.study.record.index import Index
 from raytune_m2f.study.record.rungs import judge
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.record.storage import open_study
+from raytune_m2f.study.search.insight import Gain
 from raytune_m2f.study.settings import Usage
 from raytune_m2f.training.reports import Report, read_reports
 from raytune_m2f.training.symptoms import head_name, symptoms
@@ -296,9 +298,15 @@ class Record:
         return f"{head_name(dead[0])} is dead ({symptoms(trial.user_attrs['last']).get(dead[0], '')})"
 
     def is_full(self) -> bool:
-        """Whether the budget allows no further trial, whatever happens."""
+        """Whether no further trial starts, whatever happens: the budget allows none, or none is worth it."""
         trials = self.plan.settings.budget.trials
-        return trials is not None and self.index.started >= trials
+        return (trials is not None and self.index.started >= trials) or self.flat is not None
+
+    @property
+    def flat(self) -> Gain | None:
+        """What further trials would bring, if they are not worth it (`--stop-when-flat`); see `gains.py`."""
+        checks = GainChecks.of(self.study, self.plan) if self.plan.settings.stop_when_flat else None
+        return None if checks is None else checks.flat
 
     def _fail(self, trial: FrozenTrial, error_type: str, cause: str, traceback: str = "") -> TrialState:
         self.note(trial, "error_type", error_type)

@@ -336,7 +336,7 @@ def _effects(scores: Floats, bases: Sequence[_Basis]) -> dict[tuple[int, ...], _
     found, first = {}, 1
     for keys, functions in groups.items():
         own = weights[first : first + functions.shape[1]]
-        found[keys] = _Effect(np.maximum((functions @ own).var(0) - noise * len(own) / N, 0.0), own)
+        found[keys] = _Effect(np.maximum((functions @ own).var(0) - noise * len(own) / N, 0.0), np.asarray(own, float))
         first += len(own)
     whole = np.maximum(noise + sum(effect.share for effect in found.values()), 1e-12)
     return {keys: _Effect(np.asarray(effect.share / whole), effect.weights) for keys, effect in found.items()}
@@ -471,7 +471,7 @@ def expected_gain(axes: Axes, curves: Sequence[Curve], model: Predicts, max_iter
     rises = np.maximum(draws[:, 1:] - draws[:, :1], 0.0)  # (draws, candidates)
     chosen = _chosen(rises[:256])
     gains = rises[256:, chosen].max(1)
-    return Gain(MORE, float(gains.mean()), float(gains.std()), float(model.noise))
+    return Gain(MORE, *(round(float(figure), 6) for figure in (gains.mean(), gains.std(), model.noise)))
 
 
 def _chosen(rises: Floats) -> list[int]:
