@@ -23,7 +23,7 @@ from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.search.insight import Insight
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
-from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space
+from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space, unread_priors
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def tune(
     gpus_per_worker: float | None = None,
     metric: str | Sequence[str] = "segm/AP",
     constraint: str | Sequence[str] = (),
-    sampler: Sampler = "tpe",
+    sampler: Sampler = "auto",
     early_stopping: StoppingMethod | None = None,
     grace: int | None = None,
     reduction_factor: int = 3,
     stop_dead_heads: bool = False,
     stop_when_flat: bool = False,
-    from_study: PathOrAddress | None = None,
+    from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
     seed: int = 0,
@@ -89,7 +89,8 @@ def tune(
         reduction_factor: one in so many trials goes on at a rung.
         stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
         stop_when_flat: end the study when ten more trials are expected to bring less than the noise, twice in a row.
-        from_study: an earlier study: its best points go first, the others teach the sampler.
+        from_study: an earlier study, or several, the nearest first: its best point is tried early, and the sampler
+            learns from the curves of all their trials.
         keep_checkpoints: the weights of so many of the best trials are kept.
         optuna_storage: address of a database for the record; None: a file in `study`.
         seed: of the search.
@@ -140,7 +141,7 @@ def tune_with(
     study: PathOrAddress,
     settings: StudySettings,
     *,
-    from_study: PathOrAddress | None = None,
+    from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     address: str | None = None,
     doctor: bool = True,
     progress: StudyProgress = None,
@@ -149,7 +150,7 @@ def tune_with(
     trials = settings.budget.trials
     what = f"{'' if trials is None else f'{trials} '}trials of {describe_training(config)}"
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
-    points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
+    points, prior = knowledge_of(_paths(from_study), config, space, settings)
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
@@ -158,7 +159,7 @@ def tune_with(
             from raytune_m2f.launch.session import ray_session
 
             stack.enter_context(ray_session(address))
-            notes = checking.result()
+            notes = [*unread_priors(space, settings.sampler), *checking.result()]
             from raytune_m2f.drive.runner import run_study  # now: two threads must not import torch at once
         for note in notes:
             log.warning("%s", note)
@@ -200,6 +201,10 @@ def space_of(space: Space, config: Config) -> SearchSpace:
 
 def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _paths(paths: PathOrAddress | Sequence[PathOrAddress]) -> Sequence[PathOrAddress]:
+    return (paths,) if isinstance(paths, str | os.PathLike) else paths
 
 
 def resume(
@@ -328,12 +333,18 @@ class Study:
         The other arguments are those of `resume`, the errors too; StudyError also if that would change nothing.
         """
         log.info("study %s: reading it, to go on with more", relative(self.address))
+        searched = None
+        if space is not None:
+            plan = plan_of(self._directory, trust=trust)
+            searched = space_of(space, plan.config)
+            for note in unread_priors(searched, plan.settings.sampler):
+                log.warning("%s", note)
         more = Extension(
             trials=trials,
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else space_of(space, plan_of(self._directory, trust=trust).config),
+            space=searched,
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
         return _warned(self, progress)

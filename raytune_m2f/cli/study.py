@@ -82,7 +82,7 @@ def tune(
     constraint: Annotated[
         list[str] | None, typer.Option(help="Bound that the best must keep, e.g. 'memory_gb<=20' or 'latency_ms<=50'.")
     ] = None,
-    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "tpe",
+    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "auto",
     early_stopping: Annotated[
         Method | None,
         typer.Option(
@@ -110,9 +110,12 @@ def tune(
         ),
     ] = False,
     from_study: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
+            "--from",
+            metavar="STUDY",
+            help="Earlier study: its best point is tried early, and all its curves teach the sampler. Several times: "
+            "several, the nearest first.",
         ),
     ] = None,
     keep_checkpoints: Annotated[

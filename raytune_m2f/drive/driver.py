@@ -110,16 +110,15 @@ class Driver:
         if self._unfinished:
             return self._unfinished.popleft()
         # not one that was just told to pause: its process still runs, and has not yet read the stop request
-        waiting = {trial: rung for trial, rung in record.index.paused.items() if trial not in self.running}
-        promoted = record.index.rungs.to_promote(waiting, rounded_up=record.is_full())
-        if promoted is not None:
-            record.go_on(promoted)
-            return promoted
+        chosen = record.next_up(but=self.running)
         settings = record.plan.settings
-        if record.flat is not None or not settings.budget.allows_new_trial(record.usage()):
+        if chosen == "new" and settings.stop_when_flat and becomes_flat(record):
+            chosen = record.next_up(but=self.running)  # those that wait have their last chance
+        if chosen is None:
             return None
-        if settings.stop_when_flat and becomes_flat(record):
-            return self._next_number()  # those that wait have their last chance
+        if chosen != "new":
+            record.go_on(chosen)
+            return chosen
         if settings.early_stopping.method == "pbt":
             enqueue_successor(record)
         number = record.ask()

@@ -58,7 +58,7 @@ def becomes_flat(record: Record) -> bool:
 
 def _axes(record: Record) -> Axes:
     space = record.plan.space
-    return Axes.of(space, space.weights(space.own_values(record.plan.config)))
+    return Axes.of(space, space.own_values(record.plan.config))
 
 
 def _fit(record: Record, axes: Axes, curves: Sequence[Curve]) -> CurveModel:

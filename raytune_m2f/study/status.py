@@ -308,12 +308,8 @@ def relative(path: str) -> str:
 
 def has_work(record: Record) -> bool:
     """Whether a driver would find something to train."""
-    budget, usage = record.plan.settings.budget, record.usage()
-    if budget.spent(usage) is not None:
-        return False
-    if (budget.allows_new_trial(usage) and record.flat is None) or record.unfinished():
-        return True
-    return record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full()) is not None
+    over = record.plan.settings.budget.spent(record.usage()) is not None
+    return not over and bool(record.unfinished() or record.next_up() is not None)
 
 
 def seconds_left(record: Record) -> float | None:
@@ -337,7 +333,7 @@ def _each_limit(record: Record) -> Iterator[float]:
     if budget.gpu_hours is not None and usage.gpu_hours:
         yield max(0.0, budget.gpu_hours - usage.gpu_hours) * usage.seconds / usage.gpu_hours
     if budget.trials is not None and iterations:
-        more = 0 if record.is_full() else budget.trials - usage.trials
+        more = 0 if record.flat is not None else max(0, budget.trials - usage.trials)
         yield _iterations_left(record, more) * usage.seconds / iterations
 
 

@@ -49,7 +49,7 @@ class Attributes(TypedDict, total=False):
     """Why this point: `config`, `published`, `grid`, `pbt`, `earlier` (a best point of an earlier study), or the trial
     that `confirm` trains again."""
     prior: str
-    """The earlier study that it was run in, if it was not run here."""
+    """`trial N of STUDY`, the earlier one that it was run in, if it was not run here."""
     asked: Any
     """All its values are drawn."""
     trained: dict[str, Any]
@@ -57,6 +57,8 @@ class Attributes(TypedDict, total=False):
     best: Report
     best_iteration: int
     """All metrics of the best report, and its iteration."""
+    climbed: dict[str, float]
+    """Iteration to what is climbed there, where that is not the metric; see `training/climb.py`."""
     last: Report
     """All metrics of the latest report; the entries to `checkpoint` are taken from it."""
     effective_lr: Any

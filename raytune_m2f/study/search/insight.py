@@ -36,7 +36,7 @@ MORE = 10
 """Trials whose gain is estimated."""
 MOST_CURVES = 100
 """Curves of the study itself that the model is given; of earlier ones half as many."""
-PLACES, DRAWS = 768, 64
+PLACES, DRAWS = 512, 64
 CANDIDATES = 288
 DEGREE = 5
 FEW_VALUES = 8
@@ -459,14 +459,15 @@ def expected_gain(axes: Axes, curves: Sequence[Curve], model: Predicts, max_iter
     random = np.random.default_rng(len(curves))
     means, _ = model.predict([curve.values for curve in curves])
     order = np.argsort(-means, kind="stable")
-    kept = [n for n in order if curves[n].last >= max_iter or curves[n].state == "running"] or list(order)
-    near = [axes.place(curves[n].values) for n in order[:3]]
+    able = [n for n in order if curves[n].feasible] or list(order)
+    kept = [n for n in able if curves[n].last >= max_iter or curves[n].state == "running"] or able
+    near = [axes.place(curves[n].values) for n in able[:3]]
     places = [
         *axes.draw(random, CANDIDATES // 3),
         *axes.draw_prior(random, CANDIDATES // 3),
         *(place for one in near for place in axes.draw_near(random, one, CANDIDATES // 9, 0.1)),
     ]
-    points = [curves[kept[0]].values, *(curves[n].values for n in order[:MORE]), *map(axes.values, places)]
+    points = [curves[kept[0]].values, *(curves[n].values for n in able[:MORE]), *map(axes.values, places)]
     draws = model.draws(points, 2 * 256, random)
     rises = np.maximum(draws[:, 1:] - draws[:, :1], 0.0)  # (draws, candidates)
     chosen = _chosen(rises[:256])
