@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 
-Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+Sampler = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 Method = Literal["asha", "promotion", "pbt", "none"]
 StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
 Concurrent = Annotated[
