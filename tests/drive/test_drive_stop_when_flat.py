@@ -57,7 +57,8 @@ def gains(patch: pytest.MonkeyPatch, *steps: float) -> list[int]:
 
 
 def asking(method: StoppingMethod = "none", trials: int = 14, **others: Any) -> StudySettings:
-    return settings(trials=trials, stop_when_flat=True, early_stopping=EarlyStopping(method=method), **others)
+    stopping = EarlyStopping(method=method)
+    return settings(trials=trials, stop_when_flat=True, early_stopping=stopping, sampler="random", **others)
 
 
 def run(study: StudyDirectory, at_once: int = 1) -> Record:
@@ -67,17 +68,17 @@ def run(study: StudyDirectory, at_once: int = 1) -> Record:
 
 
 def test_a_study_ends_after_two_checks_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = gains(monkeypatch, 0.3)
+    asked = gains(monkeypatch, 0.25)
     record = run(new_study(tmp_path, asking()))
     assert record.usage().trials == FLAT_AFTER
     assert asked == [LEAST_TRIALS, FLAT_AFTER]
     assert record.flat is not None
-    assert (record.flat.trials, record.flat.mean, record.flat.noise) == (10, 0.3, 1.0)
+    assert (record.flat.trials, record.flat.mean, record.flat.noise) == (10, 0.25, 1.0)
     assert not has_work(record)
 
 
 def test_one_check_alone_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gains(monkeypatch, 0.3, 2.0, 0.3, 0.3)
+    gains(monkeypatch, 0.25, 2.0, 0.25, 0.25)
     assert run(new_study(tmp_path, asking())).usage().trials == FLAT_AFTER + 2
 
 
@@ -86,12 +87,12 @@ def test_a_study_that_gains_or_was_not_asked_runs_to_its_end(tmp_path: Path, mon
     record = run(new_study(tmp_path / "gains", asking(trials=11)))
     assert (record.usage().trials, record.flat) == (11, None)
     asked = gains(monkeypatch, 0.0)
-    assert run(new_study(tmp_path / "unasked", settings(trials=11))).usage().trials == 11
+    assert run(new_study(tmp_path / "unasked", settings(trials=11, sampler="random"))).usage().trials == 11
     assert asked == []
 
 
 def test_with_many_at_once_two_checks_know_different_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gains(monkeypatch, 0.3)
+    gains(monkeypatch, 0.25)
     record = run(new_study(tmp_path, asking(trials=30)), at_once=4)
     checks = record.study.user_attrs["gains"]["at"]
     assert checks[0] < checks[1]
@@ -100,7 +101,7 @@ def test_with_many_at_once_two_checks_know_different_trials(tmp_path: Path, monk
 
 
 def test_those_that_wait_are_brought_to_their_end_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gains(monkeypatch, 0.3)
+    gains(monkeypatch, 0.25)
     study = new_study(tmp_path, asking("promotion"))
     record = open_record(study)  # without the known-good points, of which the first would run to its end
     FakeProcesses(Driver(record, record.reconcile()), random.Random(0), 1).run()
@@ -110,7 +111,7 @@ def test_those_that_wait_are_brought_to_their_end_first(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("seed", range(3))
 def test_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    gains(monkeypatch, 0.3)
+    gains(monkeypatch, 0.25)
     study = new_study(tmp_path, asking())
     driver = live(study, random.Random(seed), monkeypatch, longest=60)
     assert FLAT_AFTER <= driver.record.usage().trials <= FLAT_AFTER + 2
@@ -120,7 +121,7 @@ def test_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_a_larger_budget_goes_on_for_eight_trials_at_least(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gains(monkeypatch, 0.3)
+    gains(monkeypatch, 0.25)
     study = new_study(tmp_path, asking(trials=10))
     record = run(study)
     extended = Extension(trials=20).of(record.plan, record.usage())
@@ -132,12 +133,12 @@ def test_a_larger_budget_goes_on_for_eight_trials_at_least(tmp_path: Path, monke
 
 def test_a_flat_study_says_so_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    gains(monkeypatch, 0.3)
+    gains(monkeypatch, 0.25)
     study = new_study(tmp_path, asking())
     run(study)
     status = study_status(study.root)
     assert flat_words(status) == (
-        "the search is flat: 10 more trials would bring 0.3 +- 0; noise 1. No further trial starts; for more all the "
+        "the search is flat: 10 more trials would bring 0.25 +- 0; noise 1. No further trial starts; for more all the "
         "same: raytune-m2f extend study --trials 10"
     )
     assert "the search is flat" in status_caption(status)
