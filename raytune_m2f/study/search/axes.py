@@ -73,6 +73,10 @@ class Axes:
         entries = self.space.entries.items()
         return self.space.active({k: _value(e, float(u)) for (k, e), u in zip(entries, place, strict=True)})
 
+    def value(self, key: str, share: float) -> Any:
+        """The value of a key at this share of its range, 0 to 1."""
+        return _value(self.space.entries[key], share)
+
     def features(self, points: Sequence[Mapping[str, Any]]) -> Floats:
         """(N, D): what a model compares of these values; see `groups`."""
         shares = [key for key in self.keys if key in self.space.shares]
