@@ -5,8 +5,9 @@ While the budget is large, a trial that is among the best floor(n / eta) of its 
 end. Therefore something is held in reserve: what the best trial that waits still needs to reach its end. A trial starts,
 or goes on, only if the reserve is left after it has come to its first rung, or to its end. If no trial may do so, the
 study is *closing*: the best that wait go on, one after the other, as long as what is left brings them to their end, and
-no new one starts. It is the need of one trial, not of several, that is held back: of the others those that are worth it
-were brought to their end on the way, and each one more would cost the search nine new trials.
+no new one starts. What one trial needs is held back, not what several do: on the table of the shapes (random points, 400
+studies each) that ends 0.7, 0.5, 0.2 and 0.0 AP above no reserve at all with a budget of 3, 5, 8 and 16 trainings; with
+the needs of two it is -2.7, 0.3, 0.1 and 0.0.
 
 What remains then is less than a first rung takes, and goes to the best trial that waits, however far it comes.
 
