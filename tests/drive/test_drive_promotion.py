@@ -146,7 +146,11 @@ def test_last_chance_counts_all_that_are_started(tmp_path: Path) -> None:
 
 # The end of every kind of budget
 
-BUDGETS = {"iterations": Budget(iterations=400), "seconds": Budget(seconds=44), "GPU-hours": Budget(gpu_hours=44 / 3600)}
+BUDGETS = {
+    "iterations": Budget(iterations=400),
+    "seconds": Budget(seconds=44),
+    "GPU-hours": Budget(gpu_hours=44 / 3600),
+}
 
 
 def run_budgeted(study: StudyDirectory, seed: int, at_once: int) -> Record:
