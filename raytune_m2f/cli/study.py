@@ -23,7 +23,6 @@ from raytune_m2f.cli.options import (
     require_duration,
     require_finite,
 )
-
 from raytune_m2f.errors import TrainingError
 
 if TYPE_CHECKING:

@@ -153,7 +153,8 @@ def status_caption(status: StudyStatus) -> str:
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
     leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
     start = f"{status.usage['trials']:.0f}{of} started: {counts}{leader}"
-    return f"{start}{leaks}{_noise_warning(status)}{_flat(status)}{_heads(status)}{_symptoms(status)}{notes}{_what_comes_next(status)}"
+    said = (_noise_warning(status), _flat(status), _heads(status), _symptoms(status), notes, _what_comes_next(status))
+    return f"{start}{leaks}{''.join(said)}"
 
 
 def _flat(status: StudyStatus) -> str:
@@ -161,11 +162,11 @@ def _flat(status: StudyStatus) -> str:
     flat = [trial for trial in status.trials if trial.climbed is not None]
     if not flat:
         return ""
-    best = max(flat, key=lambda trial: trial.climbed or 0.0)
+    lowest = max(flat, key=lambda trial: trial.climbed or 0.0)
     return (
-        f"\n{status.metric} is flat (below {FLAT:g}) at the latest report of {len(flat)} of {len(status.trials)} trials: "
-        f"the search compares these by the training loss, under the configuration's own weights; trial {best.number} has "
-        "the lowest"
+        f"\n{status.metric} is flat (below {FLAT:g}) at the latest report of {len(flat)} of {len(status.trials)} "
+        "trials: the search compares these by the training loss, under the configuration's own weights; trial "
+        f"{lowest.number} has the lowest"
     )
 
 

@@ -1,4 +1,4 @@
-"""A study whose metric is flat: the rungs and the search compare what is climbed; the record's values stay the metric."""
+"""A study whose metric is flat: rungs and search compare what is climbed, and the record's values stay the metric."""
 
 from __future__ import annotations
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-
 from fake_study import MAX_ITER, half_done_study, leave_reports, new_study, open_record, settings
+from typer.testing import CliRunner
 
 from raytune_m2f import Study
 from raytune_m2f.cli.main import app

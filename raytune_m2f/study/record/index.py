@@ -120,8 +120,8 @@ class Index:
     def limits(self, budget: Budget, usage: Usage) -> tuple[float, float]:
         """How many iterations the budget still allows all trials together, and how many each of them.
 
-        Seconds and GPU-hours are so by the rate so far, of which a tenth is kept back, as no rate is steady. Trials that
-        run at once share the iterations and the GPU-hours, but not the time.
+        Seconds and GPU-hours are so by the rate so far, of which a tenth is kept back, as no rate is steady. Trials
+        that run at once share the iterations and the GPU-hours, but not the time.
         """
         left = [math.inf if budget.iterations is None else budget.iterations - usage.iterations]
         if budget.gpu_hours is not None and usage.gpu_hours and usage.iterations:

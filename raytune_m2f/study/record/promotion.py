@@ -1,13 +1,13 @@
 """Promotion: which trial goes on next, and how the end of the budget is kept for the best of those that wait.
 
 While the budget is large, a trial that is among the best floor(n / eta) of its rung goes on, and else a new one starts
-(see `rungs.py`). A study that did so to its last iteration would end with a field of trials that wait and nothing at its
-end. Therefore something is held in reserve: what the best trial that waits still needs to reach its end. A trial starts,
-or goes on, only if the reserve is left after it has come to its first rung, or to its end. If no trial may do so, the
-study is *closing*: the best that wait go on, one after the other, as long as what is left brings them to their end, and
-no new one starts. What one trial needs is held back, not what several do: on the table of the shapes (random points, 400
-studies each) that ends 0.7, 0.5, 0.2 and 0.0 AP above no reserve at all with a budget of 3, 5, 8 and 16 trainings; with
-the needs of two it is -2.7, 0.3, 0.1 and 0.0.
+(see `rungs.py`). A study that did so to its last iteration would end with a field of trials that wait and nothing at
+its end. Therefore what the best trial that waits still needs to its end is held in reserve: a new trial starts only if
+the reserve is left after its first rung, and one is promoted only if it could come to its end. If nothing of that is
+possible, the study is closing: the best that wait go on, one after the other, as long as what is left brings them to
+their end, and no new one starts. What one trial needs is held back, not what several do: on the table of the shapes
+(random points, 400 studies each) that ends 0.7, 0.5, 0.2 and 0.0 AP above no reserve at all with a budget of 3, 5, 8
+and 16 trainings; with the needs of two it is -2.7, 0.3, 0.1 and 0.0.
 
 What remains then is less than a first rung takes, and goes to the best trial that waits, however far it comes.
 
