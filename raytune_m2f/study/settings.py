@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from raytune_m2f.errors import StudyError, did_you_mean, join_problems
 from raytune_m2f.training.objective import Constraint, Objective
 
-Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+Sampler = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 StoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 
 
@@ -73,7 +73,8 @@ class Budget(_Settings):
 class EarlyStopping(_Settings):
     """What becomes of a trial that is worse than others at the same iteration (a rung); see `record/rungs.py`.
 
-    The configuration's own values, which are tried first, are never stopped: they are the baseline.
+    The configuration's own values, which are tried first, are never stopped: they are the baseline. With `promotion`
+    they wait, but are brought to their end in any case.
     """
 
     method: StoppingMethod = "asha"
@@ -131,11 +132,13 @@ class StudySettings(_Settings):
     Optuna is told all of them, at the report where the first is best."""
     constraints: tuple[str, ...] = ()
     """Bounds on entries of a report (see `Constraint`), at the report with the best value."""
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "auto"
     """How the next point is chosen; see `record/samplers.py`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the search. The training's own seed is SEED in the configuration."""
     early_stopping: EarlyStopping = EarlyStopping()
+    stop_when_flat: bool = False
+    """Whether the study ends when further trials are expected to bring less than the noise; see `record/gains.py`."""
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
     """How often a trial restarts after its process was killed. Lost nodes do not count; errors are final."""
@@ -167,6 +170,18 @@ class StudySettings(_Settings):
         for text in texts:
             (Objective if info.field_name == "metrics" else Constraint).parse(text)
         return texts
+
+    @model_validator(mode="after")
+    def _can_be_flat(self) -> StudySettings:
+        why = {
+            "sampler grid, which tries all its points": self.sampler == "grid",
+            "early_stopping pbt, which changes values while a trial trains": self.early_stopping.method == "pbt",
+            "several metrics, of which another may still rise": len(self.metrics) > 1,
+        }
+        if self.stop_when_flat and any(why.values()):
+            what = next(text for text, is_so in why.items() if is_so)
+            raise ValueError(f"stop_when_flat does not go with {what}; leave one of them out")
+        return self
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

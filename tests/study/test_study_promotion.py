@@ -11,7 +11,7 @@ WHOLE = 90
 
 
 def promotion(
-    first: dict[int, float], second: dict[int, float] | None = None, *, may_start: bool = True, **limits: float
+    first: dict[int, float], second: dict[int, float] | None = None, *, owed: set[int] | None = None, **limits: float
 ) -> Promotion:
     """A study of trials of 90 iterations with rungs at 10 and 30, and the values of trials at each."""
     rungs = Rungs((10, 30), 3)
@@ -19,7 +19,8 @@ def promotion(
         rungs.note(trial, 10, value)
     for trial, value in (second or {}).items():
         rungs.note(trial, 30, value)
-    return Promotion(rungs, WHOLE, may_start=may_start, **limits)
+    may_start = bool(limits.pop("may_start", True))
+    return Promotion(rungs, WHOLE, may_start=may_start, owed=owed or (), **limits)
 
 
 def test_a_new_trial_starts_only_if_the_best_that_waits_can_still_reach_its_end() -> None:
@@ -91,6 +92,23 @@ def test_once_all_trials_are_started_the_best_third_rounded_up_goes_on() -> None
     assert promotion({0: 5.0, 1: 4.0}, may_start=False).goes_on(0, 10, {1: 10})
     assert promotion(values, may_start=False, left=40).next_up({1: 10, 2: 10}) == 1  # as far as it comes
     assert promotion(values, may_start=False, left=100).next_up({1: 10, 2: 10}, [(20, 80)]) is None
+
+
+def test_what_is_owed_its_end_is_in_the_reserve_and_comes_after_the_best() -> None:
+    values, waiting = {0: 5.0, 1: 6.0, 2: 5.5}, {0: 10, 1: 10, 2: 10}
+    assert promotion({0: 5.0, 1: 6.0}, owed={0}, left=170).next_up({0: 10, 1: 10}) == "new"  # 10 + 80 + 80
+    assert promotion({0: 5.0, 1: 6.0}, owed={0}, left=169).next_up({0: 10, 1: 10}) == 1
+    assert promotion(values, owed={0}, left=89).next_up({0: 10, 2: 10}) == 0
+    assert promotion(values, owed={0}, left=160).next_up({0: 10, 2: 10}) == 2
+    assert promotion(values, owed={0}, left=79).next_up(waiting) == 1  # it can come to its end no more
+    assert promotion({0: 5.0, 1: 6.0}, owed={1}, left=90).next_up({0: 10, 1: 10}) == "new"  # the best itself
+
+
+def test_what_is_owed_its_end_gets_it_when_all_trials_are_started() -> None:
+    full = promotion({0: 2.0, 1: 4.0, 2: 3.0}, owed={0}, may_start=False)
+    assert full.next_up({0: 10, 1: 10, 2: 10}) == 1
+    assert full.next_up({0: 10, 2: 10}) == 0
+    assert full.next_up({2: 10}) is None
 
 
 def test_without_a_rung_every_trial_is_whole() -> None:

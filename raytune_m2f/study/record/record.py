@@ -20,11 +20,14 @@ from raytune_m2f.errors import CheckpointError
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record.attributes import fingerprint
+from raytune_m2f.study.record.gains import GainChecks
 from raytune_m2f.study.record.index import Index
 from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import judge
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.record.storage import open_study
+from raytune_m2f.study.search.axes import Axes
+from raytune_m2f.study.search.insight import Gain
 from raytune_m2f.study.settings import Usage
 from raytune_m2f.training.climb import climbed
 from raytune_m2f.training.reports import Report, read_reports
@@ -45,6 +48,7 @@ class Record:
         self._objectives = plan.settings.objectives
         self._bounds = plan.settings.bounds
         self.index = Index(plan)
+        self._axes = Axes.of(plan.space, plan.space.own_values(plan.config))
         for trial in self.trials():
             self.index.add(trial)
 
@@ -133,9 +137,8 @@ class Record:
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self.study.sampler = make_sampler(
-            settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
-        )
+        kind = "tpe" if settings.sampler == "auto" and len(settings.metrics) > 1 else settings.sampler
+        self.study.sampler = make_sampler(kind, settings.seed, started, self._axes, self.index.max_iter)
 
     def next_up(self, *, but: Container[int] = ()) -> int | Literal["new"] | None:
         """What is trained next beside the trials that are under way: one that waits at a rung, a new one, or nothing.
@@ -146,7 +149,7 @@ class Record:
         budget, usage = self.plan.settings.budget, self.usage()
         if budget.spent(usage) is not None:
             return None
-        may_start = budget.allows_new_trial(usage)
+        may_start = budget.allows_new_trial(usage) and self.flat is None
         if self.plan.settings.early_stopping.method != "promotion":
             return "new" if may_start else None
         waiting = {trial: rung for trial, rung in self.index.paused.items() if trial not in but}
@@ -155,8 +158,8 @@ class Record:
     def _promotion(self) -> Promotion:
         budget, usage = self.plan.settings.budget, self.usage()
         left, each = self.index.limits(budget, usage)
-        may_start = budget.trials is None or usage.trials < budget.trials
-        return Promotion(self.index.rungs, self.index.max_iter, left=left, each=each, may_start=may_start)
+        may_start = (budget.trials is None or usage.trials < budget.trials) and self.flat is None
+        return Promotion(self.index.rungs, self.index.max_iter, left, each, may_start, owed=self.index.owed)
 
     # Telling what trials did
 
@@ -293,7 +296,8 @@ class Record:
             return True
         stopping = self.plan.settings.early_stopping
         method = stopping.method
-        baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
+        # runs to its end, for the others to be compared to; with `promotion` it waits, and is owed its end
+        baseline = trial.user_attrs.get("origin") == "config" and method != "promotion"
         whole = (trial.last_step or 0) >= self.index.max_iter
         if baseline or whole or trial.state.is_finished():
             return False
@@ -324,6 +328,12 @@ class Record:
         if not dead or last < self.index.grace:
             return ""
         return f"{head_name(dead[0])} is dead ({symptoms(trial.user_attrs['last']).get(dead[0], '')})"
+
+    @property
+    def flat(self) -> Gain | None:
+        """What further trials would bring, if they are not worth it (`--stop-when-flat`); see `gains.py`."""
+        checks = GainChecks.of(self.study, self.plan) if self.plan.settings.stop_when_flat else None
+        return None if checks is None else checks.flat
 
     def _rung_to_leave(self, trial: FrozenTrial, passed: int) -> int | None:
         """The rung at which a trial pauses, or ends, after its latest report; None if it goes on."""
