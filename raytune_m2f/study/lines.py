@@ -250,10 +250,11 @@ def nothing_found(status: StudyStatus) -> str | None:
         return None
     flat = [trial for trial in status.trials if trial.climbed is not None]
     lowest = max(flat, key=lambda trial: trial.climbed or 0.0, default=best)
+    told_apart = {trial.climbed for trial in flat}
     learned = f"only the training losses told its trials apart (trial {lowest.number} has the lowest)"
     return (
         f"no trial has found anything: the best {status.metric} is {best.best:.2f}, so "
-        f"{learned if flat else 'the search has learned nothing'} and there is no best trial. {_ADVICE} in "
+        f"{learned if len(told_apart) > 1 else 'the search has learned nothing'} and there is no best trial. {_ADVICE} in "
         f"{relative(lowest.directory)}/metrics.jsonl."
     )
 
