@@ -80,9 +80,11 @@ class _Known(NamedTuple):
     curve: dict[int, float]
 
     @property
-    def rank(self) -> tuple[bool, float, int]:
-        """Sorts the best first: within the constraints, then by the first metric."""
-        return not all(found <= 0 for found in self.violations.values()), -self.scores[0], self.trial.number
+    def rank(self) -> tuple[bool, float, float, int]:
+        """Sorts the best first: within the constraints, then by the first metric, where that is flat by what was
+        climbed instead."""
+        broken = not all(found <= 0 for found in self.violations.values())
+        return broken, -self.scores[0], -max(self.curve.values(), default=-math.inf), self.trial.number
 
 
 def knowledge_of(
@@ -99,7 +101,7 @@ def knowledge_of(
     trial, or where its directory is gone from the two that the record holds.
 
     Args:
-        directories: of the studies; one that is named twice counts once.
+        directories: of the studies, the nearest first; one that is named twice counts once.
         config, space, settings: of the new study.
 
     Raises:
@@ -116,7 +118,8 @@ def knowledge_of(
         log.warning("--from: the best point is tried, but --sampler %s learns from no other study", settings.sampler)
     known = [_known_of(study, config, space, settings) for study in studies.values()]
     points = [("earlier", min(found, key=lambda one: one.rank).values) for found in known[:1]]
-    return points, [_as_prior(one, space, name) for name, found in zip(studies, known, strict=True) for one in found]
+    farthest_first = reversed(list(zip(studies, known, strict=True)))  # samplers forget the oldest first
+    return points, [_as_prior(one, space, name) for name, found in farthest_first for one in found]
 
 
 def _known_of(study: StudyDirectory, config: Config, space: SearchSpace, settings: StudySettings) -> list[_Known]:
