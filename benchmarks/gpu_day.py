@@ -193,18 +193,28 @@ def study(device: str, work: Path) -> bool:
     space["SOLVER.IMS_PER_BATCH"] = {"type": "categorical", "choices": [sizes.batch, batch]}
     (work / "space.yaml").write_text(json.dumps(space))
     root = work / "study"
-    words = ["--config", work / "config.yaml", "--space", work / "space.yaml", "--output", root, "--trials", TRIALS]
-    words += ["--concurrent", 2, "--gpus-per-worker", SHARE if device == "cuda" else 0, "--early-stopping", "none"]
     command = [sys.executable, "-m", "raytune_m2f"]
     if device == "cpu":
         command = [sys.executable, "-m", "benchmarks.gpu_day", "drive", "--fits", str(batch // 2)]
-    at_once = killed_driver([*command, "tune", *map(str, words)], root)
-    resumed = subprocess.run([*command, "resume", str(root)], check=False)
+    at_once = killed_driver([*command, *tune_words(device, work)], root)
+    resumed = subprocess.run([*command, *resume_words(work)], check=False)
     return claim({
         "the driver was killed while two trials trained": at_once == 2,
         "the study was resumed": resumed.returncode == 0,
         **claims_of(root, config),
     })  # fmt: skip
+
+
+def tune_words(device: str, work: Path) -> list[str]:
+    """The command line that starts the study in `work`/study."""
+    words = ["--config", work / "config.yaml", "--space", work / "space.yaml", "--study", work / "study"]
+    words += ["--trials", TRIALS, "--concurrent", 2, "--gpus-per-worker", SHARE if device == "cuda" else 0]
+    return ["tune", *map(str, words), "--early-stopping", "none"]
+
+
+def resume_words(work: Path) -> list[str]:
+    """The command line that goes on with it."""
+    return ["resume", str(work / "study")]
 
 
 def killed_driver(command: list[str], root: Path) -> int:

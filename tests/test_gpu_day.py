@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from benchmarks.gpu_day import SIZES, resume_words, tune_words
+from raytune_m2f.cli.main import app
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu_day.sh"
 SHELLCHECK = Path(sys.executable).parent / "shellcheck"
@@ -117,6 +121,14 @@ def test_a_bare_machine_gets_an_environment(wheels: bool, tmp_path: Path) -> Non
     assert ("/venv/bin/python" in ran) != wheels
     assert ("/site" in ran) == wheels
     assert "no git checkout" in (tmp_path / "out" / "note.md").read_text()
+
+
+@pytest.mark.parametrize("device", SIZES)
+def test_the_words_of_the_study_are_options_of_the_command_line(device: str, tmp_path: Path) -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name, *words in (tune_words(device, tmp_path), resume_words(tmp_path)):
+        parsed = commands[name].make_context(name, words).params
+        assert parsed["study"] == str(tmp_path / "study")
 
 
 @pytest.mark.slow

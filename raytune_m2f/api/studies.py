@@ -54,7 +54,7 @@ def tune(
     gpus_per_worker: float | None = None,
     metric: str | Sequence[str] = "segm/AP",
     constraint: str | Sequence[str] = (),
-    sampler: Sampler = "tpe",
+    sampler: Sampler = "auto",
     early_stopping: StoppingMethod | None = None,
     grace: int | None = None,
     reduction_factor: int = 3,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 
-Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+Sampler = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 Method = Literal["asha", "promotion", "pbt", "none"]
 StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
 Concurrent = Annotated[
@@ -83,7 +83,7 @@ def tune(
     constraint: Annotated[
         list[str] | None, typer.Option(help="Bound that the best must keep, e.g. 'memory_gb<=20' or 'latency_ms<=50'.")
     ] = None,
-    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "tpe",
+    sampler: Annotated[Sampler, typer.Option(help="How points are chosen; grid tries them all.")] = "auto",
     early_stopping: Annotated[
         Method | None,
         typer.Option(

@@ -109,13 +109,12 @@ class Driver:
         if self._unfinished:
             return self._unfinished.popleft()
         # not one that was just told to pause: its process still runs, and has not yet read the stop request
-        waiting = {trial: rung for trial, rung in record.index.paused.items() if trial not in self.running}
-        promoted = record.index.rungs.to_promote(waiting, rounded_up=record.is_full())
-        if promoted is not None:
-            record.go_on(promoted)
-            return promoted
-        if not record.plan.settings.budget.allows_new_trial(record.usage()):
+        chosen = record.next_up(but=self.running)
+        if chosen is None:
             return None
+        if chosen != "new":
+            record.go_on(chosen)
+            return chosen
         if record.plan.settings.early_stopping.method == "pbt":
             enqueue_successor(record)
         number = record.ask()

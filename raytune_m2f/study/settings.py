@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from raytune_m2f.errors import StudyError, did_you_mean, join_problems
 from raytune_m2f.training.objective import Constraint, Objective
 
-Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+Sampler = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 StoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 
 
@@ -131,7 +131,7 @@ class StudySettings(_Settings):
     Optuna is told all of them, at the report where the first is best."""
     constraints: tuple[str, ...] = ()
     """Bounds on entries of a report (see `Constraint`), at the report with the best value."""
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "auto"
     """How the next point is chosen; see `record/samplers.py`."""
     seed: int = Field(default=0, ge=0)
     """Seed of the search. The training's own seed is SEED in the configuration."""

@@ -292,12 +292,8 @@ def relative(path: str) -> str:
 
 def has_work(record: Record) -> bool:
     """Whether a driver would find something to train."""
-    budget, usage = record.plan.settings.budget, record.usage()
-    if budget.spent(usage) is not None:
-        return False
-    if budget.allows_new_trial(usage) or record.unfinished():
-        return True
-    return record.index.rungs.to_promote(record.index.paused, rounded_up=record.is_full()) is not None
+    over = record.plan.settings.budget.spent(record.usage()) is not None
+    return not over and bool(record.unfinished() or record.next_up() is not None)
 
 
 def seconds_left(record: Record) -> float | None:

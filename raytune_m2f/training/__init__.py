@@ -7,6 +7,7 @@ check.py             what can go wrong before the first step
 checkpoint.py        writing and reading checkpoints
 reports.py           `TrialContext`, and metrics.jsonl
 objective.py         metrics and constraints as text
+climb.py             what is climbed where the metric is flat
 memory.py            out of memory; what a trial takes of memory and time
 symptoms.py          what the vitals of a report say: heads that learn nothing
 trial_dir.py         what else is in a trial's directory

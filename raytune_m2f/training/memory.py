@@ -137,8 +137,7 @@ def device_name(device: torch.device) -> str:
 def share_gpu(device: torch.device, gpus: float) -> None:
     """Limit this process to its share of a GPU's memory; to ask for more is out of memory."""
     if device.type == "cuda" and gpus < 1:
-        index = torch.cuda.current_device() if device.index is None else device.index
-    torch.cuda.set_per_process_memory_fraction(gpus * (1 - CUDA_SHARE), index)
+        torch.cuda.set_per_process_memory_fraction(gpus * (1 - CUDA_SHARE), device.index)  # None: the current one
 
 
 def start_fresh() -> None:

@@ -197,6 +197,6 @@ def test_what_is_known_is_neither_shown_nor_counted(tmp_path: Path) -> None:
     assert [record.trial(number).user_attrs.get("origin") for number in numbers] == ["config", "earlier", None, None]
     status = study_status(study.root)
     assert len(status.trials) == status.usage["trials"] == 4
-    assert record.is_full()
+    assert record.next_up() is None
     with pytest.raises(StudyError, match="none of its trials"):
         known(study)  # nothing was run there yet

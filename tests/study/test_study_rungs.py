@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import Rungs, default_grace, judge, rung_iterations
 
 Curve = dict[int, float]
@@ -24,10 +25,15 @@ def rungs_of(*curves: Curve, method: str = "asha", factor: int = 3) -> Rungs:
     return found
 
 
-def stop(own: Curve, *others: Curve, method: str = "asha", factor: int = 3, last_chance: bool = False) -> int | None:
+def stop(own: Curve, *others: Curve, method: str = "asha", factor: int = 3) -> int | None:
     """The decision on the last trial that reports."""
     found = rungs_of(*others, own, method=method, factor=factor)
-    return judge(method, found, len(others), passed=0, last_chance=last_chance)
+    return judge(method, found, len(others), passed=0)
+
+
+def goes_on(found: Rungs, trial: int, rung: int = 10) -> bool:
+    """Promotion's decision, with any number of trials to come."""
+    return Promotion(found, 80).goes_on(trial, rung, {})
 
 
 def test_the_default_grace_is_a_ninth_in_whole_evaluations() -> None:
@@ -67,7 +73,6 @@ def test_nothing_happens_between_rungs() -> None:
 
 def test_a_late_report_is_judged_at_every_rung_that_it_reaches() -> None:
     assert stop({40: 1.0}, {40: 2.0}) == 10
-    assert stop({40: 1.0}, {40: 2.0}, method="promotion") == 30  # it waits where it is, not further back
 
 
 def test_trials_are_compared_by_their_best_value_up_to_the_rung() -> None:
@@ -82,8 +87,8 @@ def test_nobody_is_stopped_at_the_end() -> None:
 
 def test_a_rung_that_was_passed_is_not_judged_again() -> None:
     found = rungs_of(curve(2.0), curve(1.0))
-    assert judge("asha", found, 1, passed=0, last_chance=False) == 10
-    assert judge("asha", found, 1, passed=10, last_chance=False) is None
+    assert judge("asha", found, 1, passed=0) == 10
+    assert judge("asha", found, 1, passed=10) is None
 
 
 def test_a_known_report_changes_nothing() -> None:
@@ -104,7 +109,7 @@ def test_what_a_trial_took_over_is_not_its_own() -> None:
 
 def test_a_paused_trial_goes_on_once_others_are_worse() -> None:
     found = rungs_of(curve(5.0), method="promotion")
-    assert judge("promotion", found, 0, passed=0, last_chance=False) == 10
+    assert not goes_on(found, 0)
     assert found.to_promote({0: 10}, rounded_up=False) is None
     found.note(1, 10, 4.0)
     found.note(2, 10, 3.0)
@@ -112,15 +117,10 @@ def test_a_paused_trial_goes_on_once_others_are_worse() -> None:
     assert found.to_promote({1: 10, 2: 10}, rounded_up=False) is None  # 0 has gone on, and still counts at the rung
 
 
-def test_the_last_of_a_small_study_reach_the_end() -> None:
-    assert stop(curve(5.0), curve(4.0), method="promotion") == 10
-    assert stop(curve(5.0), curve(4.0), method="promotion", last_chance=True) is None
-
-
 def test_the_worst_give_their_place_to_the_best() -> None:
     found = rungs_of(curve(5.0), curve(3.0), curve(4.0), method="pbt")
     assert found.best(10) == [0]
-    assert [judge("pbt", found, trial, passed=0, last_chance=False) for trial in range(3)] == [None, 10, None]
+    assert [judge("pbt", found, trial, passed=0) for trial in range(3)] == [None, 10, None]
 
 
 class Oracle:
@@ -155,7 +155,7 @@ def test_asha_against_an_oracle_on_random_curves(factor: int) -> None:
             place, count = oracle.rank(step, trial)
             if place >= -(-count // factor):
                 expected = step
-        decision = judge("asha", found, trial, passed=0, last_chance=False)
+        decision = judge("asha", found, trial, passed=0)
         assert decision == expected
         if decision is not None or step == 80:
             alive.remove(trial)
@@ -191,14 +191,14 @@ def test_promotion_against_an_oracle_on_random_curves(factor: int) -> None:
             if started == len(values):
                 break
             number, started = started, started + 1
-        passed = paused.pop(number, 0)
+        paused.pop(number, None)
         while number not in paused and number not in done:  # it trains until it waits or is done
             step = progress[number] = progress.get(number, 0) + 10
             found.note(number, step, values[number][step // 10 - 1])
             if step in oracle.at:
                 best = max(values[number][: step // 10])
                 oracle.at[step].append((best, number))
-            rung_reached = judge("promotion", found, number, passed=passed, last_chance=False)
+            rung_reached = step if step in oracle.at and not goes_on(found, number, step) else None
             if step in oracle.at:
                 place, count = oracle.rank(step, number)
                 assert rung_reached == (None if place < count // factor else step)

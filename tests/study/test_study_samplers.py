@@ -14,6 +14,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from raytune_m2f.study.record.samplers import SAMPLERS, make_sampler
+from raytune_m2f.study.search.axes import Axes
+from raytune_m2f.study.space import SearchSpace
 
 RANGES: dict[str, BaseDistribution] = {
     "rate": FloatDistribution(1e-6, 1e-2, log=True),
@@ -21,7 +23,17 @@ RANGES: dict[str, BaseDistribution] = {
     "queries": IntDistribution(20, 300, step=10),
 }
 CHOICE = {"schedule": CategoricalDistribution(["steps", "poly"])}
-POWER = {"power": FloatDistribution(0.5, 2.0)}
+LINES = {
+    "rate": {"type": "loguniform", "low": 1e-6, "high": 1e-2},
+    "share": {"type": "uniform", "low": 0.0, "high": 1.0},
+    "queries": {"type": "int", "low": 20, "high": 300, "step": 10},
+}
+CONDITIONAL = {
+    "schedule": {"type": "categorical", "choices": ["steps", "poly"]},
+    "power": {"type": "uniform", "low": 0.5, "high": 2.0, "when": {"schedule": "poly"}},
+}
+AXES = Axes.of(SearchSpace.from_dict(LINES), {})
+WITH_POWER = Axes.of(SearchSpace.from_dict({**LINES, **CONDITIONAL}), {})
 
 
 def value_of(params: dict[str, Any]) -> float:
@@ -40,7 +52,7 @@ def run(
     for number in range(trials):
         if reopen:
             study = optuna.load_study(study_name="s", storage=storage)
-        study.sampler = make_sampler(kind, 1, number, trials, POWER if conditional else ())
+        study.sampler = make_sampler(kind, 1, number, WITH_POWER if conditional else AXES, 1)
         trial = study.ask({**RANGES, **(CHOICE if conditional else {})})
         if trial.params.get("schedule") == "poly":
             trial.suggest_float("power", 0.5, 2.0)
@@ -58,17 +70,17 @@ def _tell(study: optuna.Study, number: int, state: TrialState) -> None:
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_a_restart_changes_nothing(kind: str, tmp_path: Path) -> None:
     journal = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
-    trials = 8 if kind == "gp" else 20
+    trials = 8 if kind in ("auto", "gp") else 20
     points = run(kind, trials, journal, conditional=True, reopen=True)
     assert points == run(kind, trials, conditional=True)
     assert len({str(point) for point in points}) == trials
     assert all(("power" in point) == (point["schedule"] == "poly") for point in points)
 
 
-@pytest.mark.parametrize("kind", ["tpe", "gp", "cmaes"])
+@pytest.mark.parametrize("kind", ["auto", "tpe", "gp", "cmaes"])
 def test_it_learns(kind: str) -> None:
     """Its later half is better than a random one, by the median."""
-    trials = 24 if kind == "gp" else 40
+    trials = 24 if kind in ("auto", "gp") else 40
     learned, drawn = (sorted(map(value_of, run(k, trials)[trials // 2 :])) for k in (kind, "random"))
     assert learned[len(learned) // 2] > drawn[len(drawn) // 2] / 2
 
@@ -79,12 +91,12 @@ def test_gp_learns_from_stopped_trials() -> None:
     studies = {kind: optuna.create_study(direction="maximize") for kind in ("gp", "random")}
     for number in range(8):
         for kind, study in studies.items():
-            study.sampler = make_sampler(kind, 1, number, 8)
+            study.sampler = make_sampler(kind, 1, number, AXES, 1)
             study.ask(RANGES)
             _tell(study, number, TrialState.PRUNED if number else TrialState.COMPLETE)
     learned, drawn = ([trial.params for trial in study.get_trials()] for study in studies.values())
-    assert learned[:3] == drawn[:3]
-    assert all(point not in drawn for point in learned[3:])
+    assert learned[:4] == drawn[:4]
+    assert all(point not in drawn for point in learned[4:])
     states = [trial.state for trial in studies["gp"].get_trials(deepcopy=False)]
     assert states.count(TrialState.PRUNED) == 7, "the record itself is left alone"
 
@@ -107,7 +119,7 @@ def test_tpe_reaches_a_range_that_was_widened(conditional: bool) -> None:
     wide = {**RANGES, "share": FloatDistribution(0.0, 5.0)}
     shares = []
     for number in range(20, 40):
-        study.sampler = make_sampler("tpe", 1, number, 40)
+        study.sampler = make_sampler("tpe", 1, number, WITH_POWER if conditional else AXES, 1)
         trial = study.ask(wide)
         shares.append(trial.params["share"])
         study.tell(trial, trial.params["share"])
@@ -128,12 +140,12 @@ def test_tpe_learns_from_the_newest_and_the_best_of_a_long_study() -> None:
     part.add_trials([t for t in whole.get_trials() if t.number in chosen or t.state == TrialState.RUNNING])
     points = []
     for study in (whole, part):
-        study.sampler = make_sampler("tpe", 1, 40, 100, newest=12, best=6)
+        study.sampler = make_sampler("tpe", 1, 40, AXES, 1, newest=12, best=6)
         points.append(study.ask(RANGES).params)
     assert len(chosen) == 18
     assert points[0] == points[1]
 
 
 def test_an_unknown_sampler_is_refused() -> None:
-    with pytest.raises(ValueError, match="got the sampler 'bohb', allowed: tpe, gp, cmaes, random, grid"):
-        make_sampler("bohb", 0, 0, None)
+    with pytest.raises(ValueError, match="got the sampler 'bohb', allowed: auto, tpe, gp, cmaes, random, grid"):
+        make_sampler("bohb", 0, 0, AXES, 1)

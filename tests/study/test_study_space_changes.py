@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from raytune_m2f.study.record.samplers import make_sampler
+from raytune_m2f.study.search.axes import Axes
 from raytune_m2f.study.space import SearchSpace, space_changes
 
 LR, BATCH, QUERIES = "SOLVER.BASE_LR", "SOLVER.IMS_PER_BATCH", "MODEL.MASK_FORMER.NUM_OBJECT_QUERIES"
@@ -35,7 +36,7 @@ def study_of(old: SearchSpace) -> optuna.Study:
 
 def go_on(study: optuna.Study, with_space: SearchSpace, trials: int, kind: str = "tpe") -> None:
     for _ in range(trials):
-        study.sampler = make_sampler(kind, 0, len(study.trials), 9, with_space.conditional)
+        study.sampler = make_sampler(kind, 0, len(study.trials), Axes.of(with_space, {}), 1)
         trial = study.ask()
         values = with_space.suggest(trial)
         assert with_space.contains(values) == []

@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
 from raytune_m2f.learner.mask_former import MaskFormerLearner, build_network
-from raytune_m2f.model import MultiTaskMaskFormer, Outputs, RandomPoints, SetCriterion, Target
+from raytune_m2f.model import MultiTaskMaskFormer, RandomPoints, SetCriterion, Target
 from raytune_m2f.training.checkpoint import snapshot
 from raytune_m2f.training.memory import start_fresh
 from raytune_m2f.training.reports import TrialContext, read_reports
@@ -41,15 +42,15 @@ class PointsOnDevice(RandomPoints):
         return super().draw(image, *shape).to(self._device)
 
 
-def moved(outputs: Outputs, device: str) -> Outputs:
-    return replace(
-        outputs,
-        pred_logits=outputs.pred_logits.to(device),
-        pred_sublogits={name: x.to(device) for name, x in outputs.pred_sublogits.items()},
-        mask_embed=outputs.mask_embed.to(device),
-        mask_features=outputs.mask_features.to(device),
-        distinct=None if outputs.distinct is None else outputs.distinct.to(device),
-    )
+def moved(value: Any, device: str) -> Any:
+    """A copy of the network's outputs on a device, of which gradients are taken by themselves."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device, copy=True)
+    if isinstance(value, dict):
+        return {name: moved(one, device) for name, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{part.name: moved(getattr(value, part.name), device) for part in fields(value)})
+    return value
 
 
 @pytest.mark.parametrize("device", DEVICES)

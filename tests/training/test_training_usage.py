@@ -47,7 +47,12 @@ def test_a_share_of_a_gpu_is_a_share_of_its_memory(
     monkeypatch: pytest.MonkeyPatch, device: str, gpus: float, expected: list[float]
 ) -> None:
     limits: list[float] = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: limits.append(fraction))
+
+    def limit(fraction: float, index: int | None) -> None:
+        assert index is None or isinstance(index, int)  # torch refuses a device without an index
+        limits.append(fraction)
+
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", limit)
     share_gpu(torch.device(device), gpus)
     assert limits == [pytest.approx(limit) for limit in expected]
 
@@ -62,5 +67,5 @@ def test_more_than_the_share_is_out_of_memory() -> None:
         with pytest.raises(torch.OutOfMemoryError):
             torch.empty(int(0.3 * total), dtype=torch.uint8, device=device)
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0)
         torch.cuda.empty_cache()

@@ -46,6 +46,8 @@ class Attributes(TypedDict, total=False):
     best: Report
     best_iteration: int
     """All metrics of the best report, and its iteration."""
+    climbed: dict[str, float]
+    """Iteration to what is climbed there, where that is not the metric; see `training/climb.py`."""
     last: Report
     """All metrics of the latest report; the entries to `checkpoint` are taken from it."""
     effective_lr: Any

@@ -5,13 +5,19 @@ It holds nothing that the record does not: it is built anew whenever the record 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.study.plan import StudyPlan
+from raytune_m2f.study.record.promotion import Way
 from raytune_m2f.study.record.rungs import Rungs, default_grace, rung_iterations
-from raytune_m2f.study.settings import Usage
+from raytune_m2f.study.search.curves import scores_of
+from raytune_m2f.study.settings import Budget, Usage
+
+STEADY = 0.9
+"""How much of a rate so far is counted on."""
 
 
 def is_here(trial: FrozenTrial) -> bool:
@@ -27,7 +33,9 @@ class Index:
         ids: Optuna's identifier of each trial number.
         started: how many trials were started here.
         paused: the trials that wait, and at which rung.
-        rungs: best values at the rungs.
+        under_way: the trials that have begun, have not ended and do not wait: their iterations, and whether they run to
+            their end in any case.
+        rungs: best values at the rungs, of what is climbed.
         vacant: pbt: the trials that ended and were not replaced yet, and at which rung.
         heirs: pbt: the trials without a report of their own that start from another's checkpoint: whose, and at which
             iteration.
@@ -39,14 +47,16 @@ class Index:
     ids: dict[int, int] = field(default_factory=dict)
     started: int = 0
     paused: dict[int, int] = field(default_factory=dict)
+    under_way: dict[int, tuple[int, bool]] = field(default_factory=dict)
     vacant: dict[int, int] = field(default_factory=dict)
     heirs: dict[int, tuple[int, int]] = field(default_factory=dict)
     rungs: Rungs = field(init=False)
     max_iter: int = field(init=False)
     grace: int = field(init=False)
-    _used: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _used: dict[int, tuple[int, float, float]] = field(default_factory=dict)
     _iterations: int = 0
     _gpu_seconds: float = 0.0
+    _seconds: float = 0.0
 
     def __post_init__(self) -> None:
         config, stopping = self.plan.config, self.plan.settings.early_stopping
@@ -65,7 +75,7 @@ class Index:
         self._note_heir(trial)
         if is_here(trial):
             self.started += 1
-            for step, value in sorted(trial.intermediate_values.items()):
+            for step, value in scores_of(trial).items():
                 self.rungs.note(trial.number, step, value, start=trial.user_attrs.get("start", 0))
             self._count(trial)
 
@@ -73,7 +83,7 @@ class Index:
         """Take the latest report and the state of a trial."""
         last = trial.last_step
         if last is not None:
-            value = trial.intermediate_values[last]
+            value = scores_of(trial)[last]
             self.rungs.note(trial.number, last, value, start=trial.user_attrs.get("start", 0))
         self._note_heir(trial)
         self._count(trial)
@@ -98,6 +108,31 @@ class Index:
             gpu_hours=self._gpu_seconds / 3600,
         )
 
+    def ways(self, *, without: int | None = None) -> list[Way]:
+        """What the trials that are under way still have to train: to their next rungs, and to their ends."""
+        found = []
+        for number, (done, whole) in self.under_way.items():
+            rungs = [] if whole else [rung for rung in self.rungs.iterations if rung > done]
+            if number != without:
+                found.append((min([*rungs, self.max_iter]) - done, self.max_iter - done))
+        return found
+
+    def limits(self, budget: Budget, usage: Usage) -> tuple[float, float]:
+        """How many iterations the budget still allows all trials together, and how many each of them.
+
+        Seconds and GPU-hours are so by the rate so far, of which a tenth is kept back, as no rate is steady. Trials that
+        run at once share the iterations and the GPU-hours, but not the time.
+        """
+        left = [math.inf if budget.iterations is None else budget.iterations - usage.iterations]
+        if budget.gpu_hours is not None and usage.gpu_hours and usage.iterations:
+            hours = usage.gpu_hours / usage.iterations
+            left.append(STEADY * (budget.gpu_hours - usage.gpu_hours) / hours)
+        if budget.seconds is None or not usage.iterations:
+            return min(left), math.inf
+        # one at a time: what a trial takes to start counts; several at once: each has its own time
+        seconds = max(usage.seconds, self._seconds) / usage.iterations
+        return min(left), STEADY * (budget.seconds - usage.seconds) / seconds if seconds else math.inf
+
     def _note_heir(self, trial: FrozenTrial) -> None:
         attributes = trial.user_attrs
         if "parent" in attributes and trial.last_step is None and not trial.state.is_finished():
@@ -107,15 +142,19 @@ class Index:
 
     def _count(self, trial: FrozenTrial) -> None:
         number, attributes = trial.number, trial.user_attrs
-        before = self._used.get(number, (0, 0.0))
+        before = self._used.get(number, (0, 0.0, 0.0))
         iterations = max(0, (trial.last_step or 0) - attributes.get("start", 0))
-        self._used[number] = now = iterations, attributes.get("gpu_seconds", 0.0)
+        seconds = float(attributes.get("last", {}).get("seconds", 0.0)) - attributes.get("inherited", 0.0)
+        self._used[number] = now = iterations, attributes.get("gpu_seconds", 0.0), seconds
         self._iterations += now[0] - before[0]
         self._gpu_seconds += now[1] - before[1]
+        self._seconds += now[2] - before[2]
         if "replaced_at" in attributes and trial.state in (TrialState.PRUNED, TrialState.COMPLETE):
             self.vacant[number] = attributes["replaced_at"]
-        rung = attributes.get("paused")
-        if rung is None or trial.state.is_finished():
-            self.paused.pop(number, None)
-        else:
+        rung, ended = attributes.get("paused"), trial.state.is_finished()
+        self.paused.pop(number, None)
+        self.under_way.pop(number, None)
+        if not ended and rung is not None:
             self.paused[number] = rung
+        elif not ended:
+            self.under_way[number] = trial.last_step or 0, attributes.get("origin") == "config"

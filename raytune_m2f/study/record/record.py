@@ -10,8 +10,8 @@ A stopped trial is PRUNED. With several metrics it is COMPLETE, for Optuna's sam
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Container, Iterable
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -21,10 +21,13 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record.attributes import fingerprint
 from raytune_m2f.study.record.index import Index
+from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import judge
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.record.storage import open_study
+from raytune_m2f.study.search.axes import Axes
 from raytune_m2f.study.settings import Usage
+from raytune_m2f.training.climb import climbed
 from raytune_m2f.training.reports import Report, read_reports
 from raytune_m2f.training.symptoms import head_name, symptoms
 from raytune_m2f.training.trial_dir import FAILURE, STOP, log_tail, read_failure
@@ -43,6 +46,7 @@ class Record:
         self._objectives = plan.settings.objectives
         self._bounds = plan.settings.bounds
         self.index = Index(plan)
+        self._axes = Axes.of(plan.space, plan.space.own_values(plan.config))
         for trial in self.trials():
             self.index.add(trial)
 
@@ -131,9 +135,29 @@ class Record:
 
     def _prepare_sampler(self, started: int) -> None:
         settings = self.plan.settings
-        self.study.sampler = make_sampler(
-            settings.sampler, settings.seed, started, settings.budget.trials, self.plan.space.conditional
-        )
+        kind = "tpe" if settings.sampler == "auto" and len(settings.metrics) > 1 else settings.sampler
+        self.study.sampler = make_sampler(kind, settings.seed, started, self._axes, self.index.max_iter)
+
+    def next_up(self, *, but: Container[int] = ()) -> int | Literal["new"] | None:
+        """What is trained next beside the trials that are under way: one that waits at a rung, a new one, or nothing.
+
+        Args:
+            but: trials that wait and cannot go on yet.
+        """
+        budget, usage = self.plan.settings.budget, self.usage()
+        if budget.spent(usage) is not None:
+            return None
+        may_start = budget.allows_new_trial(usage)
+        if self.plan.settings.early_stopping.method != "promotion":
+            return "new" if may_start else None
+        waiting = {trial: rung for trial, rung in self.index.paused.items() if trial not in but}
+        return self._promotion().next_up(waiting, self.index.ways())
+
+    def _promotion(self) -> Promotion:
+        budget, usage = self.plan.settings.budget, self.usage()
+        left, each = self.index.limits(budget, usage)
+        may_start = budget.trials is None or usage.trials < budget.trials
+        return Promotion(self.index.rungs, self.index.max_iter, left=left, each=each, may_start=may_start)
 
     # Telling what trials did
 
@@ -154,6 +178,7 @@ class Record:
         step = int(report["iteration"])
         if trial.state == TrialState.RUNNING and step not in trial.intermediate_values:
             self._note_report(trial, report)
+            self._note_climbed(trial, report, value)
             self._storage.set_trial_intermediate_value(trial._trial_id, step, value)
             self.index.update(self.trial(number))
         return self._decide(number)
@@ -238,6 +263,13 @@ class Record:
             self.note(trial, "best_iteration", int(report["iteration"]))
             self.note(trial, "best", plain)  # last: after a kill before it, the report is still the best
 
+    def _note_climbed(self, trial: FrozenTrial, report: Report, value: float) -> None:
+        """Note what is climbed at a report, where it is not the metric."""
+        values = self.values(trial)
+        score = climbed(self._objectives[0], report, values, {key: self.plan.config.value(key) for key in values})
+        if score != value:
+            self.note(trial, "climbed", {**trial.user_attrs.get("climbed", {}), str(int(report["iteration"])): score})
+
     def _is_best(self, trial: FrozenTrial, report: Report) -> bool:
         if int(report["iteration"]) <= trial.user_attrs.get("start", 0):
             return False  # it is the parent's
@@ -271,11 +303,10 @@ class Record:
             return True
         if method == "none":
             return False
-        rungs, passed = self.index.rungs, trial.user_attrs.get("rung", 0)
-        rung = trial.user_attrs.get("replaced_at")  # decided, but a driver was killed right then
-        rung = rung or judge(method, rungs, number, passed=passed, last_chance=self.is_full())
+        passed = trial.user_attrs.get("rung", 0)
+        rung = self._rung_to_leave(trial, passed)
         if rung is None:
-            self.note(trial, "rung", max([passed, *rungs.reached(number)]))
+            self.note(trial, "rung", max([passed, *self.index.rungs.reached(number)]))
             return False
         if method == "promotion":
             self.note(trial, "paused", rung)
@@ -295,10 +326,15 @@ class Record:
             return ""
         return f"{head_name(dead[0])} is dead ({symptoms(trial.user_attrs['last']).get(dead[0], '')})"
 
-    def is_full(self) -> bool:
-        """Whether the budget allows no further trial, whatever happens."""
-        trials = self.plan.settings.budget.trials
-        return trials is not None and self.index.started >= trials
+    def _rung_to_leave(self, trial: FrozenTrial, passed: int) -> int | None:
+        """The rung at which a trial pauses, or ends, after its latest report; None if it goes on."""
+        number, rungs, method = trial.number, self.index.rungs, self.plan.settings.early_stopping.method
+        if method != "promotion":
+            decided: int | None = trial.user_attrs.get("replaced_at")  # but a driver was killed right then
+            return decided or judge(method, rungs, number, passed=passed)
+        highest = max((rung for rung in rungs.reached(number) if rung > passed), default=None)
+        others = self.index.paused, self.index.ways(without=number)
+        return None if highest is None or self._promotion().goes_on(number, highest, *others) else highest
 
     def _fail(self, trial: FrozenTrial, error_type: str, cause: str, traceback: str = "") -> TrialState:
         self.note(trial, "error_type", error_type)

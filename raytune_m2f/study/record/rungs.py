@@ -8,13 +8,14 @@ asha       rung k lies at r * eta^k iterations, before the trials' last. A trial
            included. (Li et al., A System for Massively Parallel Hyperparameter Tuning, 2020, section 3, in its
            stopping form.)
 promotion  the same rungs. A trial pauses at a rung unless it is among the best floor(n / eta) there, and goes on as
-           soon as it is, because others have turned out worse (the paper's algorithm 2). When no new trial may start
-           any more it is ceil(n / eta), or nobody would reach the end of a small study.
+           soon as it is, because others have turned out worse (the paper's algorithm 2). At the end of the budget more
+           of them go on; see `promotion.py`.
 pbt        rungs at r, 2 r, 3 r ... A trial among the worst floor(n / eta) of a rung ends, and one of the best
            floor(n / eta) is continued in its place with changed values. (Jaderberg et al., Population Based Training
            of Neural Networks, 2017, section 4.1: truncation selection.)
 
-Ties go on. The best value up to a rung is compared, as that is what a trial is scored by. Optuna's
+Ties go on. The best value up to a rung is compared, as that is what a trial is scored by; of what the study climbs where
+the metric is flat, see `training/climb.py`. Optuna's
 SuccessiveHalvingPruner and Ray's schedulers keep the rungs' values as state of their own, which a kill between a report
 and the decision leaves behind the record; here they are an index of the record, built anew when it is opened.
 """
@@ -78,11 +79,15 @@ class Rungs:
         """The rungs that the trial's latest report was the first to reach; two where it came late."""
         return self._curves[trial][2] if trial in self._curves else ()
 
+    def value(self, trial: int, rung: int) -> float:
+        """The best value of a trial up to a rung that it has reached."""
+        return self._values[rung][trial]
+
     def among_best(self, trial: int, rung: int, *, rounded_up: bool) -> bool:
         """Whether the trial is among the best n / eta at a rung."""
-        return self._values[rung][trial] >= self._bar(rung, rounded_up)
+        return self._values[rung][trial] >= self.bar(rung, rounded_up=rounded_up)
 
-    def _bar(self, rung: int, rounded_up: bool) -> float:
+    def bar(self, rung: int, *, rounded_up: bool) -> float:
         """The value of the last of the best n / eta at a rung."""
         values = sorted(self._values[rung].values(), reverse=True)
         count = self._count(len(values), rounded_up)
@@ -109,7 +114,7 @@ class Rungs:
         Args:
             paused: trial -> the rung at which it waits.
         """
-        bars = {rung: self._bar(rung, rounded_up) for rung in set(paused.values())}
+        bars = {rung: self.bar(rung, rounded_up=rounded_up) for rung in set(paused.values())}
         ready = [
             (rung, value, -trial)
             for trial, rung in paused.items()
@@ -118,19 +123,15 @@ class Rungs:
         return -max(ready)[2] if ready else None
 
 
-def judge(method: str, rungs: Rungs, trial: int, *, passed: int, last_chance: bool) -> int | None:
-    """The rung at which a trial does not go on after its latest report; None if it does.
+def judge(method: str, rungs: Rungs, trial: int, *, passed: int) -> int | None:
+    """The rung at which `asha` or `pbt` ends a trial after its latest report; None if it goes on.
 
-    A trial whose report came late is judged at every rung that it has reached, and pauses at the highest: what is
-    trained is not undone.
+    A trial whose report came late is judged at every rung that it has reached.
 
     Args:
         passed: the highest rung at which it was let through before.
-        last_chance: no new trial may start any more; see `promotion`.
     """
     reached = [rung for rung in rungs.reached(trial) if rung > passed]
-    if method == "promotion":
-        return next((r for r in reached[-1:] if not rungs.among_best(trial, r, rounded_up=last_chance)), None)
     if method == "pbt":
         return next((rung for rung in reached if rungs.among_worst(trial, rung)), None)
     return next((rung for rung in reached if not rungs.among_best(trial, rung, rounded_up=True)), None)

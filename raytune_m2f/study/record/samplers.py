@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 import warnings
-from collections.abc import Collection, Container
+from collections.abc import Collection, Container, Sequence
+from copy import copy
 from typing import Any, get_args
 
 import numpy as np
@@ -15,21 +16,22 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from raytune_m2f.study.search.axes import Axes
+from raytune_m2f.study.search.choose import choose
+from raytune_m2f.study.search.curves import curve_of, curves_of, estimated_end
 from raytune_m2f.study.settings import Sampler
 
 SAMPLERS: tuple[str, ...] = get_args(Sampler)
 NEWEST, BEST = 400, 100
+START_UP = 4
+"""Random points before TPE and the Gaussian process choose: with ten, a short study is a random search."""
+SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+MOST_CURVES = 100
+"""Trials up to which `auto` models their curves."""
 
 
 def make_sampler(
-    kind: str,
-    seed: int,
-    started: int,
-    planned: int | None,
-    conditional: Collection[str] = (),
-    *,
-    newest: int = NEWEST,
-    best: int = BEST,
+    kind: str, seed: int, started: int, axes: Axes, max_iter: int, *, newest: int = NEWEST, best: int = BEST
 ) -> BaseSampler:
     """The sampler of one suggestion.
 
@@ -37,8 +39,11 @@ def make_sampler(
     on the record, and not on how often the driver was restarted (one seed for a driver's life would suggest the
     first points a second time after a restart). This holds for all kinds:
 
-    - `tpe` learns from stopped trials too, and keeps away from those that run (constant liar). In a long study it
-      leaves old mediocre trials out, so that its time does not grow without end.
+    - `auto` learns from every report of every trial by a model of curves (`search/choose.py`), and from earlier
+      studies; beyond `MOST_CURVES` trials, and with several metrics, it is `tpe`.
+    - `tpe` learns from stopped trials too, by an estimate of what they would have reached, and keeps away from those
+      that run (constant liar). In a long study it leaves old mediocre trials out, so that its time does not grow
+      without end.
     - `gp` learns from stopped trials too, and keeps away from those that run (expected improvement of a batch). It
       takes about 0.2 s a suggestion. Conditional keys, and those whose range was changed, are drawn at random.
     - `cmaes` has its state in the record. It learns from stopped trials too, but only from those it suggested itself,
@@ -50,28 +55,50 @@ def make_sampler(
 
     Args:
         kind: one of SAMPLERS.
-        planned: trials of the whole study if they are known; a small study explores at random for a shorter time.
-        conditional: keys that not every trial has.
+        axes: of the search space.
+        max_iter: iterations of a whole training.
         newest, best: trials that TPE learns from: so many that ended last, and of the older ones that ran to their end
             so many of the best.
 
     Raises:
         ValueError: there is no such sampler.
     """
-    startup = 10 if planned is None else min(10, max(3, planned // 3))
     stream = int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # groups, and CMA-ES with stopped trials
-        if kind == "tpe":
-            options = {"n_startup_trials": startup, "multivariate": True, "group": True, "constant_liar": True}
-            return _GroupTPE(newest, best, seed=stream, **options)
+        if kind == "tpe" or (kind == "auto" and started >= MOST_CURVES):
+            options = {"n_startup_trials": START_UP, "multivariate": True, "group": True, "constant_liar": True}
+            return _GroupTPE(newest, best, max_iter, seed=stream, **options)
+        if kind == "auto":
+            return _Auto(axes, max_iter, stream)
         if kind == "gp":
-            return _StoppedGP(seed=stream, n_startup_trials=startup, warn_independent_sampling=False)
+            return _StoppedGP(max_iter, seed=stream, n_startup_trials=START_UP, warn_independent_sampling=False)
         if kind == "cmaes":
-            return _CmaEs(conditional, seed=stream, warn_independent_sampling=False, consider_pruned_trials=True)
+            return _CmaEs(
+                axes.space.conditional, seed=stream, warn_independent_sampling=False, consider_pruned_trials=True
+            )
     if kind not in SAMPLERS:
         raise ValueError(f"got the sampler {kind!r}, allowed: {', '.join(SAMPLERS)}")
     return RandomSampler(seed=stream)
+
+
+class _Auto(RandomSampler):
+    """What `choose` says; keys that it leaves out are drawn at random."""
+
+    def __init__(self, axes: Axes, max_iter: int, stream: int) -> None:
+        super().__init__(seed=stream)
+        self._axes, self._max_iter, self._stream = axes, max_iter, stream
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {} if "fixed_params" in trial.system_attrs else self._axes.space.distributions
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        others = [one for one in study.get_trials(deepcopy=False) if one.number != trial.number]
+        return choose(self._axes, curves_of(others), self._max_iter, np.random.default_rng(self._stream))
 
 
 class _GroupTPE(TPESampler):
@@ -81,9 +108,9 @@ class _GroupTPE(TPESampler):
     itself.
     """
 
-    def __init__(self, newest: int, best: int, **options: Any) -> None:
+    def __init__(self, newest: int, best: int, max_iter: int, **options: Any) -> None:
         super().__init__(**options)
-        self._newest, self._best = newest, best
+        self._newest, self._best, self._max_iter = newest, best, max_iter
         self._window: _Window | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -108,7 +135,7 @@ class _GroupTPE(TPESampler):
     def _window_of(self, study: Study, trial: FrozenTrial) -> _Window:
         """The same window for all values of a trial."""
         if self._window is None or self._window.asking != trial.number:
-            self._window = _Window(study, trial.number, self._newest, self._best)
+            self._window = _Window(study, trial.number, self._newest, self._best, self._max_iter)
         return self._window
 
 
@@ -116,22 +143,38 @@ class _Window(Study):
     """The study as TPE sees it: the trials that run, the `newest` that ended and, of the older ones, the `best`.
 
     TPE compares the best tenth, at most 25 trials, with the rest, and weighs old trials less: those that are left out
-    hardly matter to it.
+    hardly matter to it. A stopped trial it would put behind all that ran to their ends, however good it was, and one
+    that waits at a rung it would not count at all: both are shown as if they had gone on, with an estimate of their
+    end.
     """
 
-    def __init__(self, study: Study, asking: int, newest: int, best: int) -> None:
+    def __init__(self, study: Study, asking: int, newest: int, best: int, max_iter: int) -> None:
         vars(self).update(vars(study))
         self.asking = asking
         trials = study.get_trials(deepcopy=False)
         ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         complete = [trial for trial in ended[:-newest] if trial.state == TrialState.COMPLETE]
         chosen = {trial.number for trial in (*heapq.nlargest(best, complete, key=_merit), *ended[-newest:])}
-        self._chosen = [trial for trial in trials if trial.number in chosen or trial.state == TrialState.RUNNING]
+        seen = [trial for trial in trials if trial.number in chosen or trial.state == TrialState.RUNNING]
+        self._chosen = seen if len(study.directions) > 1 else _at_their_ends(seen, max_iter)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         return [trial for trial in self._chosen if states is None or trial.state in states]
+
+
+def _at_their_ends(trials: Sequence[FrozenTrial], max_iter: int) -> list[FrozenTrial]:
+    """The same trials; those with a report as complete, with the score that they are expected to end at."""
+    curves = {trial.number: curve_of(trial) for trial in trials if trial.intermediate_values}
+    whole = [curve for curve in curves.values() if curve.last >= max_iter]
+    found = []
+    for trial in trials:
+        if trial.number in curves and trial.state in SEEN:
+            trial = copy(trial)
+            trial.state, trial.values = TrialState.COMPLETE, [estimated_end(curves[trial.number], whole, max_iter)]
+        found.append(trial)
+    return found
 
 
 def _merit(trial: FrozenTrial) -> tuple[bool, float]:
@@ -152,29 +195,30 @@ class _CmaEs(CmaEsSampler):
 
 
 class _StoppedGP(GPSampler):
-    """A Gaussian process that learns from stopped trials too; Optuna's takes only those that ran to their end.
+    """A Gaussian process that learns from stopped and waiting trials too; Optuna's takes those that ran to their end.
 
     With early stopping most trials are stopped: a short study would draw at random to its end.
     """
 
+    def __init__(self, max_iter: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._max_iter = max_iter
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return super().infer_relative_search_space(_with_stopped_as_complete(study, trial), trial)
+        return super().infer_relative_search_space(self._as_ended(study, trial), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        copy = _with_stopped_as_complete(study, trial)
-        return super().sample_relative(copy, copy.get_trials(deepcopy=False)[trial.number], search_space)
+        copied = self._as_ended(study, trial)
+        return super().sample_relative(copied, copied.get_trials(deepcopy=False)[trial.number], search_space)
 
-
-def _with_stopped_as_complete(study: Study, asking: FrozenTrial) -> Study:
-    """A copy of the study, in memory; the trial that asks does not count as one that runs."""
-    storage = InMemoryStorage()
-    study_id = storage.create_new_study([study.direction], "copy")
-    for trial in study.get_trials():
-        if trial.number == asking.number:
-            trial.state = TrialState.WAITING
-        elif trial.state == TrialState.PRUNED and trial.values:
-            trial.state = TrialState.COMPLETE
-        storage.create_new_trial(study_id, template_trial=trial)
-    return load_study(study_name="copy", storage=storage)
+    def _as_ended(self, study: Study, asking: FrozenTrial) -> Study:
+        """A copy of the study, in memory; the trial that asks does not count as one that runs."""
+        storage = InMemoryStorage()
+        study_id = storage.create_new_study([study.direction], "copy")
+        for trial in _at_their_ends(study.get_trials(), self._max_iter):
+            if trial.number == asking.number:
+                trial.state = TrialState.WAITING
+            storage.create_new_trial(study_id, template_trial=trial)
+        return load_study(study_name="copy", storage=storage)
