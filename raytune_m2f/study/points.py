@@ -21,7 +21,7 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.search.curves import curves_of
+from raytune_m2f.study.search.curves import scores_of
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.objective import Objective
@@ -170,8 +170,7 @@ def _scores(record: Record, trial: FrozenTrial, metric: Objective) -> tuple[Repo
     """
     attributes = trial.user_attrs
     if metric.terms == record.plan.settings.objectives[0].terms:
-        best, (curve,) = attributes["best"], curves_of([trial])
-        scores = dict(curve.scores)
+        best, scores = attributes["best"], scores_of(trial)
     else:
         folder = record.directory.trial(trial.number)
         record.directory.fetch(folder / METRICS)
