@@ -18,9 +18,10 @@ from raytune_m2f.errors import MissingDependencyError
 from raytune_m2f.progress import as_context, parse_duration, print_to_stderr, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.layout import NewStudy, new_study
-from raytune_m2f.study.lines import StudyLines, caveat, short_line
+from raytune_m2f.study.lines import StudyLines, caveat, flat_words, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
+from raytune_m2f.study.search.insight import Insight
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
 from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space, unread_priors
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
@@ -59,6 +60,7 @@ def tune(
     grace: int | None = None,
     reduction_factor: int = 3,
     stop_dead_heads: bool = False,
+    stop_when_flat: bool = False,
     from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
@@ -86,6 +88,7 @@ def tune(
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
         stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
+        stop_when_flat: end the study when ten more trials are expected to bring less than the noise, twice in a row.
         from_study: an earlier study, or several, the nearest first: its best point is tried early, and the sampler
             learns from the curves of all their trials.
         keep_checkpoints: the weights of so many of the best trials are kept.
@@ -121,6 +124,7 @@ def tune(
             "reduction_factor": reduction_factor,
             "dead_heads": stop_dead_heads,
         },
+        "stop_when_flat": stop_when_flat,
         "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
         "keep_checkpoints": keep_checkpoints,
         "optuna_storage": optuna_storage,
@@ -178,9 +182,12 @@ def _check(config: Config, space: SearchSpace, settings: StudySettings, doctor: 
 
 
 def _warned(study: Study, progress: StudyProgress) -> Study:
-    """The study; says on stderr if nothing was found, unless a `progress` of the caller decides what is said."""
-    if progress is None and (words := caveat(study.status())) is not None:
-        print_to_stderr(words)
+    """The study; says on stderr if nothing was found, or why it ended early, unless a `progress` of the caller decides
+    what is said."""
+    status = study.status() if progress is None else None
+    for words in (caveat(status), flat_words(status)) if status is not None else ():
+        if words is not None:
+            print_to_stderr(words)
     return study
 
 
@@ -228,10 +235,21 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({relative(self.address)!r}: {short_line(self.status())})"
 
-    def status(self) -> StudyStatus:
-        """How it stands: trials, budget, the best trial, who runs it, how long still."""
+    def status(self, *, insight: bool = False) -> StudyStatus:
+        """How it stands: trials, budget, the best trial, who runs it, how long still.
+
+        Args:
+            insight: what it has learned too; see `insight`.
+        """
         self._directory.pull()
-        return study_status(self._directory)
+        return study_status(self._directory, insight=insight)
+
+    def insight(self) -> Insight:
+        """What it has learned: which keys matter and where they are best, whether short trainings rank like long ones,
+        what ten more trials would bring, and the noise. Takes a second or two."""
+        found = self.status(insight=True).insight
+        assert found is not None
+        return found
 
     @property
     def trials(self) -> list[TrialStatus]:
