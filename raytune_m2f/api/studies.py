@@ -159,7 +159,7 @@ def tune_with(
             from raytune_m2f.launch.session import ray_session
 
             stack.enter_context(ray_session(address))
-            notes = [*unread_priors(space, settings.sampler), *checking.result()]
+            notes = [*unread_priors(space, settings), *checking.result()]
             from raytune_m2f.drive.runner import run_study  # now: two threads must not import torch at once
         for note in notes:
             log.warning("%s", note)
@@ -337,7 +337,7 @@ class Study:
         if space is not None:
             plan = plan_of(self._directory, trust=trust)
             searched = space_of(space, plan.config)
-            for note in unread_priors(searched, plan.settings.sampler):
+            for note in unread_priors(searched, plan.settings):
                 log.warning("%s", note)
         more = Extension(
             trials=trials,

@@ -21,7 +21,7 @@ from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
-from raytune_m2f.study.search.curves import curves_of
+from raytune_m2f.study.search.curves import scores_of
 from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.objective import Objective
@@ -80,9 +80,11 @@ class _Known(NamedTuple):
     curve: dict[int, float]
 
     @property
-    def rank(self) -> tuple[bool, float, int]:
-        """Sorts the best first: within the constraints, then by the first metric."""
-        return not all(found <= 0 for found in self.violations.values()), -self.scores[0], self.trial.number
+    def rank(self) -> tuple[bool, float, float, int]:
+        """Sorts the best first: within the constraints, then by the first metric, where that is flat by what was
+        climbed instead."""
+        broken = not all(found <= 0 for found in self.violations.values())
+        return broken, -self.scores[0], -max(self.curve.values(), default=-math.inf), self.trial.number
 
 
 def knowledge_of(
@@ -99,7 +101,7 @@ def knowledge_of(
     trial, or where its directory is gone from the two that the record holds.
 
     Args:
-        directories: of the studies; one that is named twice counts once.
+        directories: of the studies, the nearest first; one that is named twice counts once.
         config, space, settings: of the new study.
 
     Raises:
@@ -116,7 +118,8 @@ def knowledge_of(
         log.warning("--from: the best point is tried, but --sampler %s learns from no other study", settings.sampler)
     known = [_known_of(study, config, space, settings) for study in studies.values()]
     points = [("earlier", min(found, key=lambda one: one.rank).values) for found in known[:1]]
-    return points, [_as_prior(one, space, name) for name, found in zip(studies, known, strict=True) for one in found]
+    farthest_first = reversed(list(zip(studies, known, strict=True)))  # samplers forget the oldest first
+    return points, [_as_prior(one, space, name) for name, found in farthest_first for one in found]
 
 
 def _known_of(study: StudyDirectory, config: Config, space: SearchSpace, settings: StudySettings) -> list[_Known]:
@@ -167,8 +170,7 @@ def _scores(record: Record, trial: FrozenTrial, metric: Objective) -> tuple[Repo
     """
     attributes = trial.user_attrs
     if metric.terms == record.plan.settings.objectives[0].terms:
-        best, (curve,) = attributes["best"], curves_of([trial])
-        scores = dict(curve.scores)
+        best, scores = attributes["best"], scores_of(trial)
     else:
         folder = record.directory.trial(trial.number)
         record.directory.fetch(folder / METRICS)

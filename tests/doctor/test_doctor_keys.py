@@ -82,7 +82,7 @@ def test_spaces_that_are_shipped_have_no_warning_if_used_as_they_say(tmp_path: P
 
 
 def test_a_batch_that_is_searched_without_scaling_is_named(tiny_dataset: Dataset) -> None:
-    batches = {"type": "categorical", "choices": [2, 4]}
+    batches = {"type": "int", "low": 2, "high": 4, "log": True}
     (text,) = in_space(sound_config(tiny_dataset), f"{GROUP}space", SOLVER__IMS_PER_BATCH=batches)
     assert text == "SOLVER.IMS_PER_BATCH is searched from 2 to 4 while SOLVER.LR_SCALING is none"
     scaled = sound_config(tiny_dataset, SOLVER__LR_SCALING="sqrt")

@@ -116,8 +116,9 @@ def test_a_single_report_at_the_very_end_is_a_note(tiny_config: Config) -> None:
 
 def test_the_largest_batch_of_a_space_must_find_enough_images(tiny_config: Config) -> None:
     assert check_before_start(tiny_config, space(BATCH, type="categorical", choices=[2, 4, 12]), workers=1) == []
-    with pytest.raises(ConfigError, match="IMS_PER_BATCH can be 16, but there are 12 images to train on"):
-        check_before_start(tiny_config, space(BATCH, type="categorical", choices=[2, 4, 16]), workers=1)
+    for batches in ({"type": "categorical", "choices": [2, 4, 16]}, {"type": "int", "low": 2, "high": 16, "log": True}):
+        with pytest.raises(ConfigError, match="IMS_PER_BATCH can be 16, but there are 12 images to train on"):
+            check_before_start(tiny_config, space(BATCH, **batches), workers=1)
 
 
 def without_category(config: Config, folder: Path) -> Config:

@@ -76,7 +76,9 @@ def test_of_several_studies_the_first_has_the_point_and_all_teach(tmp_path: Path
     points, prior = knowledge_of([second.root, first.root, str(second)], config(), space(), settings())
     assert points == [("earlier", {LR: 9e-3})]
     tasks = [curve.task for curve in curves_of(prior)]
-    assert tasks == [str(second)] * len(LRS) + [str(first)] * len(LRS), "one that is named twice counts once"
+    assert tasks == [str(first)] * len(LRS) + [str(second)] * len(LRS), (
+        "the nearest last; what is named twice counts once"
+    )
 
 
 def test_a_study_that_learned_from_another_hands_on_its_own_trials(tmp_path: Path) -> None:

@@ -59,9 +59,7 @@ def test_a_prior_survives_study_yaml(line: dict[str, Any]) -> None:
     assert again == space
     plain = read_entry({name: value for name, value in line.items() if name != "prior"})
     assert entry.distribution == plain.distribution
-    stated = {name: value for name, value in line["prior"].items() if value != "config"}
-    assert (entry.prior is None) == (not stated)
-    assert entry.prior is None or entry.prior.model_dump(exclude_defaults=True) == stated
+    assert entry.prior == Prior(**line["prior"]), "stated, also where it says what is supposed anyway"
 
 
 def test_a_study_keeps_it_and_one_without_reads_as_before(tmp_path: Path) -> None:
@@ -119,10 +117,14 @@ def test_a_wrong_range_is_named_before_its_prior() -> None:
 def test_who_asks_another_sampler_is_told() -> None:
     believed = {**RATES, "prior": {"confidence": "high"}}
     space = SearchSpace.from_dict({LR: believed, BATCH: BATCHES}, source="mine.yaml")
-    (note,) = unread_priors(space, "tpe")
-    assert note == f"mine.yaml: the prior of {LR} has no effect: --sampler tpe reads none, only auto does"
-    assert unread_priors(space, "auto") == []
-    assert unread_priors(SearchSpace.from_dict({LR: RATES}), "tpe") == []
+    assert unread_priors(space, settings(sampler="auto")) == []
+    assert unread_priors(SearchSpace.from_dict({LR: RATES}), settings(sampler="tpe")) == []
+    for asked, who in (
+        (settings(sampler="tpe"), "--sampler tpe"),
+        (settings(sampler="auto", metrics=("segm/AP", "-loss")), "--sampler auto with several metrics"),
+    ):
+        (note,) = unread_priors(space, asked)
+        assert note == (f"mine.yaml: the prior of {LR} has no effect: {who} reads none, only auto with one metric does")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 from raytune_m2f.config import Config
 from raytune_m2f.config.yaml_file import read_yaml
 from raytune_m2f.errors import ConfigError, SearchSpaceError, did_you_mean, first_of, join_problems
+from raytune_m2f.study.settings import StudySettings
 from raytune_m2f.study.space.entries import Categorical, Entry, IntRange
 from raytune_m2f.study.space.space import SearchSpace
 
@@ -88,13 +89,15 @@ def check_space(space: SearchSpace, config: Config) -> None:
         raise SearchSpaceError(join_problems(list(problems.values())))
 
 
-def unread_priors(space: SearchSpace, sampler: str) -> list[str]:
-    """A note on the priors of a space, if this sampler does not read them; empty if there are none."""
+def unread_priors(space: SearchSpace, settings: StudySettings) -> list[str]:
+    """A note on the priors of a space, if nothing in such a study reads them; empty if there are none."""
     keys = [key for key, entry in space.entries.items() if entry.prior is not None]
-    if not keys or sampler == "auto":
+    several = len(settings.metrics) > 1
+    if not keys or (settings.sampler == "auto" and not several):
         return []
-    named = ", ".join(first_of(keys, SHOWN))
-    return [f"{space.source}: the prior of {named} has no effect: --sampler {sampler} reads none, only auto does"]
+    named, asked = ", ".join(first_of(keys, SHOWN)), f"--sampler {settings.sampler}"
+    who = f"{asked} with several metrics" if settings.sampler == "auto" else asked
+    return [f"{space.source}: the prior of {named} has no effect: {who} reads none, only auto with one metric does"]
 
 
 def refuse_fixed(values: Mapping[str, Any], source: str) -> None:

@@ -57,7 +57,8 @@ class Prior(BaseModel, frozen=True, extra="forbid"):
     center: Scalar = "config"
     """A value of the range, of a share a raw weight; "config": the configuration's own."""
     confidence: Confidence | None = None
-    """None: as `search/axes.py` has it for the key."""
+    """None: as `search/axes.py` has it for the key. What is stated counts more there than what is supposed of a key
+    without a prior."""
 
 
 def _read_conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
@@ -89,8 +90,8 @@ def _read_choices(choices: Any) -> tuple[Scalar, ...]:
     return tuple(decoded)
 
 
-def _read_prior(prior: Any) -> Prior | None:
-    """`{center: ..., confidence: ...}`, one of them at least; None if that is what is believed anyway."""
+def _read_prior(prior: Any) -> Prior:
+    """`{center: ..., confidence: ...}`, one of them at least; whether the center lies in the range is asked later."""
     if not isinstance(prior, Mapping) or not prior:
         raise ValueError(f"got prior {prior!r}, allowed: center, confidence or both, such as {PRIOR_EXAMPLE}")
     for name in prior:
@@ -103,8 +104,7 @@ def _read_prior(prior: Any) -> Prior | None:
         raise ValueError(f"got prior confidence {confidence!r}, allowed: {', '.join(CONFIDENCES)}{hint}")
     if not isinstance(center, Scalar):
         raise ValueError(f"got prior center {center!r}, allowed: config or a value of the range")
-    found = Prior(**{**prior, "center": center})
-    return None if found == Prior() else found
+    return Prior(**{**prior, "center": center})
 
 
 Number = Annotated[float, BeforeValidator(decode_number), Field(strict=True, allow_inf_nan=False)]

@@ -66,7 +66,7 @@ class SearchSpace:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """What `from_dict` reads; plain types, for study.yaml."""
-        return {key: entry.model_dump(mode="json", exclude_defaults=True) for key, entry in self.entries.items()}
+        return {key: entry.model_dump(mode="json", exclude_unset=True) for key, entry in self.entries.items()}
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
