@@ -199,6 +199,8 @@ def learn(
     own = own_curves(curves)
     if len(own) < LEAST_CURVES:
         return Insight(score, len(own), missing=f"{len(own)} trials have a score, and {LEAST_CURVES} are needed")
+    if len({curve.best for curve in own}) == 1:
+        return Insight(score, len(own), missing=f"all {len(own)} trials have the same {score}")
     model = fit(most_telling(curves))
     ranks = tuple(rung_ranks(own, rungs, max_iter))
     return Insight(
