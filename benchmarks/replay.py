@@ -21,6 +21,7 @@ import json
 import math
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -187,7 +189,9 @@ def sampler_of(kind: str, axes: Axes, max_iter: int, seed: int, started: int) ->
     """The sampler of one suggestion, as the record of a study makes it."""
     if kind == "old":
         stream = int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
-        return TPESampler(seed=stream, n_startup_trials=10, multivariate=True, group=True, constant_liar=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return TPESampler(seed=stream, n_startup_trials=10, multivariate=True, group=True, constant_liar=True)
     return make_sampler(kind, seed, started, axes, max_iter)
 
 
@@ -390,16 +394,20 @@ def replay_all(setting: Setting, arms: Sequence[str], seeds: Sequence[int], proc
     """{arm: {"AP": (N, G) of each study and moment, "trials", "suggestion"}}; the same seeds in the same order."""
     works = [(setting, arm, seed) for seed in seeds for arm in arms]
     found: dict[str, list[Any]] = {arm: [] for arm in arms}
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for arm, *rest in pool.imap(replayed, works, chunksize=4):
-            found[arm].append(rest)
+    if processes == 1:
+        rows = [replayed(work) for work in works]
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            rows = list(pool.imap(replayed, works, chunksize=4))
+    for arm, *rest in rows:
+        found[arm].append(rest)
     return {
         arm: {
-            "AP": np.array([scores for _, scores, _, _ in rows]),
-            "trials": float(np.mean([trials for *_, trials, _ in rows])),
-            "seconds": float(np.sum([seconds for *_, seconds in rows]) / np.sum([trials for *_, trials, _ in rows])),
+            "AP": np.array([scores for _, scores, _, _ in of_arm]),
+            "trials": float(np.mean([trials for *_, trials, _ in of_arm])),
+            "seconds": sum(seconds for *_, seconds in of_arm) / sum(trials for *_, trials, _ in of_arm),
         }
-        for arm, rows in found.items()
+        for arm, of_arm in found.items()
     }
 
 
