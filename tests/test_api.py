@@ -209,6 +209,29 @@ def test_the_doctor_is_asked_first_and_a_problem_ends_the_call(
     assert (tmp_path / "study").exists() == (not asked)
 
 
+def test_earlier_studies_are_one_or_several(tmp_path: Path, planned: list[StudyPlan]) -> None:
+    earlier = [scored_study(tmp_path / name).root for name in ("a", "b")]
+    for number, given in enumerate((earlier[0], str(earlier[0]), earlier)):
+        study = rm.tune(config(), space(), tmp_path / str(number), from_study=given)
+        assert [origin for origin, _ in planned[-1].points] == ["earlier"]
+        told = open_record(StudyDirectory.at(study.address)).trials()
+        assert {str(trial.user_attrs["prior"]).partition(" of ")[2] for trial in told} == set(
+            map(str, earlier if given is earlier else earlier[:1])
+        )
+
+
+def test_a_prior_that_nothing_reads_is_named(
+    tmp_path: Path, planned: list[StudyPlan], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = {"type": "loguniform", "low": 1e-5, "high": 1e-2}
+    believed = rm.SearchSpace.from_dict({"SOLVER.BASE_LR": {**line, "prior": {"confidence": "high"}}})
+    study = rm.tune(config(), believed, tmp_path / "study", sampler="tpe")
+    monkeypatch.setattr(RUN_STUDY, lambda *_, **__: None)
+    study.extend(space=believed, trials=1)
+    assert len([text for text in caplog.messages if "--sampler tpe reads none" in text]) == 2
+    assert planned[0].space.entries == believed.entries
+
+
 @pytest.mark.parametrize(("trials", "expected"), [(None, 3), (2, 2), (9, 3)])
 def test_a_grid_is_tried_as_a_whole(
     tmp_path: Path, planned: list[StudyPlan], trials: int | None, expected: int

@@ -150,7 +150,7 @@ def model(study: StudyDirectory, tmp_path: Path, foreign: Path) -> Path:
 def test_a_study_is_shown_and_exported_without_running_anything(study: StudyDirectory, foreign: Path) -> None:
     assert study_status(study.root).best == 0
     space = SearchSpace.from_dict(SPACE)
-    points, _ = knowledge_of(study.root, space, StudySettings(budget=Budget(trials=1)))
+    points, _ = knowledge_of([study.root], Config(), space, StudySettings(budget=Budget(trials=1)))
     assert len(points) == 1
     for command in (["status", "--json"], ["status"], ["export", "--output", str(study.root.parent / "m")]):
         result = CliRunner().invoke(app, [command[0], str(study.root), *command[1:]])

@@ -18,11 +18,12 @@ from raytune_m2f.errors import MissingDependencyError
 from raytune_m2f.progress import as_context, parse_duration, print_to_stderr, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.layout import NewStudy, new_study
-from raytune_m2f.study.lines import StudyLines, caveat, short_line
+from raytune_m2f.study.lines import StudyLines, caveat, flat_words, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
+from raytune_m2f.study.search.insight import Insight
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
-from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space
+from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space, unread_priors
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def tune(
     grace: int | None = None,
     reduction_factor: int = 3,
     stop_dead_heads: bool = False,
-    from_study: PathOrAddress | None = None,
+    stop_when_flat: bool = False,
+    from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     keep_checkpoints: int = 5,
     optuna_storage: str | None = None,
     seed: int = 0,
@@ -86,7 +88,9 @@ def tune(
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
         stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
-        from_study: an earlier study: its best points go first, the others teach the sampler.
+        stop_when_flat: end the study when ten more trials are expected to bring less than the noise, twice in a row.
+        from_study: an earlier study, or several, the nearest first: its best point is tried early, and the sampler
+            learns from the curves of all their trials.
         keep_checkpoints: the weights of so many of the best trials are kept.
         optuna_storage: address of a database for the record; None: a file in `study`.
         seed: of the search.
@@ -120,6 +124,7 @@ def tune(
             "reduction_factor": reduction_factor,
             "dead_heads": stop_dead_heads,
         },
+        "stop_when_flat": stop_when_flat,
         "resources": {"workers": workers_per_trial, "gpus_per_worker": gpus_per_worker, "concurrent": concurrent},
         "keep_checkpoints": keep_checkpoints,
         "optuna_storage": optuna_storage,
@@ -136,7 +141,7 @@ def tune_with(
     study: PathOrAddress,
     settings: StudySettings,
     *,
-    from_study: PathOrAddress | None = None,
+    from_study: PathOrAddress | Sequence[PathOrAddress] = (),
     address: str | None = None,
     doctor: bool = True,
     progress: StudyProgress = None,
@@ -145,7 +150,7 @@ def tune_with(
     trials = settings.budget.trials
     what = f"{'' if trials is None else f'{trials} '}trials of {describe_training(config)}"
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
-    points, prior = knowledge_of(from_study, space, settings) if from_study is not None else ([], [])
+    points, prior = knowledge_of(_paths(from_study), config, space, settings)
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
         # Both take seconds. Ray starts in this thread, as its processes end with the one that has started them.
@@ -154,7 +159,7 @@ def tune_with(
             from raytune_m2f.launch.session import ray_session
 
             stack.enter_context(ray_session(address))
-            notes = checking.result()
+            notes = [*unread_priors(space, settings.sampler), *checking.result()]
             from raytune_m2f.drive.runner import run_study  # now: two threads must not import torch at once
         for note in notes:
             log.warning("%s", note)
@@ -177,9 +182,12 @@ def _check(config: Config, space: SearchSpace, settings: StudySettings, doctor: 
 
 
 def _warned(study: Study, progress: StudyProgress) -> Study:
-    """The study; says on stderr if nothing was found, unless a `progress` of the caller decides what is said."""
-    if progress is None and (words := caveat(study.status())) is not None:
-        print_to_stderr(words)
+    """The study; says on stderr if nothing was found, or why it ended early, unless a `progress` of the caller decides
+    what is said."""
+    status = study.status() if progress is None else None
+    for words in (caveat(status), flat_words(status)) if status is not None else ():
+        if words is not None:
+            print_to_stderr(words)
     return study
 
 
@@ -193,6 +201,10 @@ def space_of(space: Space, config: Config) -> SearchSpace:
 
 def _several(texts: str | Sequence[str]) -> tuple[str, ...]:
     return (texts,) if isinstance(texts, str) else tuple(texts)
+
+
+def _paths(paths: PathOrAddress | Sequence[PathOrAddress]) -> Sequence[PathOrAddress]:
+    return (paths,) if isinstance(paths, str | os.PathLike) else paths
 
 
 def resume(
@@ -223,10 +235,21 @@ class Study:
     def __repr__(self) -> str:
         return f"Study({relative(self.address)!r}: {short_line(self.status())})"
 
-    def status(self) -> StudyStatus:
-        """How it stands: trials, budget, the best trial, who runs it, how long still."""
+    def status(self, *, insight: bool = False) -> StudyStatus:
+        """How it stands: trials, budget, the best trial, who runs it, how long still.
+
+        Args:
+            insight: what it has learned too; see `insight`.
+        """
         self._directory.pull()
-        return study_status(self._directory)
+        return study_status(self._directory, insight=insight)
+
+    def insight(self) -> Insight:
+        """What it has learned: which keys matter and where they are best, whether short trainings rank like long ones,
+        what ten more trials would bring, and the noise. Takes a second or two."""
+        found = self.status(insight=True).insight
+        assert found is not None
+        return found
 
     @property
     def trials(self) -> list[TrialStatus]:
@@ -310,12 +333,18 @@ class Study:
         The other arguments are those of `resume`, the errors too; StudyError also if that would change nothing.
         """
         log.info("study %s: reading it, to go on with more", relative(self.address))
+        searched = None
+        if space is not None:
+            plan = plan_of(self._directory, trust=trust)
+            searched = space_of(space, plan.config)
+            for note in unread_priors(searched, plan.settings.sampler):
+                log.warning("%s", note)
         more = Extension(
             trials=trials,
             iterations=iterations,
             seconds=parse_duration(time),
             gpu_hours=gpu_hours,
-            space=None if space is None else space_of(space, plan_of(self._directory, trust=trust).config),
+            space=searched,
         )
         self._run(self._directory, more, concurrent, address, trust, progress)
         return _warned(self, progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from time import sleep
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 WATCH_SECONDS = 2.0
 
-Sampler = Literal["tpe", "gp", "cmaes", "random", "grid"]
+Sampler = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 Method = Literal["asha", "promotion", "pbt", "none"]
 StudyDir = Annotated[str, typer.Argument(metavar="STUDY", help="Study directory, or its address (s3://, gs://).")]
 Concurrent = Annotated[
@@ -104,10 +103,19 @@ def tune(
             help="End a trial too when a head has learned nothing: only 'no object', or one class, in two reports.",
         ),
     ] = False,
-    from_study: Annotated[
-        str | None,
+    stop_when_flat: Annotated[
+        bool,
         typer.Option(
-            "--from", metavar="STUDY", help="Earlier study: its best points go first, the others teach the sampler."
+            "--stop-when-flat", help="End when ten more trials would bring less than the noise, twice in a row."
+        ),
+    ] = False,
+    from_study: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="STUDY",
+            help="Earlier study: its best point is tried early, and all its curves teach the sampler. Several times: "
+            "several, the nearest first.",
         ),
     ] = None,
     keep_checkpoints: Annotated[
@@ -206,7 +214,7 @@ def status(
         typer.Option(help="Dashboard of the Ray cluster that can read the study, e.g. http://head:8265; see `submit`."),
     ] = None,
 ) -> None:
-    """Show the trials of a study, running or not.
+    """Show the trials of a study, running or not, and what it has learned.
 
     Example: raytune-m2f status studies/fruits
     """
@@ -216,20 +224,22 @@ def status(
         from raytune_m2f.cli.tables import rows_that_fit, status_table
 
         read = _reader(study, address)
-        state = read()
+        state = read(insight=not watch)
         if as_json:
             print(state.to_json())
         elif watch:
             with Live(status_table(state, rows_that_fit(out)), console=out, auto_refresh=False) as live:
                 while state.driver is not None:
                     sleep(WATCH_SECONDS)
-                    state = read()
+                    state = read(insight=False)
                     live.update(status_table(state, rows_that_fit(out)), refresh=True)
         else:
             print_table(status_table(state, folded=out.is_terminal))
+            for line in [] if state.insight is None else state.insight.lines():
+                out.print(line, soft_wrap=True, highlight=False)
 
 
-def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
+def _reader(study: str, address: str | None) -> Callable[..., StudyStatus]:
     """What reads how a study stands: this process, or a cluster that can be asked at its dashboard."""
     if address is None:
         from raytune_m2f import Study
@@ -237,7 +247,8 @@ def _reader(study: str, address: str | None) -> Callable[[], StudyStatus]:
         return Study(study).status
     from raytune_m2f.cluster.jobs import Jobs
 
-    return partial(Jobs(address).study_status, study)
+    jobs = Jobs(address)
+    return lambda insight: jobs.study_status(study)
 
 
 def _progress() -> StudyLines | Silent:

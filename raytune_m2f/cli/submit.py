@@ -85,8 +85,8 @@ def _home_on_cluster(command: TyperCommand, given: dict[str, Any], home: str) ->
     if "address" in given:
         raise InputError("--address after --: a job runs on the cluster that it is submitted to; leave it out there")
     for key in (home, "from_study"):
-        path = given.get(key)
-        if path is not None:
+        value = given.get(key)
+        for path in value if isinstance(value, list) else [] if value is None else [value]:
             option = next(max(parameter.opts, key=len) for parameter in command.params if parameter.name == key)
             require_shared(option, path)
     return str(given[home]).rstrip("/")

@@ -15,6 +15,7 @@ from raytune_m2f.drive.population import enqueue_successor, take_over
 from raytune_m2f.drive.tidy import Tidy, set_aside_others
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.launch.nodes import MOST_LOSSES
+from raytune_m2f.study.learned import becomes_flat
 from raytune_m2f.study.record import Record
 from raytune_m2f.training.reports import Report
 from raytune_m2f.training.trial_dir import STOP, read_failure
@@ -110,12 +111,15 @@ class Driver:
             return self._unfinished.popleft()
         # not one that was just told to pause: its process still runs, and has not yet read the stop request
         chosen = record.next_up(but=self.running)
+        settings = record.plan.settings
+        if chosen == "new" and settings.stop_when_flat and becomes_flat(record):
+            chosen = record.next_up(but=self.running)  # those that wait have their last chance
         if chosen is None:
             return None
         if chosen != "new":
             record.go_on(chosen)
             return chosen
-        if record.plan.settings.early_stopping.method == "pbt":
+        if settings.early_stopping.method == "pbt":
             enqueue_successor(record)
         number = record.ask()
         set_aside_others(record, number)

@@ -176,6 +176,7 @@ def _new_study(confirming: StudyDirectory, plan: StudyPlan, points: list[Point])
             "budget": Budget(trials=len(points)),
             "sampler": "grid",  # the points are all there is
             "early_stopping": EarlyStopping(method="none"),
+            "stop_when_flat": False,
             "keep_checkpoints": len(points),
             "optuna_storage": None,
             "optuna_study": None,

@@ -29,7 +29,7 @@ class NewStudy:
     """A study that may be laid out; nothing of it is written yet.
 
     Attributes:
-        prior: trials of an earlier study that the sampler learns from; see `points.py`.
+        prior: trials of earlier studies that the sampler learns from; see `points.py`.
     """
 
     directory: StudyDirectory
@@ -74,7 +74,7 @@ def new_study(
 
     Args:
         points: tried first, after the known-good ones.
-        prior: trials of an earlier study that the sampler learns from; see `points.py`.
+        prior: trials of earlier studies that the sampler learns from; see `points.py`.
 
     Raises:
         StudyError: there is a study already, the directory holds something else, the database does not answer, or

@@ -148,7 +148,8 @@ def status_caption(status: StudyStatus) -> str:
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
     leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
     start = f"{status.usage['trials']:.0f}{of} started: {counts}{leader}"
-    return f"{start}{leaks}{_noise_warning(status)}{_heads(status)}{_symptoms(status)}{notes}{_what_comes_next(status)}"
+    found = f"{_noise_warning(status)}{_heads(status)}{_symptoms(status)}"
+    return f"{start}{leaks}{found}{notes}{_flat(status)}{_what_comes_next(status)}"
 
 
 def _heads(status: StudyStatus) -> str:
@@ -168,6 +169,19 @@ def _symptoms(status: StudyStatus) -> str:
         others = sum(text.partition(":")[0] == head for text, _ in lines) - 1
         said += f"\nlearns nothing, trial {trial}{f' and {others} more' if others else ''}: {text}"
     return said
+
+
+def _flat(status: StudyStatus) -> str:
+    words = flat_words(status)
+    return f"\n{words}" if words else ""
+
+
+def flat_words(status: StudyStatus) -> str | None:
+    """Why no further trial starts where more would bring too little; None where it is otherwise."""
+    if status.flat is None:
+        return None
+    more = f"raytune-m2f extend {quote(relative(status.directory))} --trials {status.flat.trials}"
+    return f"the search is flat: {status.flat}. No further trial starts; for more all the same: {more}"
 
 
 def _what_comes_next(status: StudyStatus) -> str:

@@ -136,6 +136,8 @@ class StudySettings(_Settings):
     seed: int = Field(default=0, ge=0)
     """Seed of the search. The training's own seed is SEED in the configuration."""
     early_stopping: EarlyStopping = EarlyStopping()
+    stop_when_flat: bool = False
+    """Whether the study ends when further trials are expected to bring less than the noise; see `record/gains.py`."""
     resources: Resources = Resources()
     crash_retries: int = Field(default=1, ge=0)
     """How often a trial restarts after its process was killed. Lost nodes do not count; errors are final."""
@@ -167,6 +169,18 @@ class StudySettings(_Settings):
         for text in texts:
             (Objective if info.field_name == "metrics" else Constraint).parse(text)
         return texts
+
+    @model_validator(mode="after")
+    def _can_be_flat(self) -> StudySettings:
+        why = {
+            "sampler grid, which tries all its points": self.sampler == "grid",
+            "early_stopping pbt, which changes values while a trial trains": self.early_stopping.method == "pbt",
+            "several metrics, of which another may still rise": len(self.metrics) > 1,
+        }
+        if self.stop_when_flat and any(why.values()):
+            what = next(text for text, is_so in why.items() if is_so)
+            raise ValueError(f"stop_when_flat does not go with {what}; leave one of them out")
+        return self
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

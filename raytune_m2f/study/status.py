@@ -17,9 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 from raytune_m2f.errors import StudyError
 from raytune_m2f.progress import read_progress
 from raytune_m2f.study.directory import StudyDirectory
+from raytune_m2f.study.learned import insight_of
 from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
+from raytune_m2f.study.search.insight import Gain, Insight
 from raytune_m2f.training.symptoms import head_name, symptoms, vitals_of
 
 STATES = {
@@ -86,6 +88,8 @@ class StudyStatus:
         leaks_freed: placement groups that ended trials had left in the cluster, and that were freed.
         resumable: nobody runs it, and `resume` would find something to train.
         seconds_left: about how long its driver has still to work; None if nobody runs it or there is no rate yet.
+        flat: what further trials would bring, if none starts because that is less than the noise (stop_when_flat).
+        insight: what it has learned; None unless that was asked for.
     """
 
     directory: str
@@ -98,6 +102,8 @@ class StudyStatus:
     leaks_freed: int = 0
     resumable: bool = False
     seconds_left: float | None = None
+    flat: Gain | None = None
+    insight: Insight | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -161,7 +167,12 @@ class StudyStatus:
     def from_json(cls, text: str) -> StudyStatus:
         """What `to_json` wrote; raises ValueError, KeyError or TypeError if it was another version's."""
         content = json.loads(text)
-        return cls(**{**content, "trials": [TrialStatus(**trial) for trial in content["trials"]]})
+        found = {
+            "trials": [TrialStatus(**trial) for trial in content["trials"]],
+            "flat": Gain(**content["flat"]) if content.get("flat") else None,
+            "insight": Insight.from_dict(content["insight"]) if content.get("insight") else None,
+        }
+        return cls(**{**content, **found})
 
 
 class Progress(Protocol):
@@ -184,8 +195,11 @@ class Silent:
         pass
 
 
-def study_status(directory: str | PathLike[str] | StudyDirectory) -> StudyStatus:
+def study_status(directory: str | PathLike[str] | StudyDirectory, *, insight: bool = False) -> StudyStatus:
     """Read how a study stands; nothing is written, also when a driver runs.
+
+    Args:
+        insight: say what it has learned too, which takes a second or two.
 
     Raises:
         StudyError: there is no study.
@@ -193,7 +207,8 @@ def study_status(directory: str | PathLike[str] | StudyDirectory) -> StudyStatus
     study = StudyDirectory.at(directory)
     study.require()
     record = Record(study, StudyPlan.load(study.plan_file, only_shown=True), writable=False)
-    return StatusReader(record).read(study.driver())
+    status = StatusReader(record).read(study.driver())
+    return replace(status, insight=insight_of(record)) if insight else status
 
 
 class StatusReader:
@@ -218,6 +233,7 @@ class StatusReader:
             leaks_freed=record.leaks_freed,
             resumable=driver is None and has_work(record),
             seconds_left=None if driver is None else seconds_left(record),
+            flat=record.flat,
         )
 
     def _read_trial(self, trial: FrozenTrial, driver: str | None) -> TrialStatus:
@@ -317,7 +333,8 @@ def _each_limit(record: Record) -> Iterator[float]:
     if budget.gpu_hours is not None and usage.gpu_hours:
         yield max(0.0, budget.gpu_hours - usage.gpu_hours) * usage.seconds / usage.gpu_hours
     if budget.trials is not None and iterations:
-        yield _iterations_left(record, max(0, budget.trials - usage.trials)) * usage.seconds / iterations
+        more = 0 if record.flat is not None else max(0, budget.trials - usage.trials)
+        yield _iterations_left(record, more) * usage.seconds / iterations
 
 
 def _iterations_left(record: Record, new_trials: int) -> float:

@@ -121,6 +121,24 @@ def test_how_to_go_on_is_printed(submit: Submit, cluster: Cluster) -> None:
     assert cluster.arguments == ["extend", "--trials=5", "--address=auto", "s3://bucket/studies/first"]
 
 
+def test_several_earlier_studies_are_sent(submit: Submit, cluster: Cluster, config_file: Path) -> None:
+    words = (
+        "tune",
+        "--config",
+        config_file,
+        "--space",
+        "default",
+        "--study",
+        "/s",
+        "--from",
+        "/a",
+        "--from",
+        "s3://b/c",
+    )
+    assert submit(*words).exit_code == 0
+    assert [word for word in cluster.arguments if word.startswith("--from")] == ["--from=/a", "--from=s3://b/c"]
+
+
 def test_a_training_goes_on_by_the_same_command(submit: Submit, cluster: Cluster, config_file: Path) -> None:
     result = submit("train", "--config", config_file, "--output", "/shared/run")
     assert result.exit_code == 0, result.output
@@ -143,7 +161,7 @@ def test_a_training_goes_on_by_the_same_command(submit: Submit, cluster: Cluster
         (["tune", "--config", "CONFIG", "--space", "default", "--study", "/s", "SOLVER.BASE_RL=1"], "SOLVER.BASE_LR"),
         (["tune", "--config", "CONFIG", "--space", "default", "--study", "/s", "fast"], "KEY=VALUE"),
         (["tune", "--config", "no.yaml", "--space", "default", "--study", "/s"], "no.yaml"),
-        (["tune", "--config", "CONFIG", "--space", "default", "--study", "/s", "--from", "old"], "--from"),
+        (["tune", "--config", "CONFIG", "--space", "demo", "--study", "/s", "--from", "/a", "--from", "old"], "--from"),
         (["train", "--config", "CONFIG", "--output", "runs/first"], "--output"),
         (["resume", "studies/first"], "absolute path"),
         (["resume", "/s", "--address", "auto"], "--address"),

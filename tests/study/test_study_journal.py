@@ -144,7 +144,7 @@ def test_a_lost_journal_is_not_begun_anew_over_old_trials(study: StudyDirectory,
 
 
 def known(study: StudyDirectory) -> None:
-    knowledge_of(study.root, space(), settings())
+    knowledge_of([study.root], config(), space(), settings())
 
 
 def test_a_journal_without_its_first_line_is_lost(study: StudyDirectory) -> None:

@@ -194,8 +194,9 @@ def test_a_new_study_learns_from_one_on_a_store() -> None:
     driver = drive(StudyDirectory.at(ADDRESS))
     RemoteProcesses(driver, random.Random(0)).run()
     driver.record.directory.commit()
-    points, prior = knowledge_of(ADDRESS, space(), settings())
-    assert (len(points), len(prior)) == (3, 0)
+    points, prior = knowledge_of([ADDRESS], config(), space(), settings())
+    assert (len(points), len(prior)) == (1, 3)
+    assert {trial.user_attrs["prior"] for trial in prior} == {f"trial {number} of {ADDRESS}" for number in range(3)}
 
 
 def test_leaders_are_trained_again_beside_their_study(store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ def test_contains_names_what_lies_outside(key: str, inside: list[Any], outside: 
         ({"type": "categorical"}, r"choices missing; write for example {type: categorical, choices: \[4, 8, 16\]}"),
         (
             {"type": "uniform", "low": 1, "hig": 2},
-            "got 'hig', allowed for uniform: low, high, points, when; did you mean high",
+            "got 'hig', allowed for uniform: low, high, points, when, prior; did you mean high",
         ),
         (between(0.1, 1, step=0.1), "got 'step', allowed for uniform: low, high"),
         (between(0.1, 1, log=True), "got 'log', allowed for uniform: low, high"),
@@ -135,7 +135,7 @@ def test_contains_names_what_lies_outside(key: str, inside: list[Any], outside: 
         (between(0, 1, points=1), "got points 1, allowed: 2 or more"),
         (between(0, 1, points=2.5), "got points 2.5, allowed: a whole number"),
         (between(1, 9, "int", points=3), "got points 3, allowed: only with log: true, for a grid takes every step"),
-        ({**choices(1, 2), "points": 2}, "got 'points', allowed for categorical: choices, when"),
+        ({**choices(1, 2), "points": 2}, "got 'points', allowed for categorical: choices, when, prior"),
         (between(0, 1, "share"), "got low 0, allowed: above 0"),
         (between(0, 1, when=BATCH), f"got when '{BATCH}', allowed: a key and its values, such as when: {{"),
         (between(0, 1, when={BATCH: []}), rf"got when {BATCH} \[\], allowed: one of its choices or a list of them"),

@@ -52,6 +52,7 @@ def changed(key: str, **line: Any) -> dict[str, Any]:
     [
         changed(LR, type="loguniform", low=1e-7, high=1.0),
         changed(LR, type="loguniform", low=1e-4, high=2e-4, points=3),
+        changed(LR, **OLD[LR], prior={"center": 1e-4, "confidence": "high"}),
         changed(QUERIES, type="int", low=7, high=500),
         changed(DECAY, type="uniform", low=0.0, high=0.1),
         changed(QUERIES, type="int", low=20, high=300, step=10, when={BATCH: 4}),
@@ -123,3 +124,4 @@ def test_cmaes_keeps_its_ranges() -> None:
     assert line == "new.yaml: the ranges were changed, but cmaes keeps its own for good; start a new study"
     more = space(changed(DECAY, type="categorical", choices=[0.0, 0.1]))
     assert space_changes(space(OLD), more, "cmaes") == []
+    assert space_changes(space(OLD), space(changed(LR, **OLD[LR], prior={"confidence": "high"})), "cmaes") == []

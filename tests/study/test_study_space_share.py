@@ -166,23 +166,23 @@ def test_plain_keys_learn_what_was_trained(study: StudyDirectory) -> None:
     plain = SearchSpace.from_dict(
         {key: {"type": "loguniform", "low": 0.5, "high": 20.0} for key in (CLASS, MASK, DICE)}
     )
-    points, _ = knowledge_of(study.root, plain, settings())
+    [(_, values)], prior = knowledge_of([study.root], config(), plain, settings())
     expected = [(2.0, 4.0, 6.0), (1.0, 1.0, 10.0)]
-    assert [tuple(values.values()) for _, values in points] == [pytest.approx(weights) for weights in expected]
+    assert [tuple(trial.params.values()) for trial in prior] == [pytest.approx(weights) for weights in expected]
+    assert values == prior[0].params
     narrow = SearchSpace.from_dict({DICE: {"type": "loguniform", "low": 8.0, "high": 9.5}})
     with pytest.raises(StudyError, match="none of its trials"):
-        knowledge_of(study.root, narrow, settings())  # 9 is a raw weight, and no trial had it
+        knowledge_of([study.root], config(), narrow, settings())  # 9 is a raw weight, and no trial had it
 
 
 @pytest.mark.parametrize("bounds", [(0.5, 20.0), (5.0, 100.0), (0.1, 3.0)], ids=["as they are", "larger", "smaller"])
 def test_shares_learn_from_shares_at_any_scale(study: StudyDirectory, bounds: tuple[float, float]) -> None:
     share = {"type": "share", "low": bounds[0], "high": bounds[1]}
     shares = SearchSpace.from_dict({CLASS: share, MASK: share, DICE: share})
-    points, _ = knowledge_of(study.root, shares, settings())
-    assert len(points) == 2
-    for (_, values), trained in zip(points, ((2.0, 4.0, 6.0), (1.0, 1.0, 10.0)), strict=True):
-        assert shares.contains(values) == []
-        assert tuple(shares.resolve(values, config()).values()) == pytest.approx(trained)
+    _, prior = knowledge_of([study.root], config(), shares, settings())
+    for trial, trained in zip(prior, ((2.0, 4.0, 6.0), (1.0, 1.0, 10.0)), strict=True):
+        assert shares.contains(trial.params) == []
+        assert tuple(shares.resolve(trial.params, config()).values()) == pytest.approx(trained)
 
 
 def test_shares_learn_the_balance_of_plain_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,22 +196,20 @@ def test_shares_learn_the_balance_of_plain_values(tmp_path: Path, caplog: pytest
         record.reconcile()
     shares = SearchSpace.from_dict({CLASS: SHARE, MASK: SHARE, DICE: SHARE})
     with caplog.at_level("INFO", logger="raytune_m2f"):
-        [(origin, values)], prior = knowledge_of(study.root, shares, settings())
-    assert (origin, prior) == ("earlier", [])
+        [(origin, values)], prior = knowledge_of([study.root], config(), shares, settings())
+    assert (origin, [trial.params for trial in prior]) == ("earlier", [values])
     assert shares.resolve(values, config()) == pytest.approx({CLASS: 2.0, MASK: 4.0, DICE: 6.0})
     assert "1 of 2 trials fit the search space" in caplog.text, "of the other no scale suits all ranges"
 
 
 def test_a_sampler_learns_raw_weights(study: StudyDirectory) -> None:
-    """Those that are no points are told to it, within the ranges that it draws from."""
+    """Within the ranges that it draws from."""
     record = open_record(study)
-    for score in (10.0, 5.0):
-        record.study.enqueue_trial({LR: 1e-4, CLASS: 18.0, MASK: 12.0, DICE: 6.0})
-        leave_reports(study.trial(record.ask()), {80: score})
-        record.reconcile()
+    record.study.enqueue_trial({LR: 1e-4, CLASS: 18.0, MASK: 12.0, DICE: 6.0})
+    leave_reports(study.trial(record.ask()), {80: 10.0})
+    record.reconcile()
     lines = {key: {"type": "share", "low": 6.1, "high": 80.0} for key in (CLASS, MASK, DICE)}
     shares = SearchSpace.from_dict(lines)
-    points, prior = knowledge_of(study.root, shares, settings())
-    assert len(points) == 3
-    assert [shares.contains(trial.params) for trial in prior] == [[]]
-    assert shares.resolve(prior[0].params, config()) == pytest.approx({CLASS: 6.0, MASK: 4.0, DICE: 2.0})
+    _, prior = knowledge_of([study.root], config(), shares, settings())
+    assert [shares.contains(trial.params) for trial in prior] == [[]] * 3
+    assert shares.resolve(prior[2].params, config()) == pytest.approx({CLASS: 6.0, MASK: 4.0, DICE: 2.0})

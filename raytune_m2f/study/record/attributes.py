@@ -26,8 +26,19 @@ COUNTS = ("iteration", "seconds", "images", "segm/AP_se")
 Report = Annotated[dict[str, Any], AfterValidator(_flat)]
 
 
+class Gains(TypedDict):
+    """`GainChecks` as JSON."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    asked: str
+    since: int
+    at: list[int]
+    gains: list[dict[str, float]]
+
+
 class Attributes(TypedDict, total=False):
-    """The attributes of a trial, and the last three of the study, by name, with their types; each may be missing.
+    """The attributes of a trial, and the last ones of the study, by name, with their types; each may be missing.
 
     The record is read from a file that anybody may have changed, and trusted once it fits these types.
     """
@@ -38,7 +49,7 @@ class Attributes(TypedDict, total=False):
     """Why this point: `config`, `published`, `grid`, `pbt`, `earlier` (a best point of an earlier study), or the trial
     that `confirm` trains again."""
     prior: str
-    """The earlier study that it was run in, if it was not run here."""
+    """`trial N of STUDY`, the earlier one that it was run in, if it was not run here."""
     asked: Any
     """All its values are drawn."""
     trained: dict[str, Any]
@@ -83,6 +94,8 @@ class Attributes(TypedDict, total=False):
     """Of the study: how long each driver has been driving [s]."""
     leaks_freed: int
     """Of the study: what ended trials had left in the cluster."""
+    gains: Gains
+    """Of the study: what further trials were expected to bring; see `gains.py`."""
 
 
 class Operation(TypedDict, total=False):

@@ -20,12 +20,14 @@ from raytune_m2f.errors import CheckpointError
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Point, StudyPlan
 from raytune_m2f.study.record.attributes import fingerprint
+from raytune_m2f.study.record.gains import GainChecks
 from raytune_m2f.study.record.index import Index
 from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import judge
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.record.storage import open_study
 from raytune_m2f.study.search.axes import Axes
+from raytune_m2f.study.search.insight import Gain
 from raytune_m2f.study.settings import Usage
 from raytune_m2f.training.climb import climbed
 from raytune_m2f.training.reports import Report, read_reports
@@ -147,7 +149,7 @@ class Record:
         budget, usage = self.plan.settings.budget, self.usage()
         if budget.spent(usage) is not None:
             return None
-        may_start = budget.allows_new_trial(usage)
+        may_start = budget.allows_new_trial(usage) and self.flat is None
         if self.plan.settings.early_stopping.method != "promotion":
             return "new" if may_start else None
         waiting = {trial: rung for trial, rung in self.index.paused.items() if trial not in but}
@@ -156,7 +158,7 @@ class Record:
     def _promotion(self) -> Promotion:
         budget, usage = self.plan.settings.budget, self.usage()
         left, each = self.index.limits(budget, usage)
-        may_start = budget.trials is None or usage.trials < budget.trials
+        may_start = (budget.trials is None or usage.trials < budget.trials) and self.flat is None
         return Promotion(self.index.rungs, self.index.max_iter, left=left, each=each, may_start=may_start)
 
     # Telling what trials did
@@ -325,6 +327,12 @@ class Record:
         if not dead or last < self.index.grace:
             return ""
         return f"{head_name(dead[0])} is dead ({symptoms(trial.user_attrs['last']).get(dead[0], '')})"
+
+    @property
+    def flat(self) -> Gain | None:
+        """What further trials would bring, if they are not worth it (`--stop-when-flat`); see `gains.py`."""
+        checks = GainChecks.of(self.study, self.plan) if self.plan.settings.stop_when_flat else None
+        return None if checks is None else checks.flat
 
     def _rung_to_leave(self, trial: FrozenTrial, passed: int) -> int | None:
         """The rung at which a trial pauses, or ends, after its latest report; None if it goes on."""

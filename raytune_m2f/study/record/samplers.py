@@ -25,6 +25,7 @@ SAMPLERS: tuple[str, ...] = get_args(Sampler)
 NEWEST, BEST = 400, 100
 START_UP = 4
 """Random points before TPE and the Gaussian process choose: with ten, a short study is a random search."""
+SEEN = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 MOST_CURVES = 100
 """Trials up to which `auto` models their curves."""
 
@@ -71,7 +72,7 @@ def make_sampler(
         if kind == "auto":
             return _Auto(axes, max_iter, stream)
         if kind == "gp":
-            return _StoppedGP(seed=stream, n_startup_trials=START_UP, warn_independent_sampling=False)
+            return _StoppedGP(max_iter, seed=stream, n_startup_trials=START_UP, warn_independent_sampling=False)
         if kind == "cmaes":
             return _CmaEs(
                 axes.space.conditional, seed=stream, warn_independent_sampling=False, consider_pruned_trials=True
@@ -142,8 +143,9 @@ class _Window(Study):
     """The study as TPE sees it: the trials that run, the `newest` that ended and, of the older ones, the `best`.
 
     TPE compares the best tenth, at most 25 trials, with the rest, and weighs old trials less: those that are left out
-    hardly matter to it. A stopped trial it would put behind all that ran to their ends, however good it was: it is
-    shown as if it had gone on, with an estimate of its end.
+    hardly matter to it. A stopped trial it would put behind all that ran to their ends, however good it was, and one
+    that waits at a rung it would not count at all: both are shown as if they had gone on, with an estimate of their
+    end.
     """
 
     def __init__(self, study: Study, asking: int, newest: int, best: int, max_iter: int) -> None:
@@ -163,15 +165,14 @@ class _Window(Study):
 
 
 def _at_their_ends(trials: Sequence[FrozenTrial], max_iter: int) -> list[FrozenTrial]:
-    """The same trials, those that ended with a report as complete, with the score that they are expected to end at."""
+    """The same trials; those with a report as complete, with the score that they are expected to end at."""
     curves = {trial.number: curve_of(trial) for trial in trials if trial.intermediate_values}
     whole = [curve for curve in curves.values() if curve.last >= max_iter]
     found = []
     for trial in trials:
-        if trial.number in curves and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+        if trial.number in curves and trial.state in SEEN:
             trial = copy(trial)
-            trial.values = [estimated_end(curves[trial.number], whole, max_iter)]
-            trial.state = TrialState.COMPLETE
+            trial.state, trial.values = TrialState.COMPLETE, [estimated_end(curves[trial.number], whole, max_iter)]
         found.append(trial)
     return found
 
@@ -194,29 +195,30 @@ class _CmaEs(CmaEsSampler):
 
 
 class _StoppedGP(GPSampler):
-    """A Gaussian process that learns from stopped trials too; Optuna's takes only those that ran to their end.
+    """A Gaussian process that learns from stopped and waiting trials too; Optuna's takes those that ran to their end.
 
     With early stopping most trials are stopped: a short study would draw at random to its end.
     """
 
+    def __init__(self, max_iter: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._max_iter = max_iter
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return super().infer_relative_search_space(_with_stopped_as_complete(study, trial), trial)
+        return super().infer_relative_search_space(self._as_ended(study, trial), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        copy = _with_stopped_as_complete(study, trial)
-        return super().sample_relative(copy, copy.get_trials(deepcopy=False)[trial.number], search_space)
+        copied = self._as_ended(study, trial)
+        return super().sample_relative(copied, copied.get_trials(deepcopy=False)[trial.number], search_space)
 
-
-def _with_stopped_as_complete(study: Study, asking: FrozenTrial) -> Study:
-    """A copy of the study, in memory; the trial that asks does not count as one that runs."""
-    storage = InMemoryStorage()
-    study_id = storage.create_new_study([study.direction], "copy")
-    for trial in study.get_trials():
-        if trial.number == asking.number:
-            trial.state = TrialState.WAITING
-        elif trial.state == TrialState.PRUNED and trial.values:
-            trial.state = TrialState.COMPLETE
-        storage.create_new_trial(study_id, template_trial=trial)
-    return load_study(study_name="copy", storage=storage)
+    def _as_ended(self, study: Study, asking: FrozenTrial) -> Study:
+        """A copy of the study, in memory; the trial that asks does not count as one that runs."""
+        storage = InMemoryStorage()
+        study_id = storage.create_new_study([study.direction], "copy")
+        for trial in _at_their_ends(study.get_trials(), self._max_iter):
+            if trial.number == asking.number:
+                trial.state = TrialState.WAITING
+            storage.create_new_trial(study_id, template_trial=trial)
+        return load_study(study_name="copy", storage=storage)

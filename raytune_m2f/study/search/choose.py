@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import log_ndtr, ndtr
 
 from raytune_m2f.study.search.axes import Axes, Floats
 from raytune_m2f.study.search.curves import Curve
@@ -63,7 +63,7 @@ def _rate_to_test(axes: Axes, own: Sequence[Curve], random: np.random.Generator)
     for rate in RATES:
         if int(4 * rate) not in tried:
             place = np.clip(random.normal(axes.center, NEAR * axes.spread), 0.0, 1.0)
-            place[column] = rate
+            place[column] = rate + random.uniform(-1, 1) / 16  # its quarter's middle half
             return place
     return None
 
@@ -110,10 +110,13 @@ def log_expected_improvement(mean: Floats, spread: Floats, best: float) -> Float
     Jones et al., Efficient Global Optimization of Expensive Black-Box Functions, 1998, equation 15.
     """
     z = (mean - best) / spread
-    near = np.log(np.maximum(norm.pdf(z) + z * norm.cdf(z), 1e-300))
-    # far below, phi(z) + z Phi(z) cancels; there it is phi(z) / z^2 but for a few per cent
-    far = norm.logpdf(z) - 2 * np.log(np.maximum(-z, 1.0))
-    return np.asarray(np.log(spread) + np.where(z > -6, near, far))
+    log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
+    # far below, phi(z) + z Phi(z) cancels; with the ratio of the two in place of either it does not
+    ratio = np.exp(log_ndtr(z) - log_density)
+    inner = np.where(z > -1, np.exp(log_density) + z * ndtr(z), 1 + z * ratio)
+    far = -2 * np.log(np.maximum(-z, 1.0))  # its limit, where even the ratio has no digits left
+    tail = log_density + np.where(z > -1e4, np.log(np.maximum(inner, 1e-300)), far)
+    return np.asarray(np.log(spread) + np.where(z > -1, np.log(np.maximum(inner, 1e-300)), tail))
 
 
 def chance_to_fail(axes: Axes, curves: Sequence[Curve], points: Sequence[dict[str, Any]]) -> Floats:

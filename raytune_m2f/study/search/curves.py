@@ -33,7 +33,7 @@ class Curve:
         scores: {iteration: score}, ascending; the higher the better. Where the metric is flat they are of what the
             study climbs in its place (`climbed` of the trial's attributes).
         state: "failed" is a trial that diverged or had no memory: nothing is known but that.
-        task: empty, or the earlier study that it was run in; its iterations are as shares of ours.
+        task: empty, or where the earlier study is that it was run in; its iterations are as shares of ours.
         feasible: whether it keeps the study's constraints.
     """
 
@@ -72,7 +72,7 @@ def curve_of(trial: FrozenTrial) -> Curve:
         values=trial.params,
         scores={} if state == "failed" else scores_of(trial),
         state=state,
-        task=str(trial.user_attrs.get("prior", "")).rpartition(" of ")[2],
+        task=str(trial.user_attrs.get("prior", "")).partition(" of ")[2],
         feasible=all(violation <= 0 for violation in trial.constraints.values()),
     )
 

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 
 from raytune_m2f.config import Config
 from raytune_m2f.config.yaml_file import read_yaml
-from raytune_m2f.errors import ConfigError, SearchSpaceError, did_you_mean, join_problems
+from raytune_m2f.errors import ConfigError, SearchSpaceError, did_you_mean, first_of, join_problems
 from raytune_m2f.study.space.entries import Categorical, Entry, IntRange
 from raytune_m2f.study.space.space import SearchSpace
 
@@ -36,6 +36,9 @@ NOT_TUNABLE: dict[str, str] = {
 
 NEIGHBOURS = 100
 """How many whole numbers after the low end of a range are tried one by one."""
+
+SHOWN = 3
+"""Keys that a note names; the others it counts."""
 
 
 def packaged_spaces() -> dict[str, Path]:
@@ -83,6 +86,15 @@ def check_space(space: SearchSpace, config: Config) -> None:
             problems.setdefault(line.removeprefix(f"{space.source}: ").partition(":")[0], line)
     if problems:
         raise SearchSpaceError(join_problems(list(problems.values())))
+
+
+def unread_priors(space: SearchSpace, sampler: str) -> list[str]:
+    """A note on the priors of a space, if this sampler does not read them; empty if there are none."""
+    keys = [key for key, entry in space.entries.items() if entry.prior is not None]
+    if not keys or sampler == "auto":
+        return []
+    named = ", ".join(first_of(keys, SHOWN))
+    return [f"{space.source}: the prior of {named} has no effect: --sampler {sampler} reads none, only auto does"]
 
 
 def refuse_fixed(values: Mapping[str, Any], source: str) -> None:
@@ -153,9 +165,9 @@ def space_changes(
 ) -> list[str]:
     """A line for every change with which a study cannot continue; empty if it can.
 
-    Keys may be added and removed, ranges made wider or narrower, conditions, steps and points be changed. A key keeps
-    its type, whether it is logarithmic, and its choices: Optuna refuses to draw it otherwise. `cmaes` keeps its whole
-    space, for its state has one dimension for each range.
+    Keys may be added and removed, ranges made wider or narrower, conditions, steps, points and priors be changed. A key
+    keeps its type, whether it is logarithmic, and its choices: Optuna refuses to draw it otherwise. `cmaes` keeps its
+    whole space, for its state has one dimension for each range.
 
     Args:
         sampler: one of SAMPLERS.

@@ -2,8 +2,9 @@
 
     SOLVER.BASE_LR:                      {type: loguniform, low: 1.0e-5, high: 1.0e-3}
     SOLVER.WEIGHT_DECAY:                 {type: uniform, low: 0.0, high: 0.1}
-    SOLVER.IMS_PER_BATCH:                {type: categorical, choices: [4, 8, 16]}
-    MODEL.MASK_FORMER.NUM_OBJECT_QUERIES: {type: int, low: 20, high: 300, step: 10}     # or log: true
+    SOLVER.IMS_PER_BATCH:                {type: int, low: 4, high: 16, log: true}
+    MODEL.MASK_FORMER.NUM_OBJECT_QUERIES: {type: int, low: 20, high: 300, step: 10}
+    SOLVER.BACKBONE_MULTIPLIER:          {type: categorical, choices: [0.1, 0.3, 1.0]}
     MODEL.MASK_FORMER.CLASS_WEIGHT:      {type: share, low: 0.5, high: 10.0}            # of the sum of all shares
     MODEL.MASK_FORMER.MASK_WEIGHT:       {type: share, low: 1.0, high: 20.0}
 
@@ -16,12 +17,17 @@ A key that has an effect only with a certain value of another is searched only t
 A range without steps states how many of its values a grid takes (`--sampler grid`; the others ignore it):
 
     SOLVER.BASE_LR:                      {type: loguniform, low: 1.0e-6, high: 1.0e-4, points: 5}
+
+Where the best value is believed to lie, and how surely (`--sampler auto`; the others ignore it):
+
+    SOLVER.BASE_LR:                      {type: loguniform, low: 1.0e-5, high: 1.0e-2,
+                                          prior: {center: 1.0e-3, confidence: high}}     # or center: config
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
@@ -38,8 +44,20 @@ EXAMPLES = {
     "categorical": "{type: categorical, choices: [4, 8, 16]}",
     "share": "{type: share, low: 0.5, high: 10.0}",
 }
+PRIOR_EXAMPLE = "prior: {center: config, confidence: high}"
 
 Scalar = bool | int | float | str
+Confidence = Literal["low", "medium", "high"]
+CONFIDENCES: tuple[str, ...] = get_args(Confidence)
+
+
+class Prior(BaseModel, frozen=True, extra="forbid"):
+    """Where the best value of a key is believed to lie. The range is searched all the same."""
+
+    center: Scalar = "config"
+    """A value of the range, of a share a raw weight; "config": the configuration's own."""
+    confidence: Confidence | None = None
+    """None: as `search/axes.py` has it for the key."""
 
 
 def _read_conditions(when: Any) -> dict[str, tuple[Scalar, ...]]:
@@ -71,10 +89,30 @@ def _read_choices(choices: Any) -> tuple[Scalar, ...]:
     return tuple(decoded)
 
 
+def _read_prior(prior: Any) -> Prior | None:
+    """`{center: ..., confidence: ...}`, one of them at least; None if that is what is believed anyway."""
+    if not isinstance(prior, Mapping) or not prior:
+        raise ValueError(f"got prior {prior!r}, allowed: center, confidence or both, such as {PRIOR_EXAMPLE}")
+    for name in prior:
+        if name not in Prior.model_fields:
+            allowed = ", ".join(Prior.model_fields)
+            raise ValueError(f"got {name!r}, allowed for prior: {allowed}{did_you_mean(name, Prior.model_fields)}")
+    confidence, center = prior.get("confidence", "low"), decode_number(prior.get("center", "config"))
+    if confidence not in CONFIDENCES:
+        hint = did_you_mean(confidence, CONFIDENCES)
+        raise ValueError(f"got prior confidence {confidence!r}, allowed: {', '.join(CONFIDENCES)}{hint}")
+    if not isinstance(center, Scalar):
+        raise ValueError(f"got prior center {center!r}, allowed: config or a value of the range")
+    found = Prior(**{**prior, "center": center})
+    return None if found == Prior() else found
+
+
 Number = Annotated[float, BeforeValidator(decode_number), Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(decode_number), Field(strict=True)]
 When = Annotated[dict[str, tuple[Scalar, ...]], BeforeValidator(_read_conditions)]
 """Values of other keys; the key is left out of a trial unless each of them has one of its values."""
+
+Believed = Annotated[Prior | None, BeforeValidator(_read_prior)]
 
 
 class _Range(BaseModel, frozen=True, extra="forbid"):
@@ -111,6 +149,7 @@ class FloatRange(_Range):
 
     type: Literal["uniform", "loguniform", "share"]
     when: When = {}
+    prior: Believed = None
 
     @property
     def distribution(self) -> FloatDistribution:
@@ -127,6 +166,7 @@ class IntRange(_Range):
     step: Annotated[Whole, Field(ge=1)] = 1
     log: Annotated[bool, Field(strict=True)] = False
     when: When = {}
+    prior: Believed = None
 
     @property
     def is_log(self) -> bool:
@@ -164,11 +204,19 @@ class Categorical(BaseModel, frozen=True, extra="forbid"):
     type: Literal["categorical"]
     choices: Annotated[tuple[Scalar, ...], BeforeValidator(_read_choices)]
     when: When = {}
+    prior: Believed = None
 
     @property
     def distribution(self) -> CategoricalDistribution:
         """What Optuna draws from."""
         return CategoricalDistribution(self.choices)
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the choices are numbers that rise or fall: those that stand side by side are alike."""
+        if not all(isinstance(choice, int | float) and not isinstance(choice, bool) for choice in self.choices):
+            return False
+        return list(self.choices) in (sorted(self.choices), sorted(self.choices, reverse=True))
 
     def contains(self, value: Any) -> bool:
         """Whether the value can be drawn."""
@@ -186,11 +234,30 @@ def read_entry(line: Any) -> Entry:
         ValueError: saying what was got and what is allowed.
     """
     try:
-        return _READER.validate_python(line)
+        entry = _READER.validate_python(line)
     except ValidationError as error:
         found = error.errors(include_url=False)
+    else:
+        if problem := _prior_problem(entry):
+            raise ValueError(problem)
+        return entry
     unknown = [problem for problem in found if problem["type"] in ("extra_forbidden", "invalid_key")]
     raise ValueError(_describe([*unknown, *found], line))
+
+
+def _prior_problem(entry: Entry) -> str:
+    """Why the value that is believed in cannot be drawn; empty if it can."""
+    center = "config" if entry.prior is None else entry.prior.center
+    if center == "config" or entry.contains(center):
+        return ""
+    if isinstance(entry, Categorical):
+        allowed = f"one of {', '.join(map(str, entry.choices))}{did_you_mean(center, entry.choices)}"
+    elif isinstance(entry, IntRange):
+        steps = f" in steps of {entry.step}" if entry.step > 1 else ""
+        allowed = f"a whole number from {entry.low} to {entry.high}{steps}"
+    else:
+        allowed = f"a number from {entry.low:.12g} to {entry.high:.12g}"
+    return f"got prior center {center!r}, allowed: config, or {allowed}"
 
 
 ALLOWED = {

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -93,10 +94,11 @@ class SearchSpace:
         """The keys that have their share of a sum."""
         return [key for key, entry in self.entries.items() if entry.type == "share"]
 
-    def parents_first(self) -> list[str]:
+    @cached_property
+    def parents_first(self) -> tuple[str, ...]:
         """The keys, each after those that its condition names; without conditions in the order of the file."""
         parents = {key: [one for one in entry.when if one in self.entries] for key, entry in self.entries.items()}
-        return list(TopologicalSorter(parents).static_order())
+        return tuple(TopologicalSorter(parents).static_order())
 
     def is_active(self, key: str, values: Mapping[str, Any]) -> bool:
         """Whether a trial with these values of the other keys has this key."""
@@ -105,7 +107,7 @@ class SearchSpace:
     def active(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the values that a trial would have, parents first: without the keys whose condition is not met."""
         kept: dict[str, Any] = {}
-        for key in self.parents_first():
+        for key in self.parents_first:
             if key in values and self.is_active(key, kept):
                 kept[key] = values[key]
         return kept
@@ -116,7 +118,7 @@ class SearchSpace:
         A value that the trial already has is kept, so that a half-asked trial can be completed.
         """
         values: dict[str, Any] = {}
-        for key in self.parents_first():
+        for key in self.parents_first:
             if self.is_active(key, values):
                 values[key] = _suggest(trial, key, self.entries[key])
         return values
@@ -165,7 +167,7 @@ class SearchSpace:
                 if problem := self._condition_problem(parent, values):
                     yield f"{key}: when: {problem}"
         try:
-            self.parents_first()
+            _ = self.parents_first
         except CycleError as error:
             circle = error.args[1][::-1]
             yield f"{circle[0]}: when: a circle: {' -> '.join(circle)}; let one of them be searched always"
@@ -208,7 +210,7 @@ def grid(space: SearchSpace) -> list[dict[str, Any]]:
         SearchSpaceError: naming each range without steps that does not say how many `points` to take; or there are
             more than LARGEST_GRID points.
     """
-    values = {key: _values(space.entries[key]) for key in space.parents_first()}
+    values = {key: _values(space.entries[key]) for key in space.parents_first}
     if problems := [
         f"{space.source}: {key}: a grid cannot take every value of this range; add how many it takes, such as points: 5"
         for key in space.entries
