@@ -165,11 +165,7 @@ def data_of(name: str, output: Path) -> dict[str, tuple[Path, Path]]:
     """Annotations and images of "train", "val" and "test", made or divided where they are not there yet."""
     folder = output / "data"
     if name == "shapes":
-        if not (folder / "test.json").exists():
-            generate_shapes(folder, seed=0)
-            generate_shapes(folder / "fresh", train_images=0, val_images=200, seed=10_000)
-            (folder / "fresh" / "val.json").rename(folder / "test.json")
-            (folder / "fresh" / "val").rename(folder / "test")
+        make_shapes(folder, seed=0)
         return {split: (folder / f"{split}.json", folder / split) for split in SPLITS}
     if not (folder / "test.json").exists():
         source = Path(os.environ["RAYTUNE_M2F_DATA"]) / "nuclei_dsb"
@@ -182,6 +178,15 @@ def data_of(name: str, output: Path) -> dict[str, tuple[Path, Path]]:
         write_crops(given["val"], range(len(given["val"].records)), folder / "val", crops=1)
         write_crops(given["train"], order[:30], folder / "test", crops=1)
     return {split: (folder / f"{split}.json", folder / split) for split in SPLITS}
+
+
+def make_shapes(folder: Path, seed: int) -> None:
+    """The demo's shapes, and 200 more as test images; what is there stays."""
+    if not (folder / "test.json").exists():
+        generate_shapes(folder, seed=seed)
+        generate_shapes(folder / "fresh", train_images=0, val_images=200, seed=10_000 + seed)
+        (folder / "fresh" / "val").rename(folder / "test")
+        (folder / "fresh" / "val.json").rename(folder / "test.json")
 
 
 def write_crops(dataset: CocoDataset, chosen: Iterable[int], folder: Path, crops: int) -> None:
