@@ -323,6 +323,7 @@ def low_ap(evaluator: CocoEvaluator) -> float:
     evaluation.params.iou_thrs = LOW.tolist()
     evaluation.evaluate()
     evaluation.accumulate()
+    assert evaluation.eval is not None
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     return 100.0 * float(precision[precision > -1].mean())
 

@@ -26,8 +26,10 @@ import shutil
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -44,7 +46,6 @@ from raytune_m2f.engines.datasets import NativeEngine
 from raytune_m2f.launch.session import ray_session
 from raytune_m2f.storage.files import write_atomically
 from raytune_m2f.study.layout import new_study
-from raytune_m2f.study.record import record as record_module
 from raytune_m2f.study.search.axes import Axes
 from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
 from raytune_m2f.study.space import SearchSpace
@@ -60,6 +61,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "auto": {},  # whatever the product does by itself
 }
 BATCH = {"SOLVER.IMS_PER_BATCH": {"type": "int", "low": 1, "high": 4, "log": True}}
+MAKE_SAMPLER = "raytune_m2f.study.record.record.make_sampler"
 KEPT, COURSE, STUDY = "kept", "course.jsonl", "study"
 GRID = 30
 
@@ -106,7 +108,7 @@ class Course:
 
 
 def old_sampler(kind: str, seed: int, started: int, axes: Axes, max_iter: int) -> BaseSampler:
-    """In place of the record's `make_sampler`."""
+    """In place of `MAKE_SAMPLER`."""
     return sampler_of("old", axes, max_iter, seed, started)
 
 
@@ -128,14 +130,9 @@ def run_arm(folder: Path, arm: str, seed: int, iterations: int) -> dict[str, Any
         )
         space = SearchSpace.from_dict({**TASKS["shapes"].space, **BATCH}, "live")
         new_study(study, config, space, settings).create()
-    make_sampler = record_module.make_sampler
-    if arm == "old":
-        record_module.make_sampler = old_sampler
     started = time.monotonic()
-    try:
+    with mock.patch(MAKE_SAMPLER, old_sampler) if arm == "old" else nullcontext():
         status = run_study(study, progress=Course(folder / arm / COURSE), trial_function=kept)
-    finally:
-        record_module.make_sampler = make_sampler
     seconds = time.monotonic() - started
     file = folder / arm / COURSE
     course = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
