@@ -5,7 +5,8 @@
 
 A study of an arm suggests a point, and gets the nearest point of the table (`curves.py`) that it has not tried yet. Its
 curve is told report by report, of one of the seeds that it was trained under. Suggestions, rungs and promotion are
-those of the product; nothing is trained. The configuration's own values come first in every arm, and are never stopped.
+those of the product; nothing is trained. The configuration's own values come first in every arm and are never stopped;
+with promotion they wait like others, and are brought to their end.
 
 At each moment a study is scored by the test AP of the checkpoint that it would export, the one with the best validation
 AP so far: the mean over the seeds of that point and iteration, so that luck is not rewarded. Regret is 1 at the
@@ -32,7 +33,7 @@ import optuna
 from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from benchmarks.curves import CONFIG, TABLES, TASKS, rows_of, space_of
 from raytune_m2f.config import load_config
@@ -46,6 +47,10 @@ from raytune_m2f.training.objective import Objective
 
 Floats = NDArray[np.float64]
 FACTOR, DRAWS = 3, 1000
+EARLIER = 1_000_000
+"""Seeds of earlier studies are so much higher."""
+OWED = (0,)
+"""The configuration's own values."""
 METRIC = Objective.parse("segm/AP")
 AGAINST = ("random", "random_asha", "old")
 """Each arm is compared with these."""
@@ -205,6 +210,7 @@ class Replay:
         seed: of the search and of which curve a point has.
         budget: iterations over all trials.
         at_once: trials at once, each as fast as the others.
+        earlier: trials of an earlier study, which the sampler learns from; the best is tried second.
         course: (iterations so far, test AP of the checkpoint to export) at each report.
         seconds: CPU time that suggestions took.
     """
@@ -214,6 +220,7 @@ class Replay:
     seed: int
     budget: int
     at_once: int = 1
+    earlier: Sequence[FrozenTrial] = ()
     course: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     used: int = 0
@@ -223,7 +230,11 @@ class Replay:
         grace = default_grace(table.max_iter, table.period, self.arm.stopping)
         self.rungs = Rungs(rung_iterations(self.arm.stopping, grace, FACTOR, table.max_iter), FACTOR)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        self.study.add_trials(self.earlier)
         self.study.enqueue_trial(dict(table.own), user_attrs={"origin": "config"})
+        if self.earlier:
+            best = max(self.earlier, key=lambda trial: trial.values[0])
+            self.study.enqueue_trial(best.params, user_attrs={"origin": "earlier"})
         self.axes = Axes.of(table.space, table.own)
         self.places = self.axes.features([point.values for point in table.points])
         self.unused = np.ones(len(table.points), bool)
@@ -261,14 +272,14 @@ class Replay:
     def promotion(self) -> Promotion:
         """The rule of this moment."""
         left = self.budget - self.used
-        return Promotion(self.rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()))
+        return Promotion(self.rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()), owed=OWED)
 
     def ways(self) -> list[tuple[int, int]]:
         """What the trials that are under way still have to train: to their next rungs, and to their ends."""
         whole, found = self.table.max_iter, []
         for number in self.running:
             done = self.done(number)
-            rungs = [] if number == 0 else [rung for rung in self.rungs.iterations if rung > done]
+            rungs = [] if number in OWED else [rung for rung in self.rungs.iterations if rung > done]
             found.append((min([*rungs, whole]) - done, whole - done))
         return found
 
@@ -305,30 +316,30 @@ class Replay:
             self.study._storage.set_trial_param(trial._trial_id, key, internal, distribution)
         self.chosen.append(point)
         self.reports.append(0)
-        return trial.number
+        return trial.number - len(self.earlier)
 
     def report(self, number: int) -> bool:
         """Tell a trial's next report; returns whether the trial goes on."""
         table, storage = self.table, self.study._storage
         point, done = table.points[self.chosen[number]], self.reports[number]
-        seed = self.seeds[self.chosen[number]]
+        seed, identifier = self.seeds[self.chosen[number]], len(self.earlier) + number
         self.used += self.cost(number)
         step, value = table.iterations[done], float(point.val[seed, done])
         self.reports[number] += 1
         if value > self.best[0]:
             self.best = value, float(point.at[done])
         self.course.append((self.used, self.best[1]))
-        storage.set_trial_intermediate_value(number, step, value)  # in memory a trial's identifier is its number
+        storage.set_trial_intermediate_value(identifier, step, value)  # in memory a trial's identifier is its number
         score = climbed(METRIC, {METRIC.text: value, "loss": float(point.loss[seed, done])}, {}, {})
         if score != value:
-            before = self.study.get_trials(deepcopy=False)[number].user_attrs.get("climbed", {})
-            storage.set_trial_user_attr(number, "climbed", {**before, str(step): score})
+            before = self.study.get_trials(deepcopy=False)[identifier].user_attrs.get("climbed", {})
+            storage.set_trial_user_attr(identifier, "climbed", {**before, str(step): score})
         self.rungs.note(number, step, score)
         best = float(point.val[seed, : done + 1].max())
         if step >= table.max_iter:
-            storage.set_trial_state_values(number, TrialState.COMPLETE, [best])
+            storage.set_trial_state_values(identifier, TrialState.COMPLETE, [best])
             return False
-        if number == 0 or self.arm.stopping == "none":
+        if self.arm.stopping == "none" or (number in OWED and self.arm.stopping == "asha"):
             return True
         rung = self.rung_to_leave(number)
         if rung is None:
@@ -336,7 +347,7 @@ class Replay:
         elif self.arm.stopping == "promotion":
             self.waiting[number] = rung
         else:
-            storage.set_trial_state_values(number, TrialState.PRUNED, [best])
+            storage.set_trial_state_values(identifier, TrialState.PRUNED, [best])
         return rung is None
 
     def rung_to_leave(self, number: int) -> int | None:
@@ -350,6 +361,35 @@ class Replay:
         return highest
 
 
+def earlier_trials(table: Table, other: Table, seed: int, *, reverse: bool) -> list[FrozenTrial]:
+    """A study of random points and ASHA on another table, as `--from` gives it to one on `table`.
+
+    Args:
+        reverse: turn its scores round: the best are the worst.
+    """
+    own = own_values(table.name)  # of keys that the earlier study did not search
+    study = Replay(other, ARMS["random_asha"], seed + EARLIER, 10 * other.max_iter).run()
+    found = []
+    for number, (point, reports) in enumerate(zip(study.chosen, study.reports, strict=True)):
+        values = {key: other.points[point].values.get(key, own[key]) for key in table.space.entries}
+        if not reports or table.space.contains(values):
+            continue
+        val = other.points[point].val[study.seeds[point], :reports]
+        scores = (max(one.val.max() for one in other.points) - val if reverse else val).tolist()
+        steps = [round(step * table.max_iter / other.max_iter) for step in other.iterations[:reports]]
+        found.append(
+            create_trial(
+                state=TrialState.COMPLETE if reports == len(other.iterations) else TrialState.PRUNED,
+                values=[max(scores)],
+                params=values,
+                distributions=table.space.distributions,
+                intermediate_values=dict(zip(steps, scores, strict=True)),
+                user_attrs={"prior": f"trial {number} of {other.name}"},
+            )
+        )
+    return found
+
+
 # Many studies
 
 
@@ -361,6 +401,7 @@ class Setting:
         task, sources, moved: of the table; see `Table.read` and `Table.moved`.
         trainings: the budget, in whole trainings.
         at_once: trials at once.
+        earlier: of the table of an earlier study, `reversed` or `same` for this table itself; see `earlier_trials`.
     """
 
     task: str
@@ -368,22 +409,31 @@ class Setting:
     trainings: int = 10
     at_once: int = 1
     moved: float = 0.0
+    earlier: str = ""
 
     def table(self) -> Table:
         table = Table.read(self.task, self.sources)
         return table.moved(self.moved) if self.moved else table
 
+    def earlier_table(self) -> Table:
+        if self.earlier in TASKS:
+            return Table.read(self.earlier, sources_of(self.earlier))
+        return Table.read(self.task, self.sources)
 
-_table: dict[Setting, Table] = {}  # of a process
+
+_tables: dict[Setting, tuple[Table, Table]] = {}  # of a process
 
 
 def replayed(work: tuple[Setting, str, int]) -> tuple[str, int, list[float], int, float]:
     """Arm, seed, test AP at each multiple of the reports' period, trials, seconds of suggestions."""
     setting, arm, seed = work
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = _table.get(setting) or _table.setdefault(setting, setting.table())
+    if setting not in _tables:
+        _tables[setting] = setting.table(), setting.earlier_table()
+    table, other = _tables[setting]
     budget = setting.trainings * table.max_iter
-    study = Replay(table, ARMS[arm], seed, budget, setting.at_once).run()
+    known = earlier_trials(table, other, seed, reverse=setting.earlier == "reversed") if setting.earlier else []
+    study = Replay(table, ARMS[arm], seed, budget, setting.at_once, known).run()
     grid = np.arange(table.period, budget + 1, table.period)
     steps, scores = np.array(study.course).T
     place = np.searchsorted(steps, grid, side="right") - 1
@@ -513,11 +563,19 @@ def main(words: Sequence[str] | None = None, say: Callable[[str], object] = prin
     parser.add_argument("--trainings", type=int, default=10, help="the budget, in whole trainings")
     parser.add_argument("--at-once", type=int, default=1, help="trials at once")
     parser.add_argument("--center-moved", type=float, default=1.0, help="factor on the configuration's learning rate")
+    parser.add_argument(
+        "--from",
+        dest="earlier",
+        default="",
+        choices=[*TASKS, "same", "reversed"],
+        help="the table of an earlier study; reversed: this one, with its scores turned round",
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON with everything")
     given = parser.parse_args(words)
     sources = tuple(given.points or sources_of(given.task))
-    setting = Setting(given.task, sources, given.trainings, given.at_once, math.log10(given.center_moved))
+    moved = math.log10(given.center_moved)
+    setting = Setting(given.task, sources, given.trainings, given.at_once, moved, given.earlier)
     started, seeds = time.monotonic(), range(given.first, given.first + given.studies)
     found = replay_all(setting, given.arms, seeds, given.processes)
     table = setting.table()

@@ -17,6 +17,11 @@ SPACE = {RATE: curves.LR, BATCH: {"type": "int", "low": 2, "high": 8, "log": Tru
 STEPS = np.arange(1, 9) / 8
 
 
+@pytest.fixture(autouse=True)
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "own_values", lambda name: {RATE: 3e-4, BATCH: 4})
+
+
 def table(points: int = 60) -> Table:
     """Points that are the better the nearer their learning rate is to 2e-3; those far away score 0."""
     task = curves.Task("demo", (), SPACE, points)
@@ -56,6 +61,19 @@ def test_studies_of_a_seed_share_the_draws_and_curves() -> None:
     assert asha.chosen[: len(random.chosen)] == random.chosen
     assert random.seeds == asha.seeds
     assert len(asha.chosen) > len(random.chosen)
+
+
+def test_an_earlier_study_is_told_and_its_best_point_tried_second() -> None:
+    own = table()
+    known = replay.earlier_trials(own, own, seed=0, reverse=False)
+    assert len(known) > 3
+    assert all(trial.user_attrs["prior"].endswith(" of shapes") for trial in known)
+    study = Replay(own, ARMS["random_asha"], seed=0, budget=720, earlier=known).run()
+    best = max(known, key=lambda trial: trial.values[0])
+    assert study.chosen[0] == 0
+    assert own.points[study.chosen[1]].values == best.params
+    wrong = replay.earlier_trials(own, own, seed=0, reverse=True)
+    assert max(wrong, key=lambda trial: trial.values[0]).params != best.params
 
 
 def test_several_trials_at_once_spend_no_more() -> None:
@@ -113,8 +131,9 @@ def test_the_summary_is_paired_and_counts_what_never_arrives() -> None:
     assert against["median_reaches"] == 480
 
 
-def test_the_command_line_replays_a_folder(tmp_path: Path) -> None:
+def test_the_command_line_replays_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, said = curves.TASKS["shapes"], list[str]()
+    monkeypatch.undo()  # of a real table
     for number, values in list(curves.points(task))[:12]:
         reports = [{"iteration": i, "AP": i / 10, "test AP": i / 10 + number, "loss": 1.0} for i in range(30, 241, 30)]
         row = {"point": number, "seed": 0, "values": values, "reports": reports}
