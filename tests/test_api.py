@@ -211,7 +211,8 @@ def test_the_doctor_is_asked_first_and_a_problem_ends_the_call(
 
 def test_earlier_studies_are_one_or_several(tmp_path: Path, planned: list[StudyPlan]) -> None:
     earlier = [scored_study(tmp_path / name).root for name in ("a", "b")]
-    for number, given in enumerate((earlier[0], str(earlier[0]), earlier)):
+    cases: list[Any] = [earlier[0], str(earlier[0]), earlier]
+    for number, given in enumerate(cases):
         study = rm.tune(config(), space(), tmp_path / str(number), from_study=given)
         assert [origin for origin, _ in planned[-1].points] == ["earlier"]
         told = open_record(StudyDirectory.at(study.address)).trials()

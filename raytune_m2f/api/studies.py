@@ -84,7 +84,7 @@ def tune(
         gpus_per_worker: a fraction shares a GPU; None: one if there is any.
         metric: what is maximised: a key of the reports, or a weighted sum of some; several are several objectives.
         constraint: bounds that the best must keep, such as "memory_gb<=20".
-        early_stopping: None: "asha", with the grid sampler "none".
+        early_stopping: None: "promotion" with `auto`, "none" with `grid`, else "asha".
         grace: iterations before which no trial is stopped.
         reduction_factor: one in so many trials goes on at a rung.
         stop_dead_heads: end a trial also when a head of it has learned nothing in two reports in a row.
@@ -110,7 +110,7 @@ def tune(
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
         trials = DEFAULT_TRIALS
-    method = early_stopping or ("none" if sampler == "grid" else "asha")
+    method = early_stopping or {"auto": "promotion", "grid": "none"}.get(sampler, "asha")
     budget = {"trials": trials, "seconds": parse_duration(time), "iterations": iterations, "gpu_hours": gpu_hours}
     asked = {
         "budget": budget,

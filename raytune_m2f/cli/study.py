@@ -88,7 +88,7 @@ def tune(
         Method | None,
         typer.Option(
             help="asha ends hopeless trials, promotion pauses them, pbt continues better ones in their place. By "
-            "default asha, and none with --sampler grid.",
+            "default promotion with --sampler auto, none with grid, else asha.",
         ),
     ] = None,
     grace: Annotated[

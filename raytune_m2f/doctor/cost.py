@@ -216,8 +216,8 @@ def estimate(config: Config, measured: Measured, workers: int = 1) -> Estimate:
     )
 
 
-def share_with_asha(config: Config) -> float:
-    """How much of its length a trial has on average under ASHA's defaults, if one in three goes on at each rung."""
+def share_with_rungs(config: Config) -> float:
+    """How much of its length a trial has on average, if one in three goes on at each rung of early stopping."""
     end, rule = config.SOLVER.MAX_ITER, EarlyStopping()
     grace = default_grace(end, config.TEST.EVAL_PERIOD)
     rungs = rung_iterations("asha", grace, rule.reduction_factor, end)
@@ -351,9 +351,9 @@ def _study(subject: Subject) -> Iterator[Finding]:
         return
     config, budget = subject.config, subject.budget
     trial = estimate(config, measured, subject.workers).seconds
-    share = share_with_asha(config)
+    share = share_with_rungs(config)
     shorter = share * trial
-    values = {"trial_seconds": trial, "asha_share": share, "trial_seconds_with_asha": shorter}
+    values = {"trial_seconds": trial, "share_with_rungs": share, "trial_seconds_with_rungs": shorter}
     trials = TRIALS if budget is None else budget.trials
     if trials:
         gpus = ""
@@ -361,14 +361,14 @@ def _study(subject: Subject) -> Iterator[Finding]:
             hours = trials * subject.workers * trial / 3600
             gpus = f", {share * hours:.3g} to {hours:.3g} GPU-hours"
         yield STUDY.ok(
-            f"{_count(trials, 'trial')} one after the other: {_duration(trials * shorter)} if ASHA ends most of them "
+            f"{_count(trials, 'trial')} one after the other: {_duration(trials * shorter)} if most of them end "
             f"early, {_duration(trials * trial)} if all go to their end{gpus}",
             trials=trials,
             **values,
         )
     for what, seconds in _bought(config, budget, subject.workers, trial) if budget is not None else ():
         most, least = seconds / max(shorter, 1e-9), seconds / max(trial, 1e-9)
-        figure = f"{what} buy {least:.3g} trials to their end, {most:.3g} if ASHA ends most of them early"
+        figure = f"{what} buy {least:.3g} trials to their end, {most:.3g} if most of them end early"
         if most < FEW:
             yield STUDY.warning(
                 figure,

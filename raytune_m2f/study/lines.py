@@ -254,8 +254,8 @@ def nothing_found(status: StudyStatus) -> str | None:
     learned = f"only the training losses told its trials apart (trial {lowest.number} has the lowest)"
     return (
         f"no trial has found anything: the best {status.metric} is {best.best:.2f}, so "
-        f"{learned if len(told_apart) > 1 else 'the search has learned nothing'} and there is no best trial. {_ADVICE} in "
-        f"{relative(lowest.directory)}/metrics.jsonl."
+        f"{learned if len(told_apart) > 1 else 'the search has learned nothing'} and there is no best trial. {_ADVICE} "
+        f"in {relative(lowest.directory)}/metrics.jsonl."
     )
 
 

@@ -363,9 +363,9 @@ def _iterations_left(record: Record, new_trials: int) -> float:
 
 
 def _expected_length(record: Record) -> float:
-    """How long a trial is, while none has ended: with ASHA one in `factor` goes on at each rung."""
+    """How long a trial is, while none has ended: one in `factor` goes on at each rung."""
     rungs, whole = record.index.rungs, record.index.max_iter
-    if record.plan.settings.early_stopping.method != "asha":
+    if record.plan.settings.early_stopping.method not in ("asha", "promotion"):
         return whole
     length, share, last = 0.0, 1.0, 0
     for rung in (*rungs.iterations, whole):

@@ -12,7 +12,7 @@ from faults import copied, found, named, sound_config
 
 from raytune_m2f.config import Config
 from raytune_m2f.doctor import cost
-from raytune_m2f.doctor.cost import Measured, estimate, share_with_asha
+from raytune_m2f.doctor.cost import Measured, estimate, share_with_rungs
 from raytune_m2f.doctor.examine import examine
 from raytune_m2f.doctor.finding import Finding
 from raytune_m2f.doctor.subject import Subject
@@ -104,10 +104,10 @@ def test_a_trial_is_its_iterations_and_evaluations(config: Config) -> None:
     assert estimate(config, MEASURED, workers=2).evaluation == pytest.approx(7.5)
 
 
-def test_asha_ends_two_of_three_at_each_rung(config: Config) -> None:
+def test_one_of_three_goes_on_at_each_rung(config: Config) -> None:
     long = config.with_values({"SOLVER.MAX_ITER": 900, "TEST.EVAL_PERIOD": 100})
-    assert share_with_asha(long) == pytest.approx(1 / 9 + 2 / 9 / 3 + 6 / 9 / 9)
-    assert share_with_asha(config.with_values({"TEST.EVAL_PERIOD": 90})) == 1
+    assert share_with_rungs(long) == pytest.approx(1 / 9 + 2 / 9 / 3 + 6 / 9 / 9)
+    assert share_with_rungs(config.with_values({"TEST.EVAL_PERIOD": 90})) == 1
 
 
 def test_what_a_budget_buys_is_told(config: Config) -> None:

@@ -34,8 +34,8 @@ CANDIDATES = 128
 BEST = 3
 BELIEF = 1.0
 """What is believed beforehand counts as much over the number of trials."""
-REACH = 0.15
-"""How far from a trial that diverged or had no memory its like is to be expected, as a share of the ranges."""
+CLOSE = 0.1
+"""Nearer than this to a trial that has just begun there is little to learn, as a share of the ranges."""
 
 
 def choose(axes: Axes, curves: Sequence[Curve], max_iter: int, random: np.random.Generator) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def _most_expected(axes: Axes, curves: Sequence[Curve], max_iter: int, random: n
     best = max(ends.values(), default=float(mean.max()))
     gain = log_expected_improvement(mean, spread, best)
     gain += BELIEF / max(1, len(own)) * axes.log_prior(places)
-    gain += np.log1p(-chance_to_fail(axes, curves, points))
+    gain += np.log1p(-chance_to_fail(axes, curves, points, max_iter)) + log_room(axes, curves, points)
     return np.asarray(places[int(np.argmax(gain))])
 
 
@@ -111,19 +111,31 @@ def log_expected_improvement(mean: Floats, spread: Floats, best: float) -> Float
     """
     z = (mean - best) / spread
     log_density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
-    # far below, phi(z) + z Phi(z) cancels; with the ratio of the two in place of either it does not
-    ratio = np.exp(log_ndtr(z) - log_density)
-    inner = np.where(z > -1, np.exp(log_density) + z * ndtr(z), 1 + z * ratio)
-    far = -2 * np.log(np.maximum(-z, 1.0))  # its limit, where even the ratio has no digits left
-    tail = log_density + np.where(z > -1e4, np.log(np.maximum(inner, 1e-300)), far)
-    return np.asarray(np.log(spread) + np.where(z > -1, np.log(np.maximum(inner, 1e-300)), tail))
+    # E = phi(z) + z Phi(z) = phi(z) (1 + z Phi(z) / phi(z)): the second form has digits left far below, to a limit
+    inner = np.maximum(1 + np.minimum(z, 0) * np.exp(np.minimum(log_ndtr(z) - log_density, 50.0)), 1e-12)
+    near = np.log(np.maximum(np.exp(log_density) + z * ndtr(z), 1e-300))
+    far = log_density + np.where(z > -1e3, np.log(inner), -2 * np.log(np.maximum(-z, 1.0)))
+    return np.asarray(np.log(spread) + np.where(z > -1, near, far))
 
 
-def chance_to_fail(axes: Axes, curves: Sequence[Curve], points: Sequence[dict[str, Any]]) -> Floats:
-    """(P,): from how many of the trials nearby have failed, or do not keep the constraints; 0 where none has."""
-    failed = np.array([curve.state == "failed" or not curve.feasible for curve in curves])
-    if not failed.any():
+def chance_to_fail(axes: Axes, curves: Sequence[Curve], points: Sequence[dict[str, Any]], max_iter: int) -> Floats:
+    """(P,): the chance to diverge, to have no memory, or not to keep the constraints; 0 where no trial did.
+
+    The same model, of 1 for the trials that failed and 0 for those that trained: which keys it depends on is learned.
+    """
+    known = [curve for curve in curves if curve.state == "failed" or curve.scores]
+    failed = [curve.state == "failed" or not curve.feasible for curve in known]
+    if not any(failed):
         return np.zeros(len(points))
-    apart = ((axes.features(points)[:, None] - axes.features([c.values for c in curves])[None]) ** 2).sum(-1)
-    near = np.exp(-0.5 * apart / REACH**2)
-    return np.asarray(np.minimum(near[:, failed].sum(1) / (near.sum(1) + 0.1), 0.999))
+    told = [Curve(curve.values, {max_iter: float(one)}) for curve, one in zip(known, failed, strict=True)]
+    mean, spread = CurveModel.fit(axes, told, max_iter).predict(points)
+    return np.asarray(np.minimum(ndtr((mean - 0.5) / np.maximum(spread, 0.05)), 0.999))
+
+
+def log_room(axes: Axes, curves: Sequence[Curve], points: Sequence[dict[str, Any]]) -> Floats:
+    """(P,): the logarithm of a factor below 1 near a trial that runs and has said nothing yet."""
+    silent = [curve.values for curve in curves if curve.state == "running" and not curve.scores]
+    if not silent:
+        return np.zeros(len(points))
+    apart = ((axes.features(points)[:, None] - axes.features(silent)[None]) ** 2).sum(-1)
+    return np.asarray(np.log(np.maximum(1 - np.exp(-0.5 * apart / CLOSE**2), 1e-12)).sum(1))
