@@ -31,7 +31,7 @@ def earlier(root: Path) -> StudyDirectory:
     for number in (record.ask() for _ in LRS):
         for iteration in (10, 80):
             accuracy = (0.9 if iteration == 80 else 0.8) - number / 10
-            others = {"memory_gb": 10.0 + number, "segm/APl": float("nan"), "accuracy": accuracy}
+            others: dict[str, Any] = {"memory_gb": 10.0 + number, "segm/APl": float("nan"), "accuracy": accuracy}
             leave_reports(study.trial(number), {iteration: 10.0 * number + 1}, **others)
             record.absorb(number, {**report(iteration, 10.0 * number + 1), **others})
         record.settle(number, ended=True)
