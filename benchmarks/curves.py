@@ -2,16 +2,16 @@
 
     python -m benchmarks.curves make shapes --output DIR [--processes 2] [--device cpu] [--seconds 3600]
     python -m benchmarks.curves make nuclei --output DIR ...      # needs RAYTUNE_M2F_DATA
-    python -m benchmarks.curves collect shapes --output DIR       # writes benchmarks/tables/shapes.json
+    python -m benchmarks.curves collect shapes --output DIR [--also DIR/points ...]   # benchmarks/tables/shapes.json
 
 `shapes` are the demo's synthetic shapes and its configuration, trained for 240 iterations; `nuclei` fine-tunes the
-pretrained small backbone on windows of 128 pixels of cell nuclei with the small-data configuration, 120 iterations. The
-points are a scrambled Sobol sequence, and the configuration's own values; some of them are trained again under two more
-seeds, which is the noise. Each training is scored eight times, on validation images and on test images that nothing is
-chosen by.
+pretrained small backbone on windows of 128 pixels of cell nuclei with the small-data configuration, 120 iterations.
+The points are a scrambled Sobol sequence, and the configuration's own values; some of them are trained again under two
+more seeds, which is the noise. Each training is scored eight times, on validation images and on test images that
+nothing is chosen by.
 
 Each training is a file of its own, DIR/points/POINT-SEED.json, written when it is done: what is there is not trained
-again, and folders of several machines may be thrown together.
+again, and folders of several machines may be thrown together. `collect` makes one small file of them all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,9 @@ SPLITS = ("train", "val", "test")
 HEADS = {"shapes": ["color", "texture"], "nuclei": ["subcat_1", "subcat_2"]}
 CROP, LEAST_AREA = 128, 12
 """Sides of the nuclei's windows, and the smallest part of a nucleus that is kept [pixels]."""
+KEPT = ("AP", "test AP", "loss", "train")
+"""Of each report, in a collected table: AP on validation and test images, the validation loss without weights, and the
+mean training loss since the report before, with the weights of the trial."""
 LOW = np.linspace(0.1, 0.45, 8)
 """IoU thresholds below COCO's."""
 FORMER = "MODEL.MASK_FORMER"
@@ -160,11 +165,7 @@ def data_of(name: str, output: Path) -> dict[str, tuple[Path, Path]]:
     """Annotations and images of "train", "val" and "test", made or divided where they are not there yet."""
     folder = output / "data"
     if name == "shapes":
-        if not (folder / "test.json").exists():
-            generate_shapes(folder, seed=0)
-            generate_shapes(folder / "fresh", train_images=0, val_images=200, seed=10_000)
-            (folder / "fresh" / "val.json").rename(folder / "test.json")
-            (folder / "fresh" / "val").rename(folder / "test")
+        make_shapes(folder, seed=0)
         return {split: (folder / f"{split}.json", folder / split) for split in SPLITS}
     if not (folder / "test.json").exists():
         source = Path(os.environ["RAYTUNE_M2F_DATA"]) / "nuclei_dsb"
@@ -177,6 +178,15 @@ def data_of(name: str, output: Path) -> dict[str, tuple[Path, Path]]:
         write_crops(given["val"], range(len(given["val"].records)), folder / "val", crops=1)
         write_crops(given["train"], order[:30], folder / "test", crops=1)
     return {split: (folder / f"{split}.json", folder / split) for split in SPLITS}
+
+
+def make_shapes(folder: Path, seed: int) -> None:
+    """The demo's shapes, and 200 more as test images; what is there stays."""
+    if not (folder / "test.json").exists():
+        generate_shapes(folder, seed=seed)
+        generate_shapes(folder / "fresh", train_images=0, val_images=200, seed=10_000 + seed)
+        (folder / "fresh" / "val").rename(folder / "test")
+        (folder / "fresh" / "val.json").rename(folder / "test.json")
 
 
 def write_crops(dataset: CocoDataset, chosen: Iterable[int], folder: Path, crops: int) -> None:
@@ -313,6 +323,7 @@ def low_ap(evaluator: CocoEvaluator) -> float:
     evaluation.params.iou_thrs = LOW.tolist()
     evaluation.evaluate()
     evaluation.accumulate()
+    assert evaluation.eval is not None
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
     return 100.0 * float(precision[precision > -1].mean())
 
@@ -368,6 +379,56 @@ def validation_loss(engine: NativeEngine, learner: Any, device: torch.device) ->
 # All of them
 
 
+def rows_of(source: Path) -> Iterator[dict[str, Any]]:
+    """The trainings of a folder of points or of a collected table: "point", "seed", "values", "reports"."""
+    if source.is_dir():
+        yield from (json.loads(file.read_text(encoding="utf-8")) for file in sorted(source.glob("*.json")))
+        return
+    table = json.loads(source.read_text(encoding="utf-8"))
+    for row in table["trainings"]:
+        reports = [
+            {"iteration": iteration, **dict(zip(table["columns"], numbers, strict=True))}
+            for iteration, numbers in zip(table["iterations"], row["reports"], strict=False)
+        ]
+        values = dict(zip(table["space"], row["values"], strict=False))  # none of the configuration's
+        yield {**row, "values": values, "reports": reports}
+
+
+def collect(name: str, sources: Iterable[Path], file: Path) -> int:
+    """Write what folders hold into one file, numbers rounded; returns how many trainings."""
+    found = {(row["point"], row["seed"]): row for source in sources for row in rows_of(source)}
+    rows = [row for _, row in sorted(found.items())]
+    task = TASKS[name]
+    trainings = [
+        {
+            "point": row["point"],
+            "seed": row["seed"],
+            "values": list(row["values"].values()),
+            "device": row["device"],
+            "seconds": row.get("seconds"),
+            **({"failure": row["failure"]} if "failure" in row else {}),
+            "reports": [[float(f"{report[column]:.4g}") for column in KEPT] for report in row["reports"]],
+        }
+        for row in rows
+    ]
+    head = {
+        "task": name,
+        "collected": time.strftime("%Y-%m-%d"),
+        "command": f"python -m benchmarks.curves make {name}",
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("torch", "numpy", "scipy")},
+        "config": task.config,
+        "overrides": task.overrides,
+        "space": task.space,
+        "iterations": [report["iteration"] for report in rows[0]["reports"]],
+        "columns": KEPT,
+    }
+    lines = ",\n".join(json.dumps(row, separators=(",", ":")) for row in trainings)
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, f'{json.dumps(head)[:-1]}, "trainings": [\n{lines}\n]}}\n')
+    return len(rows)
+
+
 def work(name: str, output: Path, device: str, queue: Any, until: float) -> None:
     """Train what the queue holds, until it is empty or the time is over."""
     torch.set_num_threads(1)
@@ -384,7 +445,12 @@ def work(name: str, output: Path, device: str, queue: Any, until: float) -> None
         except NonFiniteLossError as error:  # a diverged training is a point of the table too
             result = {"failure": f"{type(error).__name__}: {error}"[:200], "reports": []}
         place = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        write_atomically(file, json.dumps({"point": number, "seed": seed, "values": values, "device": place, **result}))
+        write_atomically(
+            file,
+            json.dumps(
+                {"point": number, "seed": seed, "values": values, "device": place, "torch": torch.__version__, **result}
+            ),
+        )
         print(f"{number}-{seed}: {result.get('seconds', result.get('failure'))}", flush=True)
 
 
@@ -415,6 +481,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=math.inf, help="no training begins later")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], help="collect: more folders of points")
     parser.add_argument("--last-first", action="store_true", help="for a second machine: begin at the other end")
     arguments = parser.parse_args(words)
     if arguments.what == "make":
@@ -422,6 +489,10 @@ def main(words: Sequence[str] | None = None) -> None:
             arguments.task, arguments.output, arguments.device, arguments.processes, arguments.seconds,
             arguments.last_first,
         )  # fmt: skip
+    else:
+        file = TABLES / f"{arguments.task}.json"
+        count = collect(arguments.task, [*arguments.also, arguments.output / "points"], file)
+        print(f"{file}: {count} trainings, {file.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

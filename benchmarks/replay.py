@@ -5,7 +5,8 @@
 
 A study of an arm suggests a point, and gets the nearest point of the table (`curves.py`) that it has not tried yet. Its
 curve is told report by report, of one of the seeds that it was trained under. Suggestions, rungs and promotion are
-those of the product; nothing is trained. The configuration's own values come first in every arm, and are never stopped.
+those of the product; nothing is trained. The configuration's own values come first in every arm and are never stopped;
+with promotion they wait like others, and are brought to their end.
 
 At each moment a study is scored by the test AP of the checkpoint that it would export, the one with the best validation
 AP so far: the mean over the seeds of that point and iteration, so that luck is not rewarded. Regret is 1 at the
@@ -21,6 +22,7 @@ import json
 import math
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,18 +31,27 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from benchmarks.curves import CONFIG, TABLES, TASKS, space_of
+from benchmarks.curves import CONFIG, TABLES, TASKS, rows_of, space_of
 from raytune_m2f.config import load_config
+from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import Rungs, default_grace, judge, rung_iterations
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.search.axes import Axes
 from raytune_m2f.study.space import SearchSpace
+from raytune_m2f.training.climb import climbed
+from raytune_m2f.training.objective import Objective
 
 Floats = NDArray[np.float64]
 FACTOR, DRAWS = 3, 1000
+EARLIER = 1_000_000
+"""Seeds of earlier studies are so much higher."""
+OWED = (0,)
+"""The configuration's own values."""
+METRIC = Objective.parse("segm/AP")
 AGAINST = ("random", "random_asha", "old")
 """Each arm is compared with these."""
 
@@ -50,7 +61,7 @@ class Arm:
     """A method of search.
 
     Attributes:
-        sampler: a kind of `make_sampler`, or "old": our default of November 2026, TPE with 10 random start-up trials.
+        sampler: a kind of `make_sampler`, or "old": our default until November 2026, TPE after 10 random trials.
         stopping: `none`, `asha` or `promotion`.
     """
 
@@ -81,11 +92,13 @@ class Point:
         values: of the space's keys.
         val: (S, R) validation AP at each report.
         test: (S, R) test AP.
+        loss: (S, R) validation loss. It stands for the training loss, of which a table has no comparable one.
     """
 
     values: Mapping[str, Any]
     val: Floats
     test: Floats
+    loss: Floats
 
     @property
     def at(self) -> Floats:
@@ -121,13 +134,8 @@ class Table:
         """A table of collected JSON files and folders of points; what comes in several is taken once."""
         rows: dict[tuple[int, int], dict[str, Any]] = {}
         for source in sources:
-            if source.is_dir():
-                for file in sorted(source.glob("*.json")):
-                    row = json.loads(file.read_text(encoding="utf-8"))
-                    rows.setdefault((row["point"], row["seed"]), row)
-            else:
-                for row in json.loads(source.read_text(encoding="utf-8"))["rows"]:
-                    rows.setdefault((row["point"], row["seed"]), row)
+            for row in rows_of(source):
+                rows.setdefault((row["point"], row["seed"]), row)
         space, own = space_of(TASKS[name]), own_values(name)
         iterations = tuple(report["iteration"] for report in rows[CONFIG, 0]["reports"])
         found: dict[int, list[dict[str, Any]]] = {}
@@ -137,8 +145,10 @@ class Table:
         points = [
             Point(
                 own if number == CONFIG else of_point[0]["values"],
-                np.array([[report["AP"] for report in row["reports"]] for row in of_point]),
-                np.array([[report["test AP"] for report in row["reports"]] for row in of_point]),
+                *(
+                    np.array([[report[column] for report in row["reports"]] for row in of_point])
+                    for column in ("AP", "test AP", "loss")
+                ),
             )
             for number, of_point in sorted(found.items())
         ]
@@ -180,18 +190,14 @@ def own_values(name: str) -> dict[str, Any]:
 # A study
 
 
-def sampler_of(kind: str, table: Table, seed: int, started: int) -> BaseSampler:
+def sampler_of(kind: str, axes: Axes, max_iter: int, seed: int, started: int) -> BaseSampler:
     """The sampler of one suggestion, as the record of a study makes it."""
     if kind == "old":
         stream = int(np.random.SeedSequence([seed, started]).generate_state(1)[0])
-        return TPESampler(seed=stream, n_startup_trials=10, multivariate=True, group=True, constant_liar=True)
-    return make_sampler(kind, seed, started, None, table.space.conditional)
-
-
-def is_closed(left: int, waiting: Mapping[int, int], rungs: Rungs, max_iter: int) -> bool:
-    """Whether what is left of the budget is needed to bring the best trial that waits to its end."""
-    best = rungs.to_promote(waiting, rounded_up=True)
-    return best is not None and left - rungs.iterations[0] < max_iter - waiting[best]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return TPESampler(seed=stream, n_startup_trials=10, multivariate=True, group=True, constant_liar=True)
+    return make_sampler(kind, seed, started, axes, max_iter)
 
 
 @dataclass
@@ -204,8 +210,9 @@ class Replay:
         seed: of the search and of which curve a point has.
         budget: iterations over all trials.
         at_once: trials at once, each as fast as the others.
+        earlier: trials of an earlier study, which the sampler learns from; the best is tried second.
         course: (iterations so far, test AP of the checkpoint to export) at each report.
-        seconds: that suggestions took.
+        seconds: CPU time that suggestions took.
     """
 
     table: Table
@@ -213,6 +220,7 @@ class Replay:
     seed: int
     budget: int
     at_once: int = 1
+    earlier: Sequence[FrozenTrial] = ()
     course: list[tuple[int, float]] = field(default_factory=list)
     seconds: float = 0.0
     used: int = 0
@@ -222,18 +230,22 @@ class Replay:
         grace = default_grace(table.max_iter, table.period, self.arm.stopping)
         self.rungs = Rungs(rung_iterations(self.arm.stopping, grace, FACTOR, table.max_iter), FACTOR)
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+        self.study.add_trials(self.earlier)
         self.study.enqueue_trial(dict(table.own), user_attrs={"origin": "config"})
-        axes = Axes.of(table.space, table.own)
-        self.features = axes.features
-        self.places = axes.features([point.values for point in table.points])
+        if self.earlier:
+            best = max(self.earlier, key=lambda trial: trial.values[0])
+            self.study.enqueue_trial(best.params, user_attrs={"origin": "earlier"})
+        self.axes = Axes.of(table.space, table.own)
+        self.places = self.axes.features([point.values for point in table.points])
         self.unused = np.ones(len(table.points), bool)
         self.chosen: list[int] = []  # the point of each trial
         self.reports: list[int] = []  # how many each trial has had
+        self.running: set[int] = set()
         self.waiting: dict[int, int] = {}
         self.passed: dict[int, int] = {}
         self.best = (-math.inf, 0.0)  # validation, test
         random = np.random.default_rng(self.seed)
-        self.curves = [point.val[random.integers(len(point.val))] for point in table.points]
+        self.seeds = [int(random.integers(len(point.val))) for point in table.points]
 
     def run(self) -> Replay:
         """To the end of the budget."""
@@ -242,10 +254,13 @@ class Replay:
         while self.used < self.budget:
             while len(events) < self.at_once and (number := self.next_trial()) is not None:
                 heapq.heappush(events, (now + self.cost(number), order := order + 1, number))
+                self.running.add(number)
             if not events:
                 break
             now, _, number = heapq.heappop(events)
+            self.running.discard(number)
             if self.report(number):
+                self.running.add(number)
                 heapq.heappush(events, (now + self.cost(number), order := order + 1, number))
         return self
 
@@ -254,32 +269,46 @@ class Replay:
         done = self.reports[number]
         return self.table.iterations[done] - (self.table.iterations[done - 1] if done else 0)
 
-    def is_full(self) -> bool:
-        """Whether no new trial may start any more."""
-        return is_closed(self.budget - self.used, self.waiting, self.rungs, self.table.max_iter)
+    def promotion(self) -> Promotion:
+        """The rule of this moment."""
+        left = self.budget - self.used
+        return Promotion(self.rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()), owed=OWED)
+
+    def ways(self) -> list[tuple[int, int]]:
+        """What the trials that are under way still have to train: to their next rungs, and to their ends."""
+        whole, found = self.table.max_iter, []
+        for number in self.running:
+            done = self.done(number)
+            rungs = [] if number in OWED else [rung for rung in self.rungs.iterations if rung > done]
+            found.append((min([*rungs, whole]) - done, whole - done))
+        return found
+
+    def done(self, number: int) -> int:
+        """Iterations that a trial has trained."""
+        return self.table.iterations[self.reports[number] - 1] if self.reports[number] else 0
 
     def next_trial(self) -> int | None:
         """One that may go on, or a new one; None where there is none now."""
-        full = self.is_full()
-        promoted = self.rungs.to_promote(self.waiting, rounded_up=full)
-        if promoted is not None:
-            self.passed[promoted] = self.waiting.pop(promoted)
-            return promoted
-        if full or not self.unused.any():
-            return None
-        return self.ask()
+        chosen: int | str | None = "new"
+        if self.arm.stopping == "promotion":
+            chosen = self.promotion().next_up(self.waiting, self.ways())
+        if isinstance(chosen, int):
+            self.passed[chosen] = self.waiting.pop(chosen)
+            return chosen
+        return self.ask() if chosen == "new" and self.unused.any() else None
 
     def ask(self) -> int:
         """A new trial: the point of the table that is nearest to what is suggested."""
-        started = time.perf_counter()
-        self.study.sampler = sampler_of(self.arm.sampler, self.table, self.seed, len(self.chosen))
+        started = time.process_time()
+        max_iter, number = self.table.max_iter, len(self.chosen)
+        self.study.sampler = sampler_of(self.arm.sampler, self.axes, max_iter, self.seed, number)
         trial = self.study.ask()
         suggested = self.table.space.suggest(trial)
-        self.seconds += time.perf_counter() - started
+        self.seconds += time.process_time() - started
         if not self.chosen:
             point = self.table.start
         else:
-            distance = np.square(self.places - self.features([suggested])).sum(1)
+            distance = np.square(self.places - self.axes.features([suggested])).sum(1)
             point = int(np.argmin(np.where(self.unused, distance, np.inf)))
         self.unused[point] = False
         for key, distribution in self.table.space.distributions.items():
@@ -287,36 +316,78 @@ class Replay:
             self.study._storage.set_trial_param(trial._trial_id, key, internal, distribution)
         self.chosen.append(point)
         self.reports.append(0)
-        return trial.number
+        return trial.number - len(self.earlier)
 
     def report(self, number: int) -> bool:
         """Tell a trial's next report; returns whether the trial goes on."""
         table, storage = self.table, self.study._storage
-        point, done = self.chosen[number], self.reports[number]
+        point, done = table.points[self.chosen[number]], self.reports[number]
+        seed, identifier = self.seeds[self.chosen[number]], len(self.earlier) + number
         self.used += self.cost(number)
-        step, value = table.iterations[done], float(self.curves[point][done])
+        step, value = table.iterations[done], float(point.val[seed, done])
         self.reports[number] += 1
         if value > self.best[0]:
-            self.best = value, float(table.points[point].at[done])
+            self.best = value, float(point.at[done])
         self.course.append((self.used, self.best[1]))
-        storage.set_trial_intermediate_value(number, step, value)  # in memory a trial's identifier is its number
-        self.rungs.note(number, step, value)
-        best = float(self.curves[point][: done + 1].max())
+        storage.set_trial_intermediate_value(identifier, step, value)  # in memory a trial's identifier is its number
+        score = climbed(METRIC, {METRIC.text: value, "loss": float(point.loss[seed, done])}, {}, {})
+        if score != value:
+            before = self.study.get_trials(deepcopy=False)[identifier].user_attrs.get("climbed", {})
+            storage.set_trial_user_attr(identifier, "climbed", {**before, str(step): score})
+        self.rungs.note(number, step, score)
+        best = float(point.val[seed, : done + 1].max())
         if step >= table.max_iter:
-            storage.set_trial_state_values(number, TrialState.COMPLETE, [best])
+            storage.set_trial_state_values(identifier, TrialState.COMPLETE, [best])
             return False
-        if number == 0 or self.arm.stopping == "none":
+        if self.arm.stopping == "none" or (number in OWED and self.arm.stopping == "asha"):
             return True
-        passed = self.passed.get(number, 0)
-        rung = judge(self.arm.stopping, self.rungs, number, passed=passed, last_chance=self.is_full())
+        rung = self.rung_to_leave(number)
         if rung is None:
-            self.passed[number] = max([passed, *self.rungs.reached(number)])
-            return True
-        if self.arm.stopping == "promotion":
+            self.passed[number] = max([self.passed.get(number, 0), *self.rungs.reached(number)])
+        elif self.arm.stopping == "promotion":
             self.waiting[number] = rung
         else:
-            storage.set_trial_state_values(number, TrialState.PRUNED, [best])
-        return False
+            storage.set_trial_state_values(identifier, TrialState.PRUNED, [best])
+        return rung is None
+
+    def rung_to_leave(self, number: int) -> int | None:
+        """The rung at which a trial pauses, or ends, after its latest report; None if it goes on."""
+        passed = self.passed.get(number, 0)
+        if self.arm.stopping != "promotion":
+            return judge(self.arm.stopping, self.rungs, number, passed=passed)
+        highest = max((rung for rung in self.rungs.reached(number) if rung > passed), default=None)
+        if highest is None or self.promotion().goes_on(number, highest, self.waiting, self.ways()):
+            return None
+        return highest
+
+
+def earlier_trials(table: Table, other: Table, seed: int, *, reverse: bool) -> list[FrozenTrial]:
+    """A study of random points and ASHA on another table, as `--from` gives it to one on `table`.
+
+    Args:
+        reverse: turn its scores round: the best are the worst.
+    """
+    own = own_values(table.name)  # of keys that the earlier study did not search
+    study = Replay(other, ARMS["random_asha"], seed + EARLIER, 10 * other.max_iter).run()
+    found = []
+    for number, (point, reports) in enumerate(zip(study.chosen, study.reports, strict=True)):
+        values = {key: other.points[point].values.get(key, own[key]) for key in table.space.entries}
+        if not reports or table.space.contains(values):
+            continue
+        val = other.points[point].val[study.seeds[point], :reports]
+        scores = (max(one.val.max() for one in other.points) - val if reverse else val).tolist()
+        steps = [round(step * table.max_iter / other.max_iter) for step in other.iterations[:reports]]
+        found.append(
+            create_trial(
+                state=TrialState.COMPLETE if reports == len(other.iterations) else TrialState.PRUNED,
+                values=[max(scores)],
+                params=values,
+                distributions=table.space.distributions,
+                intermediate_values=dict(zip(steps, scores, strict=True)),
+                user_attrs={"prior": f"trial {number} of {other.name}"},
+            )
+        )
+    return found
 
 
 # Many studies
@@ -330,6 +401,7 @@ class Setting:
         task, sources, moved: of the table; see `Table.read` and `Table.moved`.
         trainings: the budget, in whole trainings.
         at_once: trials at once.
+        earlier: of the table of an earlier study, `reversed` or `same` for this table itself; see `earlier_trials`.
     """
 
     task: str
@@ -337,22 +409,31 @@ class Setting:
     trainings: int = 10
     at_once: int = 1
     moved: float = 0.0
+    earlier: str = ""
 
     def table(self) -> Table:
         table = Table.read(self.task, self.sources)
         return table.moved(self.moved) if self.moved else table
 
+    def earlier_table(self) -> Table:
+        if self.earlier in TASKS:
+            return Table.read(self.earlier, sources_of(self.earlier))
+        return Table.read(self.task, self.sources)
 
-_table: dict[Setting, Table] = {}  # of a process
+
+_tables: dict[Setting, tuple[Table, Table]] = {}  # of a process
 
 
 def replayed(work: tuple[Setting, str, int]) -> tuple[str, int, list[float], int, float]:
     """Arm, seed, test AP at each multiple of the reports' period, trials, seconds of suggestions."""
     setting, arm, seed = work
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    table = _table.get(setting) or _table.setdefault(setting, setting.table())
+    if setting not in _tables:
+        _tables[setting] = setting.table(), setting.earlier_table()
+    table, other = _tables[setting]
     budget = setting.trainings * table.max_iter
-    study = Replay(table, ARMS[arm], seed, budget, setting.at_once).run()
+    known = earlier_trials(table, other, seed, reverse=setting.earlier == "reversed") if setting.earlier else []
+    study = Replay(table, ARMS[arm], seed, budget, setting.at_once, known).run()
     grid = np.arange(table.period, budget + 1, table.period)
     steps, scores = np.array(study.course).T
     place = np.searchsorted(steps, grid, side="right") - 1
@@ -363,16 +444,20 @@ def replay_all(setting: Setting, arms: Sequence[str], seeds: Sequence[int], proc
     """{arm: {"AP": (N, G) of each study and moment, "trials", "suggestion"}}; the same seeds in the same order."""
     works = [(setting, arm, seed) for seed in seeds for arm in arms]
     found: dict[str, list[Any]] = {arm: [] for arm in arms}
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for arm, *rest in pool.imap(replayed, works, chunksize=4):
-            found[arm].append(rest)
+    if processes == 1:
+        rows = [replayed(work) for work in works]
+    else:
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            rows = list(pool.imap(replayed, works, chunksize=4))
+    for arm, *rest in rows:
+        found[arm].append(rest)
     return {
         arm: {
-            "AP": np.array([scores for _, scores, _, _ in rows]),
-            "trials": float(np.mean([trials for *_, trials, _ in rows])),
-            "seconds": float(np.sum([seconds for *_, seconds in rows]) / np.sum([trials for *_, trials, _ in rows])),
+            "AP": np.array([scores for _, scores, _, _ in of_arm]),
+            "trials": float(np.mean([trials for *_, trials, _ in of_arm])),
+            "seconds": sum(seconds for *_, seconds in of_arm) / sum(trials for *_, trials, _ in of_arm),
         }
-        for arm, rows in found.items()
+        for arm, of_arm in found.items()
     }
 
 
@@ -387,7 +472,7 @@ def interval(scores: Floats) -> tuple[Floats, Floats]:
     return low, high
 
 
-def first_above(scores: Floats, bar: float, grid: Floats) -> int | None:
+def first_above(scores: Floats, bar: float, grid: NDArray[Any]) -> int | None:
     """The moment from which on scores (G,) stay at `bar` or above; None: there is none."""
     below = np.flatnonzero(scores < bar)
     after = int(below[-1]) + 1 if len(below) else 0
@@ -478,11 +563,19 @@ def main(words: Sequence[str] | None = None, say: Callable[[str], object] = prin
     parser.add_argument("--trainings", type=int, default=10, help="the budget, in whole trainings")
     parser.add_argument("--at-once", type=int, default=1, help="trials at once")
     parser.add_argument("--center-moved", type=float, default=1.0, help="factor on the configuration's learning rate")
+    parser.add_argument(
+        "--from",
+        dest="earlier",
+        default="",
+        choices=[*TASKS, "same", "reversed"],
+        help="the table of an earlier study; reversed: this one, with its scores turned round",
+    )
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON with everything")
     given = parser.parse_args(words)
     sources = tuple(given.points or sources_of(given.task))
-    setting = Setting(given.task, sources, given.trainings, given.at_once, math.log10(given.center_moved))
+    moved = math.log10(given.center_moved)
+    setting = Setting(given.task, sources, given.trainings, given.at_once, moved, given.earlier)
     started, seeds = time.monotonic(), range(given.first, given.first + given.studies)
     found = replay_all(setting, given.arms, seeds, given.processes)
     table = setting.table()

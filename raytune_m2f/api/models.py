@@ -129,11 +129,15 @@ def export_model(
         CheckpointError: the checkpoint is damaged; the message offers others.
     """
     from raytune_m2f.study.directory import StudyDirectory
+    from raytune_m2f.study.lines import nothing_found
     from raytune_m2f.study.status import study_status
 
     study, run = StudyDirectory.at(source), os.fspath(source)
     if study.is_laid_out:
-        run = study_status(study).trial_to_export(trial).directory
+        status = study_status(study)
+        run = status.trial_to_export(trial).directory
+        if trial is None and (words := nothing_found(status)) is not None:
+            log.warning("%s", words)
     elif trial is not None:
         raise InputError(f"--trial {trial}: {source} is no study, it has no trials")
     from raytune_m2f.export import export_run  # with torch: only now that there is something to export

@@ -46,7 +46,7 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.
     study = rm.tune(
         output / f"{CONFIGS[full]}.yaml", "demo", output / "study", trials=trials, seed=seed, progress=progress
     )
-    log.info("3/5 exporting the best trial to %s", output / "model")
+    log.info("3/5 exporting the best trial to %s", output / "model")  # which says if it has found nothing
     status, model = study.status(), study.export(output / "model")
     best = status.best_trial
     assert best is not None  # `tune` raises if every trial failed
@@ -103,7 +103,9 @@ def _summary(status: StudyStatus, output: Path, seconds: float) -> Table:
     own, best = status.trials[0], status.best_trial
     stopped = status.counts.get("stopped", 0)
     table = Table(title="demo", title_justify="left", show_header=False)
-    if best is not None:
+    if status.found_nothing:
+        table.add_row("best trial", "none: no trial has found anything; see the warning")
+    elif best is not None:
         table.add_row("best trial", f"{best.number}: segm AP {best.best:.2f} at iteration {best.best_iteration}")
     table.add_row("the configuration's own values", "no score" if own.best is None else f"segm AP {own.best:.2f}")
     table.add_row("the exported model", "evaluated: the same segm AP as its trial reported")

@@ -22,6 +22,7 @@ from raytune_m2f.cli.options import (
     require_duration,
     require_finite,
 )
+from raytune_m2f.errors import TrainingError
 
 if TYPE_CHECKING:
     from raytune_m2f import Study
@@ -260,11 +261,17 @@ def _progress() -> StudyLines | Silent:
 
 
 def _print_outcome(study: Study) -> None:
-    """The trials of a study that has run, and what to do with them."""
+    """The trials of a study that has run, and what to do with them.
+
+    Raises:
+        TrainingError: no trial has found anything; a script does not go on to export that.
+    """
     from raytune_m2f.cli.tables import status_table
-    from raytune_m2f.study.lines import closing_words
+    from raytune_m2f.study.lines import closing_words, nothing_found
 
     status = study.status()
     print_table(status_table(status, folded=out.is_terminal))
+    if (words := nothing_found(status)) is not None and status.driver is None:
+        raise TrainingError(words)
     if (words := closing_words(status)) is not None:
         out.print(words, soft_wrap=True, highlight=False)

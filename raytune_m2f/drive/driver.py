@@ -182,8 +182,9 @@ class Driver:
             self.record.note_session(self._session, round(now - self._started, 3))
             self._noted = now
         self.record.directory.commit(soon=True)
-        if self.halted is None:
-            self.halted = self._over_budget(now - self._noted)
+        if self.halted is None and (over := self._over_budget(now - self._noted)) is not None:
+            self.halted = over
+            self._settle_whole()
 
     def _over_budget(self, since_noted: float) -> str | None:
         budget = self.record.plan.settings.budget
@@ -192,6 +193,12 @@ class Driver:
         usage = self.record.usage()
         usage = usage.model_copy(update={"seconds": usage.seconds + since_noted})
         return budget.spent(usage)
+
+    def _settle_whole(self) -> None:
+        """Note the end of those that trained their last iteration with the last of the budget: no process tells it."""
+        for number in self.running:
+            if (self.record.trial(number).last_step or 0) >= self.record.index.max_iter:
+                self.record.settle(number)
 
     def _check_breaker(self, trial: FrozenTrial) -> None:
         if len(self._ended) >= FAILURES_ALIKE:

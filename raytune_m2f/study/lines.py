@@ -11,7 +11,7 @@ from typing import Any
 
 from raytune_m2f.progress import INTERVAL_S, duration, heartbeat, print_to_stderr, read_progress
 from raytune_m2f.study.status import StudyStatus, TrialStatus, relative
-from raytune_m2f.training.objective import Objective
+from raytune_m2f.training.climb import FLAT
 from raytune_m2f.training.symptoms import summary
 
 ENDED = ("complete", "stopped", "failed")
@@ -22,7 +22,6 @@ FOOTNOTES = {
     "pbt": "> went on from the checkpoint of a better trial",
 }
 """The origin of a trial, behind the mark that a table gives it."""
-SHOWN_AS_ZERO = 0.005
 _ADVICE = (
     "Train longer (a new study with a larger SOLVER.MAX_ITER), or search other ranges (SOLVER.BASE_LR first); whether "
     "the losses fall is"
@@ -102,7 +101,11 @@ def study_lines(status: StudyStatus, seconds: float, left: float | None) -> list
 
 def _best_part(status: StudyStatus) -> list[str]:
     best = status.best_trial
-    return [] if best is None else [f"best {status.metric} {score_text(best.best)} (trial {best.number})"]
+    if best is None:
+        return []
+    if status.found_nothing:
+        return ["nothing found so far"]
+    return [f"best {status.metric} {score_text(best.best)} (trial {best.number})"]
 
 
 def _running_line(trial: TrialStatus, status: StudyStatus) -> str:
@@ -144,12 +147,27 @@ def status_caption(status: StudyStatus) -> str:
     of = f" of {limit:.0f} trials" if limit else " trials"
     best = status.best_trial
     leader = "" if best is None else f"; best: trial {best.number} with {status.metric} {score_text(best.best)}"
+    if status.found_nothing:
+        leader = f"; no trial has found anything so far ({status.metric} 0.00)"
     origins = dict.fromkeys(trial.origin for trial in status.trials if trial.origin in FOOTNOTES)
     notes = "".join(f"\n{FOOTNOTES[origin]}" for origin in origins if origin)
     leaks = f"\nleaks freed: {status.leaks_freed}" if status.leaks_freed else ""
     start = f"{status.usage['trials']:.0f}{of} started: {counts}{leader}"
-    found = f"{_noise_warning(status)}{_heads(status)}{_symptoms(status)}"
-    return f"{start}{leaks}{found}{notes}{_flat(status)}{_what_comes_next(status)}"
+    found = (_noise_warning(status), _climbs(status), _heads(status), _symptoms(status))
+    return f"{start}{leaks}{''.join(found)}{notes}{_flat(status)}{_what_comes_next(status)}"
+
+
+def _climbs(status: StudyStatus) -> str:
+    """Which trials are compared by their training losses, and why."""
+    flat = [trial for trial in status.trials if trial.climbed is not None]
+    if not flat:
+        return ""
+    lowest = max(flat, key=lambda trial: trial.climbed or 0.0)
+    return (
+        f"\n{status.metric} is flat (below {FLAT:g}) at the latest report of {len(flat)} of {len(status.trials)} "
+        "trials: the search compares these by the training loss, under the configuration's own weights; trial "
+        f"{lowest.number} has the lowest"
+    )
 
 
 def _heads(status: StudyStatus) -> str:
@@ -222,16 +240,22 @@ def caveat(status: StudyStatus) -> str | None:
     best = status.best_trial
     if best is None or best.best is None:
         return None
-    return _nothing_found(status, best) or _no_difference(status, best)
+    return nothing_found(status) or _no_difference(status, best)
 
 
-def _nothing_found(status: StudyStatus, best: TrialStatus) -> str | None:
-    rewards = all(weight > 0 for weight, _ in Objective.parse(status.metric).terms)
-    if not rewards or best.best is None or best.best >= SHOWN_AS_ZERO:
+def nothing_found(status: StudyStatus) -> str | None:
+    """What to do about a study whose best score is a zero; None if it is not. Such a study has no best trial."""
+    best = status.best_trial
+    if best is None or not status.found_nothing:
         return None
+    flat = [trial for trial in status.trials if trial.climbed is not None]
+    lowest = max(flat, key=lambda trial: trial.climbed or 0.0, default=best)
+    told_apart = {trial.climbed for trial in flat}
+    learned = f"only the training losses told its trials apart (trial {lowest.number} has the lowest)"
     return (
-        f"no trial has found anything: the best {status.metric} is {best.best:.2f}, so the search has learned nothing "
-        f"and there is no best trial. {_ADVICE} in {relative(best.directory)}/metrics.jsonl."
+        f"no trial has found anything: the best {status.metric} is {best.best:.2f}, so "
+        f"{learned if len(told_apart) > 1 else 'the search has learned nothing'} and there is no best trial. {_ADVICE} in "
+        f"{relative(lowest.directory)}/metrics.jsonl."
     )
 
 

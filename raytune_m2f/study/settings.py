@@ -73,7 +73,8 @@ class Budget(_Settings):
 class EarlyStopping(_Settings):
     """What becomes of a trial that is worse than others at the same iteration (a rung); see `record/rungs.py`.
 
-    The configuration's own values, which are tried first, are never stopped: they are the baseline.
+    The configuration's own values, which are tried first, are never stopped: they are the baseline. With `promotion`
+    they wait, but are brought to their end in any case.
     """
 
     method: StoppingMethod = "asha"

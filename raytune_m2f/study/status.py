@@ -22,8 +22,10 @@ from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.search.insight import Gain, Insight
+from raytune_m2f.training.objective import Objective
 from raytune_m2f.training.symptoms import head_name, symptoms, vitals_of
 
+SHOWN_AS_ZERO = 0.005
 STATES = {
     TrialState.WAITING: "waiting",
     TrialState.COMPLETE: "complete",
@@ -52,6 +54,7 @@ class TrialStatus:
         checkpoint: the best weights, if they are there.
         vitals: of its heads, in the latest report; see `learner/vitals.py`.
         symptoms: what the vitals of its heads show, in the latest report and in the one before.
+        climbed: what the search compares its latest report by, where that is not the metric; see `training/climb.py`.
     """
 
     number: int
@@ -73,6 +76,7 @@ class TrialStatus:
     checkpoint: str | None
     vitals: dict[str, float] = field(default_factory=dict)
     symptoms: list[str] = field(default_factory=list)
+    climbed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,13 @@ class StudyStatus:
     @property
     def metric(self) -> str:
         return self.metrics[0]
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether trials have a score, and the best is a zero of a metric that rises from 0."""
+        best = self.best_trial
+        rises = all(weight > 0 for weight, _ in Objective.parse(self.metric).terms)
+        return rises and best is not None and best.best is not None and best.best < SHOWN_AS_ZERO
 
     def within_noise(self) -> list[TrialStatus]:
         """The trials whose distance to the best is less than twice its standard error: they may be as good.
@@ -280,6 +291,7 @@ def _trial_status(record: Record, trial: FrozenTrial, driven: bool) -> TrialStat
         checkpoint=study.address_of(weights) if best and weights.exists() else None,
         vitals=vitals_of(attributes.get("last", {})),
         symptoms=_symptoms(attributes, last or 0),
+        climbed=attributes.get("climbed", {}).get(str(last)),
     )
 
 

@@ -2,8 +2,8 @@
 
 Early in a training, and to its end with a learning rate far too low, nothing or next to nothing is found: AP is 0.00 in
 trial after trial, so no rung can tell them apart and no sampler learns anything. Real curves (139 trainings of the
-synthetic shapes, final AP on a test set from 0 to 56) say what foretells the end: of the trials with AP below 1 after an
-eighth and a quarter of their training, AP itself has a Spearman correlation of 0.68 and 0.43 with the end. With the
+synthetic shapes, final AP on a test set from 0 to 56) say what foretells the end: of the trials with AP below 1 after
+an eighth and a quarter of their training, AP itself has a Spearman correlation of 0.68 and 0.43 with the end. With the
 training loss in its place below 0.1 it is 0.69 and 0.78; with the loss on validation images 0.69 and 0.73, with AP at
 IoU 0.1 to 0.45 it is 0.52 and 0.46, with the mean best IoU 0.30 and 0.37. The training loss is in every report already.
 

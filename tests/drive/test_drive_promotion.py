@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fake_processes import FakeProcesses, curve, drive, live
+from fake_processes import FakeProcesses, Killed, curve, drive, killed_after, live
 from fake_study import MAX_ITER, PERIOD, leave_reports, new_study, open_record, report, settings
 from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.drive.driver import Driver
+from raytune_m2f.drive.runner import enqueue_points
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.plan import Extension, StudyPlan
 from raytune_m2f.study.record import Record
-from raytune_m2f.study.settings import EarlyStopping, StudySettings
+from raytune_m2f.study.settings import Budget, EarlyStopping, StudySettings
 from raytune_m2f.training.trial_dir import STOP
 
 
@@ -140,6 +142,81 @@ def test_last_chance_counts_all_that_are_started(tmp_path: Path) -> None:
     driver = drive(new_study(tmp_path, promotion(trials=2)))
     FakeProcesses(driver, random.Random(0)).run()
     assert TrialState.COMPLETE in [trial.state for trial in driver.record.trials()]
+
+
+# The end of every kind of budget
+
+BUDGETS = {
+    "iterations": Budget(iterations=400),
+    "seconds": Budget(seconds=44),
+    "GPU-hours": Budget(gpu_hours=44 / 3600),
+}
+
+
+def run_budgeted(study: StudyDirectory, seed: int, at_once: int) -> Record:
+    """To the end of its budget. An iteration takes 0.1 s, of a GPU too, and trials at once do not slow each other."""
+    processes: list[FakeProcesses] = []
+
+    def clock() -> float:
+        return sum(process.driver.record.usage().iterations for process in processes) / 10 / at_once
+
+    record = open_record(study)
+    enqueue_points(record)
+    driver = Driver(record, record.reconcile(), gpus_per_trial=1.0, clock=clock)
+    processes.append(FakeProcesses(driver, random.Random(seed), at_once))
+    while driver.halted is None and processes[0].step():
+        pass
+    return driver.record
+
+
+def ends(record: Record) -> list[int]:
+    """The trials that came to their end, the configuration's own left out."""
+    complete = record.trials(TrialState.COMPLETE)
+    return [t.number for t in complete if t.last_step == MAX_ITER and t.user_attrs.get("origin") != "config"]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("limit", BUDGETS)
+def test_every_budget_keeps_its_end_for_the_best(tmp_path: Path, limit: str, at_once: int) -> None:
+    """Four new trials a training, and one in nine comes to its end by itself: it would be none of so few."""
+    stopping = EarlyStopping(method="promotion", reduction_factor=6)
+    for seed in range(3):
+        chosen = settings(budget=BUDGETS[limit], early_stopping=stopping, seed=seed)
+        record = run_budgeted(new_study(tmp_path / str(seed), chosen), seed, at_once)
+        assert ends(record)
+        assert len(record.trials()) >= 8
+        assert record.usage().iterations <= 440
+
+
+def test_an_extended_study_searches_on_and_has_another_last_chance(tmp_path: Path) -> None:
+    stopping = EarlyStopping(method="promotion", reduction_factor=6)
+    study = new_study(tmp_path, settings(budget=BUDGETS["iterations"], early_stopping=stopping))
+    before = run_budgeted(study, 0, 1)
+    first, trials = ends(before), len(before.trials())
+    Extension(iterations=300).of(StudyPlan.load(study.plan_file), before.usage()).save(study.plan_file)
+    after = run_budgeted(study, 1, 1)
+    assert len(ends(after)) > len(first)
+    assert len(after.trials()) > trials
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_last_chance_survives_kills(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping = EarlyStopping(method="promotion", reduction_factor=6)
+    study = new_study(tmp_path, settings(budget=BUDGETS["iterations"], early_stopping=stopping))
+    rng = random.Random(seed)
+    while True:
+        with suppress(Killed), killed_after(rng.randint(15, 60), monkeypatch):
+            record = run_budgeted(study, seed, 1)
+            break
+    assert ends(record)
+    assert 390 <= record.usage().iterations <= 400
+
+
+def test_the_last_iteration_of_the_budget_ends_its_trial(tmp_path: Path) -> None:
+    study = new_study(tmp_path, settings(budget=Budget(iterations=80)))
+    record = run_budgeted(study, 0, 1)
+    assert record.trial(0).state == TrialState.COMPLETE
+    assert record.unfinished() == []
 
 
 # Kills

@@ -196,6 +196,14 @@ def test_doubt_is_worth_a_trial() -> None:
     assert gains[2].error > gains[1].error > 0
 
 
+def test_noise_hides_what_is_to_be_gained() -> None:
+    quiet, loud = (
+        expected_gain(AXES, [trial(1.0, 1e-3)], Known(additive, doubt=1.0, noise=noise), 90) for noise in (0.1, 4.0)
+    )
+    assert 0 < loud.mean < quiet.mean
+    assert loud.below_noise
+
+
 def test_what_was_stopped_for_good_is_not_in_hand() -> None:
     stopped, kept = trial(1.0, 1e-3, last=10), trial(0.5, 1e-3)
     assert expected_gain(AXES, [stopped, kept], Known(additive, doubt=0.0), 90).mean == pytest.approx(0.5)
@@ -226,6 +234,11 @@ def test_too_few_trials_say_what_is_missing() -> None:
     assert few.lines() == []
     assert (few.keys, few.gain) == ((), None)
     assert learned([*curves(LEAST_CURVES), *failed, *earlier]).trials == LEAST_CURVES
+
+
+def test_where_all_score_the_same_nothing_is_said() -> None:
+    same = [Curve(curve.values, {10: 0.0, 90: 0.0}) for curve in curves(8)]
+    assert learned(same).missing == "all 8 trials have the same segm/AP"
 
 
 def test_it_is_the_same_each_time_and_goes_through_json() -> None:

@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 from fake_study import MAX_ITER, half_done_study, leave_reports, new_study, open_record, settings
+from typer.testing import CliRunner
 
+from raytune_m2f import Study
+from raytune_m2f.cli.main import app
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.lines import StudyLines, closing_words, status_caption, study_lines
 from raytune_m2f.study.record import Record
@@ -86,6 +89,34 @@ def test_who_found_nothing_is_no_success(tmp_path: Path, scores: tuple[float, ..
     assert "SOLVER.MAX_ITER" in words
     assert "metrics.jsonl" in words
     assert "export" not in words
+
+
+def test_a_flat_study_says_what_is_climbed_and_names_no_best_trial(tmp_path: Path) -> None:
+    study = new_study(tmp_path, settings(trials=9, early_stopping=EarlyStopping(method="none")))
+    record = open_record(study)
+    for loss in (40.0, 20.0, 30.0):
+        leave_reports(study.trial(record.ask()), {80: 0.0}, loss=loss)
+        record.reconcile()
+    status = study_status(study.root)
+    assert status.found_nothing
+    words = closing_words(status) or ""
+    assert "only the training losses told its trials apart (trial 1 has the lowest)" in words
+    assert "0001/metrics.jsonl" in words
+    caption = status_caption(status)
+    assert "no trial has found anything so far" in caption
+    assert "best:" not in caption
+    assert "segm/AP is flat (below 0.1) at the latest report of 3 of 3 trials" in caption
+    assert "training loss" in caption
+    assert "best" not in study_lines(status, 1.0, None)[0]
+
+
+def test_a_study_that_found_nothing_ends_as_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said(tmp_path, 0.0, 0.0)
+    monkeypatch.setattr("raytune_m2f.resume", lambda study, **_: Study(study))
+    ended = CliRunner().invoke(app, ["resume", str(tmp_path / "study")])
+    assert ended.exit_code == 1
+    assert "no trial has found anything" in " ".join(ended.output.split())
+    assert "export" not in ended.output
 
 
 def test_equal_scores_choose_nobody(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_settings_are_read_from_plain_values() -> None:
         ({}, r"^s: budget: missing$"),
         ({"budget": {}}, "^s: budget: a study needs at least one limit above 0: trials, iterations"),
         ({"budget": {"trials": 0}}, r"^s: budget\.trials: got 0, allowed: greater than or equal to 1$"),
-        ({**BUDGET, "sampler": "tpee"}, "^s: sampler: got 'tpee', allowed: 'tpe', 'gp', .*; did you mean tpe"),
+        ({**BUDGET, "sampler": "tpee"}, "^s: sampler: got 'tpee', allowed: 'auto', 'tpe', 'gp', .*; did you mean tpe"),
         ({**BUDGET, "seeds": 1}, "^s: seeds: there is no such setting$"),
         ({**BUDGET, "metrics": []}, "^s: metrics: a study needs a metric"),
         ({"budget": {"trials": 0}, "seed": -1}, r"^2 problems:\n  s: budget.*\n  s: seed"),

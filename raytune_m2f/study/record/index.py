@@ -33,8 +33,8 @@ class Index:
         ids: Optuna's identifier of each trial number.
         started: how many trials were started here.
         paused: the trials that wait, and at which rung.
-        under_way: the trials that have begun, have not ended and do not wait: their iterations, and whether they run to
-            their end in any case.
+        under_way: the trials that have begun, have not ended and do not wait: their iterations.
+        owed: the trials that are brought to their end in any case: the configuration's own values.
         rungs: best values at the rungs, of what is climbed.
         vacant: pbt: the trials that ended and were not replaced yet, and at which rung.
         heirs: pbt: the trials without a report of their own that start from another's checkpoint: whose, and at which
@@ -47,7 +47,8 @@ class Index:
     ids: dict[int, int] = field(default_factory=dict)
     started: int = 0
     paused: dict[int, int] = field(default_factory=dict)
-    under_way: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    under_way: dict[int, int] = field(default_factory=dict)
+    owed: set[int] = field(default_factory=set)
     vacant: dict[int, int] = field(default_factory=dict)
     heirs: dict[int, tuple[int, int]] = field(default_factory=dict)
     rungs: Rungs = field(init=False)
@@ -111,8 +112,8 @@ class Index:
     def ways(self, *, without: int | None = None) -> list[Way]:
         """What the trials that are under way still have to train: to their next rungs, and to their ends."""
         found = []
-        for number, (done, whole) in self.under_way.items():
-            rungs = [] if whole else [rung for rung in self.rungs.iterations if rung > done]
+        for number, done in self.under_way.items():
+            rungs = [] if number in self.owed else [rung for rung in self.rungs.iterations if rung > done]
             if number != without:
                 found.append((min([*rungs, self.max_iter]) - done, self.max_iter - done))
         return found
@@ -120,8 +121,8 @@ class Index:
     def limits(self, budget: Budget, usage: Usage) -> tuple[float, float]:
         """How many iterations the budget still allows all trials together, and how many each of them.
 
-        Seconds and GPU-hours are so by the rate so far, of which a tenth is kept back, as no rate is steady. Trials that
-        run at once share the iterations and the GPU-hours, but not the time.
+        Seconds and GPU-hours are so by the rate so far, of which a tenth is kept back, as no rate is steady. Trials
+        that run at once share the iterations and the GPU-hours, but not the time.
         """
         left = [math.inf if budget.iterations is None else budget.iterations - usage.iterations]
         if budget.gpu_hours is not None and usage.gpu_hours and usage.iterations:
@@ -157,4 +158,6 @@ class Index:
         if not ended and rung is not None:
             self.paused[number] = rung
         elif not ended:
-            self.under_way[number] = trial.last_step or 0, attributes.get("origin") == "config"
+            self.under_way[number] = trial.last_step or 0
+        if attributes.get("origin") == "config":
+            self.owed.add(number)

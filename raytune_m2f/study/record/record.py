@@ -159,7 +159,7 @@ class Record:
         budget, usage = self.plan.settings.budget, self.usage()
         left, each = self.index.limits(budget, usage)
         may_start = (budget.trials is None or usage.trials < budget.trials) and self.flat is None
-        return Promotion(self.index.rungs, self.index.max_iter, left=left, each=each, may_start=may_start)
+        return Promotion(self.index.rungs, self.index.max_iter, left, each, may_start, owed=self.index.owed)
 
     # Telling what trials did
 
@@ -296,7 +296,8 @@ class Record:
             return True
         stopping = self.plan.settings.early_stopping
         method = stopping.method
-        baseline = trial.user_attrs.get("origin") == "config"  # runs to its end, for the others to be compared to
+        # runs to its end, for the others to be compared to; with `promotion` it waits, and is owed its end
+        baseline = trial.user_attrs.get("origin") == "config" and method != "promotion"
         whole = (trial.last_step or 0) >= self.index.max_iter
         if baseline or whole or trial.state.is_finished():
             return False

@@ -14,10 +14,10 @@ pbt        rungs at r, 2 r, 3 r ... A trial among the worst floor(n / eta) of a 
            floor(n / eta) is continued in its place with changed values. (Jaderberg et al., Population Based Training
            of Neural Networks, 2017, section 4.1: truncation selection.)
 
-Ties go on. The best value up to a rung is compared, as that is what a trial is scored by; of what the study climbs where
-the metric is flat, see `training/climb.py`. Optuna's
-SuccessiveHalvingPruner and Ray's schedulers keep the rungs' values as state of their own, which a kill between a report
-and the decision leaves behind the record; here they are an index of the record, built anew when it is opened.
+Ties go on. The best value up to a rung is compared, as that is what a trial is scored by; where the metric is flat it
+is of what the search climbs, see `training/climb.py`. Optuna's SuccessiveHalvingPruner and Ray's schedulers keep the
+rungs' values as state of their own, which a kill between a report and the decision leaves behind the record; here they
+are an index of the record, built anew when it is opened.
 """
 
 from __future__ import annotations

@@ -8,9 +8,11 @@ importance  Functional ANOVA of the predicted final score over the cube: how muc
             stopped trials too.
 rungs       Spearman's correlation of the best score up to a rung with that of the whole training, as early stopping
             compares trials by the former and a study by the latter.
-gain        Expected improvement of the best final value by MORE trials that are chosen together: greedily, each the
-            candidate that raises the mean over the joint draws most. The gain is then the mean over other draws.
-            Their scores are taken to be known without noise, and what is learned between them is left out.
+gain        By how much MORE trials, each seen once with its noise, are expected to raise the best final value that is
+            predicted: the knowledge gradient of Frazier et al. (The Knowledge-Gradient Policy for Correlated Normal
+            Beliefs, 2009) for trials that are chosen together. They are chosen greedily: each is the candidate that
+            raises the mean over the joint draws of the best of them most. What one learns from one of them for the
+            choice of the next is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ MORE = 10
 MOST_CURVES = 100
 """Curves of the study itself that the model is given; of earlier ones half as many."""
 PLACES, DRAWS = 512, 64
-CANDIDATES = 288
+CANDIDATES, GAIN_DRAWS = 288, 512
 DEGREE = 5
 FEW_VALUES = 8
 STEPS = 41
@@ -109,7 +111,7 @@ class Gain:
 
     Attributes:
         trials: how many more.
-        mean, error: expected gain in the best final value, and the standard deviation of what is believed of it.
+        mean, error: expected gain in the best final value, and the standard deviation of what may come of it.
         noise: standard deviation between two trainings at the same values.
     """
 
@@ -197,6 +199,8 @@ def learn(
     own = own_curves(curves)
     if len(own) < LEAST_CURVES:
         return Insight(score, len(own), missing=f"{len(own)} trials have a score, and {LEAST_CURVES} are needed")
+    if len({curve.best for curve in own}) == 1:
+        return Insight(score, len(own), missing=f"all {len(own)} trials have the same {score}")
     model = fit(most_telling(curves))
     ranks = tuple(rung_ranks(own, rungs, max_iter))
     return Insight(
@@ -468,11 +472,24 @@ def expected_gain(axes: Axes, curves: Sequence[Curve], model: Predicts, max_iter
         *(place for one in near for place in axes.draw_near(random, one, CANDIDATES // 9, 0.1)),
     ]
     points = [curves[kept[0]].values, *(curves[n].values for n in able[:MORE]), *map(axes.values, places)]
-    draws = model.draws(points, 2 * 256, random)
-    rises = np.maximum(draws[:, 1:] - draws[:, :1], 0.0)  # (draws, candidates)
-    chosen = _chosen(rises[:256])
-    gains = rises[256:, chosen].max(1)
+    draws = model.draws(points, GAIN_DRAWS, random)
+    chosen = [0, *(1 + column for column in _chosen(np.maximum(draws[:, 1:] - draws[:, :1], 0.0)))]
+    gains = _rises(draws[:, chosen], model.noise, random)
     return Gain(MORE, *(round(float(figure), 6) for figure in (gains.mean(), gains.std(), model.noise)))
+
+
+def _rises(draws: Floats, noise: float, random: np.random.Generator) -> Floats:
+    """(D,): by how much the best predicted mean rises, above that of the first, once the others are seen with noise.
+
+    Args:
+        draws: (D, 1 + C) of the first and of the others.
+    """
+    means, covariance = draws.mean(0), np.cov(draws.T)
+    seen = covariance[1:, 1:] + (noise**2 + 1e-12) * np.eye(len(means) - 1)
+    moves = np.linalg.solve(seen, covariance[1:]).T  # (1 + C, C): of each mean by each difference that is seen
+    differences = draws[:, 1:] + random.normal(0.0, noise, draws[:, 1:].shape) - means[1:]
+    after = means + differences @ moves.T
+    return np.asarray(np.maximum(after.max(1), after[:, 0]) - after[:, 0])
 
 
 def _chosen(rises: Floats) -> list[int]:
