@@ -29,20 +29,15 @@ def lines(draw: st.DrawFn) -> dict[str, Any]:
     low = draw(st.floats(1e-6, 1.0))
     numbers = draw(st.lists(st.integers(1, 99), min_size=2, max_size=5, unique=True))
     step = draw(st.integers(1, 5))
-    line, values = draw(
-        st.sampled_from(
-            [
-                *[({"type": kind, "low": low, "high": 10.0}, st.floats(low, 10.0)) for kind in ("uniform", "share")],
-                (
-                    {"type": "int", "low": 3, "high": 3 + 7 * step, "step": step},
-                    st.integers(0, 7).map(lambda n: 3 + n * step),
-                ),
-                ({"type": "int", "low": 2, "high": 64, "log": True}, st.integers(2, 64)),
-                ({"type": "categorical", "choices": numbers}, st.sampled_from(numbers)),
-                ({"type": "categorical", "choices": ["a", "b"]}, st.sampled_from(["a", "b"])),
-            ]
-        )
-    )
+    kinds: list[tuple[dict[str, Any], st.SearchStrategy[Any]]] = [
+        ({"type": "uniform", "low": low, "high": 10.0}, st.floats(low, 10.0)),
+        ({"type": "share", "low": low, "high": 10.0}, st.floats(low, 10.0)),
+        ({"type": "int", "low": 3, "high": 3 + 7 * step, "step": step}, st.integers(0, 7).map(lambda n: 3 + n * step)),
+        ({"type": "int", "low": 2, "high": 64, "log": True}, st.integers(2, 64)),
+        ({"type": "categorical", "choices": numbers}, st.sampled_from(numbers)),
+        ({"type": "categorical", "choices": ["a", "b"]}, st.sampled_from(["a", "b"])),
+    ]
+    line, values = draw(st.sampled_from(kinds))
     prior = st.fixed_dictionaries(
         {}, optional={"center": values | st.just("config"), "confidence": st.sampled_from(["low", "medium", "high"])}
     )
