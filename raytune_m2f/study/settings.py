@@ -206,4 +206,4 @@ def _describe(found: ErrorDetails) -> str:
     if message.startswith("Input should be "):
         hint = did_you_mean(found["input"], re.findall("'(.*?)'", message))
         message = f"got {found['input']!r}, allowed: {message.removeprefix('Input should be ')}{hint}"
-    return f"{'.'.join(map(str, found['loc']))}: {message}"
+    return ": ".join(filter(None, [".".join(map(str, found["loc"])), message]))

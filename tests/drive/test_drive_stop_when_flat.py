@@ -156,5 +156,5 @@ def test_a_flat_study_says_so_and_what_to_do(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_what_cannot_be_flat_is_refused(asked: dict[str, Any], what: str) -> None:
-    with pytest.raises(StudyError, match=f"stop_when_flat does not go with {what}"):
+    with pytest.raises(StudyError, match=f"^settings of the study: stop_when_flat does not go with {what}"):
         StudySettings.from_dict({"budget": {"trials": 9}, "stop_when_flat": True, **asked})
