@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import live
+from benchmarks import curves, live
+from raytune_m2f.data import generate_shapes
+from raytune_m2f.training.objective import Objective
+from raytune_m2f.training.reports import TrialContext, read_reports
 
 
 def status(used: int, trial: int | None, iteration: int = 0, score: float = 0.0) -> Any:
@@ -30,6 +33,32 @@ def test_a_course_notes_each_change_once_and_goes_on_after_a_restart(tmp_path: P
     again.update(status(150, 1, 30, 3.0))
     noted = [json.loads(line) for line in file.read_text().splitlines()]
     assert [(one["used"], one["trial"], one["iteration"]) for one in noted] == [(30, 0, 30), (60, 0, 60), (150, 1, 30)]
+
+
+def test_every_best_checkpoint_of_a_trial_is_kept_and_scored_on_the_test_images(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = curves.Task(
+        "demo",
+        (
+            "SOLVER.MAX_ITER=4", "SOLVER.IMS_PER_BATCH=2", "TEST.EVAL_PERIOD=2", "TEST.BOOTSTRAP=0",
+            "INPUT.IMAGE_SIZE=64", "MODEL.MASK_FORMER.TRAIN_NUM_POINTS=32",
+        ),
+        {"SOLVER.BASE_LR": curves.LR},
+        4,
+    )  # fmt: skip
+    monkeypatch.setitem(curves.TASKS, "shapes", task)
+    generate_shapes(tmp_path / "data", train_images=4, val_images=2, image_size=64)
+    (tmp_path / "data" / "test.json").write_bytes((tmp_path / "data" / "val.json").read_bytes())
+    (tmp_path / "data" / "test").symlink_to("val")
+    config = curves.config_of("shapes", tmp_path, {"SOLVER.BASE_LR": 1e-3}, seed=0)
+    trial = tmp_path / "auto" / live.STUDY / "trials" / "0003"
+    live.kept(config, TrialContext(trial, metric=Objective.parse("segm/AR100")))
+    reports = {report["iteration"]: report for report in read_reports(trial)}
+    best = [2, 4] if reports[4]["segm/AR100"] > reports[2]["segm/AR100"] else [2]
+    course = [{"trial": 3, "iteration": iteration} for iteration in (*best, 3)]
+    scores = live.scored(tmp_path, "auto", course)
+    assert scores == [pytest.approx(reports[iteration]["segm/AP"]) for iteration in best] + [None]
 
 
 def result(seed: int, arm: str, *scores: float | None) -> dict[str, Any]:
