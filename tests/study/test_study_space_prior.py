@@ -37,6 +37,7 @@ def lines(draw: st.DrawFn) -> dict[str, Any]:
         ({"type": "categorical", "choices": numbers}, st.sampled_from(numbers)),
         ({"type": "categorical", "choices": ["a", "b"]}, st.sampled_from(["a", "b"])),
     ]
+    line: dict[str, Any]
     line, values = draw(st.sampled_from(kinds))
     prior = st.fixed_dictionaries(
         {}, optional={"center": values | st.just("config"), "confidence": st.sampled_from(["low", "medium", "high"])}
