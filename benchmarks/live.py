@@ -47,7 +47,7 @@ from raytune_m2f.launch.session import ray_session
 from raytune_m2f.storage.files import write_atomically
 from raytune_m2f.study.layout import new_study
 from raytune_m2f.study.search.axes import Axes
-from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings
+from raytune_m2f.study.settings import Budget, EarlyStopping, Resources, StudySettings, usual_stopping
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.study.status import StudyStatus
 from raytune_m2f.training.reports import TrialContext
@@ -58,7 +58,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "early_stopping": EarlyStopping(method="none")},
     "random_asha": {"sampler": "random", "early_stopping": EarlyStopping(method="asha")},
     "old": {"sampler": "tpe", "early_stopping": EarlyStopping(method="asha")},
-    "auto": {},  # whatever the product does by itself
+    "auto": {"sampler": "auto", "early_stopping": EarlyStopping(method=usual_stopping("auto"))},
 }
 BATCH = {"SOLVER.IMS_PER_BATCH": {"type": "int", "low": 1, "high": 4, "log": True}}
 MAKE_SAMPLER = "raytune_m2f.study.record.record.make_sampler"

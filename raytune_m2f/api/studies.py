@@ -22,7 +22,7 @@ from raytune_m2f.study.lines import StudyLines, caveat, flat_words, short_line
 from raytune_m2f.study.plan import Extension
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.search.insight import Insight
-from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings
+from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings, usual_stopping
 from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space, unread_priors
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
 
@@ -110,7 +110,7 @@ def tune(
         trials = min(trials or sys.maxsize, len(grid(searched)))
     elif all(limit is None for limit in (trials, time, iterations, gpu_hours)):
         trials = DEFAULT_TRIALS
-    method = early_stopping or {"auto": "promotion", "grid": "none"}.get(sampler, "asha")
+    method = early_stopping or usual_stopping(sampler)
     budget = {"trials": trials, "seconds": parse_duration(time), "iterations": iterations, "gpu_hours": gpu_hours}
     asked = {
         "budget": budget,

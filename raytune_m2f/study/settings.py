@@ -16,6 +16,12 @@ Sampler = Literal["auto", "tpe", "gp", "cmaes", "random", "grid"]
 StoppingMethod = Literal["asha", "promotion", "pbt", "none"]
 
 
+def usual_stopping(sampler: Sampler) -> StoppingMethod:
+    """The method of early stopping that suits a sampler, where none is asked for."""
+    usual: dict[Sampler, StoppingMethod] = {"auto": "promotion", "grid": "none"}
+    return usual.get(sampler, "asha")
+
+
 class _Settings(BaseModel, frozen=True, extra="forbid"):
     """Immutable; a name that is none is refused."""
 
