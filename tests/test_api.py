@@ -186,7 +186,7 @@ def test_defaults(tmp_path: Path, planned: list[StudyPlan]) -> None:
     rm.tune(config(), space(), tmp_path / "c", iterations=100, early_stopping="none", metric=["segm/AP", "-loss"])
     budgets = [plan.settings.budget.model_dump(exclude_none=True) for plan in planned]
     assert budgets == [{"trials": 20}, {"seconds": 7200.0}, {"iterations": 100}]
-    assert [plan.settings.early_stopping.method for plan in planned] == ["asha", "asha", "none"]
+    assert [plan.settings.early_stopping.method for plan in planned] == ["promotion", "promotion", "none"]
     assert [plan.settings.metrics for plan in planned][1:] == [("segm/AP",), ("segm/AP", "-loss")]
 
 

@@ -161,7 +161,7 @@ def resumed(record: Record) -> list[tuple[object, ...]]:
     record.reconcile()
     while record.plan.settings.budget.allows_new_trial(record.usage()):
         record.ask()
-    record.reconcile()
+        record.reconcile()  # one that was lost has its directory: what came after it was asked once it had ended
     return [(trial.state.name, trial.params, trial.values, trial.intermediate_values) for trial in record.trials()]
 
 

@@ -118,14 +118,19 @@ class Record:
 
     def reconcile(self) -> list[int]:
         """Bring the record up to date with what trials left behind; returns the trials that have to go on."""
-        # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got.
-        self._prepare_sampler(started=max(0, self.usage().trials - 1))
         running = self.trials(TrialState.RUNNING)
+        for trial in running:
+            if "asked" in trial.user_attrs:
+                self.directory.pull_trial(trial.number)
+                self.settle(trial.number)
+        # The driver may have been killed while it asked: that trial is the latest, and gets what it would have got, for
+        # the sampler now knows of the others what it knew then.
+        self._prepare_sampler(started=max(0, self.usage().trials - 1))
         for trial in running:
             if "asked" not in trial.user_attrs:
                 self._draw(optuna.trial.Trial(self.study, trial._trial_id))
-            self.directory.pull_trial(trial.number)
-            self.settle(trial.number)
+                self.directory.pull_trial(trial.number)
+                self.settle(trial.number)
         return self.unfinished()
 
     def _draw(self, trial: optuna.trial.Trial) -> None:
