@@ -89,9 +89,11 @@ def starting_line(seconds: float) -> str:
 def study_lines(status: StudyStatus, seconds: float, left: float | None) -> list[str]:
     """A line on the study, and one on each running trial, which knows more than its last report."""
     ended = sum(trial.state in ENDED for trial in status.trials)
+    waiting = sum(trial.state == "paused" for trial in status.trials)
     limit = status.budget["trials"]
     parts = [
         f"study {relative(status.directory)}: {ended}{f' of {limit:.0f}' if limit else ''} trials ended",
+        *([f"{waiting} wait at a rung"] if waiting else []),
         *_best_part(status),
         f"running for {duration(seconds)}",
         *([] if left is None else [f"about {duration(left)} left"]),

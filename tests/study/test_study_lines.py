@@ -37,6 +37,15 @@ def test_lines_say_how_far_running_trials_are(study: StudyDirectory) -> None:
     ]
 
 
+def test_lines_say_how_many_wait_at_a_rung(tmp_path: Path) -> None:
+    record = open_record(new_study(tmp_path, settings(trials=4, early_stopping=EarlyStopping(method="promotion"))))
+    number = record.ask()
+    leave_reports(record.directory.trial(number), {record.index.grace: 5.0})
+    record.settle(number)
+    [line, *_] = study_lines(StatusReader(record).read(driver="this process"), 65.0, None)
+    assert "0 of 4 trials ended, 1 wait at a rung, best segm/AP 5.00 (trial 0), " in line
+
+
 def test_they_come_by_themselves() -> None:
     beaten = threading.Event()
 
