@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from raytune_m2f.study.search.axes import Axes
-from raytune_m2f.study.search.choose import choose, log_expected_improvement
+from raytune_m2f.study.search.choose import _rate_to_test, choose, log_expected_improvement
 from raytune_m2f.study.search.curves import Curve
 from raytune_m2f.study.space import SearchSpace
 
@@ -37,6 +37,16 @@ def test_learning_rates_come_first_over_the_whole_range() -> None:
     decades = sorted(int(np.log10(curve.values[RATE]) + 5) for curve in curves)
     assert decades == [0, 1, 2, 3], "one in each quarter, that of the configuration is known"
     assert all(1.0 < curve.values[WEIGHT] < 4.0 for curve in curves), "the others stay near the configuration"
+
+
+@pytest.mark.parametrize("rates", [[1e-4, 1e-3], [1e-4, 3e-4, 1e-3]])
+def test_few_learning_rates_are_tried_once_each(rates: list[float]) -> None:
+    """Where a quarter of the range has no choice of its own, the test of rates comes to an end all the same."""
+    line = {"type": "categorical", "choices": rates}
+    axes = Axes.of(SearchSpace.from_dict({RATE: line, WEIGHT: LINES[WEIGHT]}), OWN)
+    curves = [Curve({RATE: rate, WEIGHT: 2.0}, {10: 5.0, 80: 10.0}) for rate in rates]
+    assert _rate_to_test(axes, curves, random(0)) is None
+    assert _rate_to_test(axes, curves[:1], random(0)) is not None
 
 
 def test_it_goes_where_the_best_is_expected() -> None:

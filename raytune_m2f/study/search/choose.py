@@ -12,7 +12,7 @@ What is chosen depends on the curves and the stream of random numbers alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,11 +59,15 @@ def _rate_to_test(axes: Axes, own: Sequence[Curve], random: np.random.Generator)
     if LEARNING_RATE not in axes.keys:
         return None
     column = axes.keys.index(LEARNING_RATE)
-    tried = {min(int(4 * axes.place(curve.values)[column]), 3) for curve in own}
+
+    def quarter(values: Mapping[str, Any]) -> int:
+        return min(int(4 * axes.place(values)[column]), 3)
+
+    tried = {quarter(curve.values) for curve in own}
     for rate in RATES:
-        if int(4 * rate) not in tried:
-            place = np.clip(random.normal(axes.center, NEAR * axes.spread), 0.0, 1.0)
-            place[column] = rate + random.uniform(-1, 1) / 16  # its quarter's middle half
+        place = np.clip(random.normal(axes.center, NEAR * axes.spread), 0.0, 1.0)
+        place[column] = rate + random.uniform(-1, 1) / 16  # its quarter's middle half
+        if quarter(axes.values(place)) not in tried:  # of few choices not every quarter has one
             return place
     return None
 
