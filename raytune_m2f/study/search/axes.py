@@ -69,7 +69,7 @@ class Axes:
 
     def place(self, values: Mapping[str, Any]) -> Floats:
         """(K,): where values lie; a key that a trial does not have lies at the centre."""
-        found = self.center.copy()
+        found: Floats = self.center.copy()
         for number, (key, entry) in enumerate(self.space.entries.items()):
             if key in values:
                 found[number] = min(max(_share(entry, values[key]), 0.0), 1.0)
