@@ -41,6 +41,8 @@ from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import Rungs, default_grace, judge, rung_iterations
 from raytune_m2f.study.record.samplers import make_sampler
 from raytune_m2f.study.search.axes import Axes
+from raytune_m2f.study.search.curves import numbered_curves
+from raytune_m2f.study.search.promise import promises
 from raytune_m2f.study.space import SearchSpace
 from raytune_m2f.training.climb import climbed
 from raytune_m2f.training.objective import Objective
@@ -212,7 +214,7 @@ class Replay:
         at_once: trials at once, each as fast as the others.
         earlier: trials of an earlier study, which the sampler learns from; the best is tried second.
         course: (iterations so far, test AP of the checkpoint to export) at each report.
-        seconds: CPU time that suggestions took.
+        seconds: CPU time that suggestions, and promises at rungs, took.
     """
 
     table: Table
@@ -244,6 +246,7 @@ class Replay:
         self.waiting: dict[int, int] = {}
         self.passed: dict[int, int] = {}
         self.best = (-math.inf, 0.0)  # validation, test
+        self.promised: tuple[tuple[int, int], Rungs] | None = None  # and the moment that they are of
         random = np.random.default_rng(self.seed)
         self.seeds = [int(random.integers(len(point.val))) for point in table.points]
 
@@ -271,8 +274,21 @@ class Replay:
 
     def promotion(self) -> Promotion:
         """The rule of this moment."""
-        left = self.budget - self.used
-        return Promotion(self.rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()), owed=OWED)
+        left, rungs = self.budget - self.used, self.rungs
+        if self.arm.sampler == "auto":
+            rungs = self.promised_rungs()
+        return Promotion(rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()), owed=OWED)
+
+    def promised_rungs(self) -> Rungs:
+        """The rungs, at which trials are compared by what they promise; as `Record` does."""
+        now = self.used, len(self.chosen)
+        if self.promised is None or self.promised[0] != now:
+            started, max_iter = time.process_time(), self.table.max_iter
+            found = promises(self.axes, numbered_curves(self.study.get_trials(deepcopy=False)), max_iter)
+            here = {number - len(self.earlier): promise for number, promise in found.items()}
+            self.promised = now, self.rungs.by(here) if found else self.rungs
+            self.seconds += time.process_time() - started
+        return self.promised[1]
 
     def ways(self) -> list[tuple[int, int]]:
         """What the trials that are under way still have to train: to their next rungs, and to their ends."""

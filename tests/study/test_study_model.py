@@ -9,7 +9,7 @@ import pytest
 
 from raytune_m2f.study.search.axes import Axes, Floats
 from raytune_m2f.study.search.curves import Curve, estimated_end
-from raytune_m2f.study.search.model import CurveModel, Kernel, Sizes, _loss, reports_of
+from raytune_m2f.study.search.model import MOST_REPORTS, CurveModel, Kernel, Sizes, _loss, reports_of
 from raytune_m2f.study.space import SearchSpace
 
 LINES = {
@@ -89,6 +89,21 @@ def test_what_a_stopped_trial_would_reach() -> None:
     assert abs(mean - truth) < max(4.0, 3 * spread)
     with pytest.raises(ValueError, match="has no score"):
         CurveModel.fit(AXES, [*curves, Curve({RATE: 1e-3})], END).final(len(curves))
+
+
+def test_of_many_reports_the_last_of_each_trial_counts_and_else_the_newest() -> None:
+    random = np.random.default_rng(0)
+    earlier = [curve(place, task="earlier") for place in AXES.draw(random, 40)]
+    own = [curve(place) for place in AXES.draw(random, 100)]
+    rows, scores = reports_of(AXES, [*earlier, *own], END)
+    assert len(rows) == len(scores) == MOST_REPORTS
+    at_end = rows.trial[rows.t == 0]
+    assert set(range(40, 140)) <= set(at_end.tolist())
+    assert not (rows.task[rows.trial >= 40]).any()
+    assert rows.trial[rows.t < 0].min() > 40  # of the others the newest
+    assert scores == pytest.approx(
+        [[*earlier, *own][n].scores[round(END * np.exp(t))] for n, t in zip(rows.trial, rows.t, strict=True)]
+    )
 
 
 def test_the_same_curves_give_the_same_model() -> None:

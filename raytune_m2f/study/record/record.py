@@ -23,11 +23,13 @@ from raytune_m2f.study.record.attributes import fingerprint
 from raytune_m2f.study.record.gains import GainChecks
 from raytune_m2f.study.record.index import Index
 from raytune_m2f.study.record.promotion import Promotion
-from raytune_m2f.study.record.rungs import judge
-from raytune_m2f.study.record.samplers import make_sampler
+from raytune_m2f.study.record.rungs import Rungs, judge
+from raytune_m2f.study.record.samplers import MOST_CURVES, make_sampler
 from raytune_m2f.study.record.storage import open_study
 from raytune_m2f.study.search.axes import Axes
+from raytune_m2f.study.search.curves import numbered_curves
 from raytune_m2f.study.search.insight import Gain
+from raytune_m2f.study.search.promise import promises
 from raytune_m2f.study.settings import Usage
 from raytune_m2f.training.climb import climbed
 from raytune_m2f.training.reports import Report, read_reports
@@ -49,6 +51,7 @@ class Record:
         self._bounds = plan.settings.bounds
         self.index = Index(plan)
         self._axes = Axes.of(plan.space, plan.space.own_values(plan.config))
+        self._promised: tuple[Any, Rungs] | None = None  # and what it was made of
         for trial in self.trials():
             self.index.add(trial)
 
@@ -164,7 +167,19 @@ class Record:
         budget, usage = self.plan.settings.budget, self.usage()
         left, each = self.index.limits(budget, usage)
         may_start = (budget.trials is None or usage.trials < budget.trials) and self.flat is None
-        return Promotion(self.index.rungs, self.index.max_iter, left, each, may_start, owed=self.index.owed)
+        return Promotion(self.rungs, self.index.max_iter, left, each, may_start, owed=self.index.owed)
+
+    @property
+    def rungs(self) -> Rungs:
+        """The rungs as promotion sees them, at which trials are compared by what they promise where the search models their curves."""
+        settings, trials = self.plan.settings, self.trials()
+        if settings.sampler != "auto" or len(settings.metrics) > 1 or self.index.started >= MOST_CURVES:
+            return self.index.rungs
+        known = tuple((trial.number, trial.last_step, trial.state) for trial in trials)
+        if self._promised is None or self._promised[0] != known:
+            found = promises(self._axes, numbered_curves(trials), self.index.max_iter)
+            self._promised = known, self.index.rungs.by(found) if found else self.index.rungs
+        return self._promised[1]
 
     # Telling what trials did
 

@@ -75,6 +75,11 @@ class Rungs:
             self._values.setdefault(rung, {})[trial] = best
         self._curves[trial] = step, best, reached
 
+    def by(self, merits: Mapping[int, float]) -> Rungs:
+        """The same rungs, at each of which trials are compared by their merits; those without one come last."""
+        values = {rung: {trial: merits.get(trial, -math.inf) for trial in here} for rung, here in self._values.items()}
+        return Rungs(self.iterations, self.factor, values, self._curves)
+
     def reached(self, trial: int) -> tuple[int, ...]:
         """The rungs that the trial's latest report was the first to reach; two where it came late."""
         return self._curves[trial][2] if trial in self._curves else ()

@@ -56,7 +56,12 @@ class Curve:
 
 def curves_of(trials: Iterable[FrozenTrial]) -> list[Curve]:
     """The trials that have begun, in their order; without those that failed for a reason of their own."""
-    return [curve_of(trial) for trial in trials if trial.params and _says_something(trial)]
+    return [curve for _, curve in numbered_curves(trials)]
+
+
+def numbered_curves(trials: Iterable[FrozenTrial]) -> list[tuple[int, Curve]]:
+    """The same, each with its trial's number."""
+    return [(trial.number, curve_of(trial)) for trial in trials if trial.params and _says_something(trial)]
 
 
 def _says_something(trial: FrozenTrial) -> bool:

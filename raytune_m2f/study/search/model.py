@@ -38,7 +38,7 @@ Ints = NDArray[np.int64]
 APART = 1.9
 """Of a trial's reports the last counts, and of those before it one for each such factor of iterations."""
 MOST_REPORTS = 250
-"""The newest ones: an inversion takes some 10 ms."""
+"""An inversion takes some 10 ms. The last report of each trial of this study first, then the newest of the others."""
 JITTER = 1e-6
 STEPS = 40
 
@@ -278,15 +278,11 @@ def reports_of(axes: Axes, curves: Sequence[Curve], max_iter: int) -> tuple[Rows
             share.append(min(1.0, iteration / max_iter))
             score.append(curve.scores[iteration])
             task.append(tasks.setdefault(curve.task, len(tasks)))
-    trial, share, score, task = (
-        trial[-MOST_REPORTS:],
-        share[-MOST_REPORTS:],
-        score[-MOST_REPORTS:],
-        task[-MOST_REPORTS:],
-    )
     features = axes.features([curve.values for curve in curves])
     rows = Rows(features[trial], np.log(share), np.array(trial, np.int64), np.array(task, np.int64))
-    return rows, np.array(score, np.float64)
+    last = np.diff(rows.trial, prepend=-1) > 0  # a trial's reports come from its last to its first
+    kept = np.sort(np.lexsort((np.arange(len(rows)), last & (rows.task == 0)))[-MOST_REPORTS:])
+    return Rows(rows.x[kept], rows.t[kept], rows.trial[kept], rows.task[kept]), np.array(score, np.float64)[kept]
 
 
 def _standard(scores: Floats, rows: Rows) -> tuple[float, float]:
