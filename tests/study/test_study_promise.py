@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_study import LR, MAX_ITER, PERIOD, leave_reports, new_study, open_record, report, settings
 
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.search.axes import Axes
@@ -13,7 +14,6 @@ from raytune_m2f.study.search.curves import Curve
 from raytune_m2f.study.search.promise import promises
 from raytune_m2f.study.settings import Budget, EarlyStopping
 from raytune_m2f.study.space import SearchSpace
-from tests.fake_study import LR, MAX_ITER, PERIOD, leave_reports, new_study, open_record, report, settings
 
 END = 80
 AXES = Axes.of(SearchSpace.from_dict({LR: {"type": "loguniform", "low": 1e-5, "high": 1e-2}}), {LR: 1e-4})

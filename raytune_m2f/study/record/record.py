@@ -171,7 +171,7 @@ class Record:
 
     @property
     def rungs(self) -> Rungs:
-        """The rungs as promotion sees them, at which trials are compared by what they promise where the search models their curves."""
+        """The rungs; where the search models curves, trials are compared there by what they promise."""
         settings, trials = self.plan.settings, self.trials()
         if settings.sampler != "auto" or len(settings.metrics) > 1 or self.index.started >= MOST_CURVES:
             return self.index.rungs
