@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.api.models import LoadedModel, export_model, load_model
-from raytune_m2f.api.training import PathOrAddress, config_of, describe_training
+from raytune_m2f.api.training import PathOrAddress, WorkProgress, config_of, describe_training
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError
@@ -377,10 +377,25 @@ class Study:
         return planned.compare()
 
     def export(
-        self, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None, trust: bool = False
+        self,
+        output: PathOrAddress,
+        *,
+        trial: int | None = None,
+        iteration: int | None = None,
+        skip_verify: bool = False,
+        trust: bool = False,
+        progress: WorkProgress = None,
     ) -> LoadedModel:
         """Export a trial's best checkpoint to the directory `output`, and load the model; see `export_model`."""
-        export_model(self.address, output, trial=trial, iteration=iteration)
+        export_model(
+            self.address,
+            output,
+            trial=trial,
+            iteration=iteration,
+            skip_verify=skip_verify,
+            trust=trust,
+            progress=progress,
+        )
         return load_model(output, trust=trust)
 
 
