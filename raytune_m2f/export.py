@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.fields.model import MaskFormerTest
+from raytune_m2f.config.paths import refuse_untrusted
 from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories, resize_shortest_edge
 from raytune_m2f.data.masks import Rle
@@ -146,7 +147,8 @@ def export_run(
         origin: what the model card says of the study.
         verify: looks at the files before any is in its place; None: the model card says that nobody has.
         write: another format, in place of the files of a native export.
-        trust: of `load_export`, for another format.
+        trust: whether Python files that the configuration names (DATASETS.IMPORT) may run, to verify and for another
+            format.
         others: gives lines that say what else can be exported if the checkpoint is damaged, beside the run's own.
 
     Returns:
@@ -155,6 +157,7 @@ def export_run(
     Raises:
         CheckpointError: the checkpoint is damaged; the message offers others.
         ModelError: there is no such checkpoint, or `output` holds other files, or an export that was changed since.
+        ConfigError: the configuration names Python files and is not trusted.
         VerificationError, InputError: of `verify` and `write`; nothing is left in `output` then.
     """
     name = checkpoint.BEST if iteration is None else checkpoint.iteration_file(Path(), iteration).name
@@ -166,6 +169,8 @@ def export_run(
     except (CheckpointError, ModelError) as error:
         raise type(error)("\n  ".join([str(error), *_others(folder, name), *(others() if others else ())])) from error
     report: dict[str, Any] = state["report"]
+    if not trust and (verify is not None or write is not None):  # both use the configuration
+        refuse_untrusted(state["config"], str(run))
     with replacing_together(output) as new:
         earlier = require_export(output)
         native = new if write is None else new / ".native"

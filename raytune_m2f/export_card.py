@@ -73,7 +73,7 @@ class Card:
             "## Data",
             *self._data(),
             "## Configuration",
-            _table(("", ""), self._configuration()),
+            _table(("key", "value"), self._configuration()),
             *self._study(),
             "## How to use it",
             self.how_to_use or self._commands(),
@@ -128,6 +128,11 @@ class Card:
             if rows := [_scored(name, values, errors, counts) for name in own if name in values]:
                 yield f"### {title}"
                 yield _table(head_of_table, rows)
+        if heads:
+            yield (
+                "`AP_all` is AP with the category and every subcategory right, `AP_joint_HEAD` with this one right; "
+                "`lower` and `upper` are their bounds. `majority` is the accuracy of the most frequent class alone."
+            )
         unsure = "" if any(not math.isnan(error) for error in errors.values()) else " None was computed here."
         yield f"Intervals are of other images of the same kind, by the bootstrap over the test images.{unsure}"
 
@@ -136,6 +141,9 @@ class Card:
         if self.checked is not None:
             found, errors = self.checked["metrics"], self.checked["standard_errors"]
             values = {name: math.nan if value is None else value for name, value in found.items()}
+            values = {
+                name: value for name, value in values.items() if name.removesuffix("_se") not in found.keys() - {name}
+            }
             return values, {name: math.nan if errors.get(name) is None else errors[name] for name in values}
         scores = {n: v for n, v in self.report.items() if "/" in n and not n.startswith("vitals/")}
         errors_of = {f"{name}_se": name for name in scores}
@@ -175,7 +183,7 @@ class Card:
     def _study(self) -> Iterator[str]:
         if self.origin.study:
             yield "## Study"
-            yield _table(("", ""), ((_cell(what), _cell(text)) for what, text in self.origin.study.items()))
+            yield _table(("what", "value"), ((_cell(what), _cell(text)) for what, text in self.origin.study.items()))
         if self.origin.values:
             yield _table(
                 ("searched key", "value"), ((_code(key), _code(str(v))) for key, v in self.origin.values.items())
@@ -201,16 +209,20 @@ In Python:
             "categories.json": "the names of all labels",
             "metrics.json": "what the training reported",
         }
-        return _table(("file", ""), ((_code(name), known.get(name, "")) for name in self.files))
+        return _table(("file", "holds"), ((_code(name), known.get(name, "")) for name in self.files))
 
 
 def _scored(
     name: str, values: Mapping[str, float], errors: Mapping[str, float], counts: Mapping[str, int]
 ) -> tuple[str, ...]:
     value, margin = values[name], Z * errors.get(name, math.nan)
-    interval = "" if math.isnan(margin) else f"{value - margin:.2f} to {value + margin:.2f}"
-    shown = "no ground truth" if math.isnan(value) else f"{value:.2f}"
-    return _cell(name), shown, "" if math.isnan(value) else interval, str(counts.get(name, ""))
+    count = str(counts.get(name, ""))
+    if math.isnan(value):
+        return _cell(name), "no ground truth", "", count
+    if name.endswith("/matched"):  # a number of instances
+        return _cell(name), f"({value:.0f} instances)", "", count
+    interval = "" if math.isnan(margin) else f"{max(value - margin, 0):.2f} to {min(value + margin, 100):.2f}"
+    return _cell(name), f"{value:.2f}", interval, count
 
 
 def _table(names: Sequence[str], rows: Rows) -> str:

@@ -45,7 +45,7 @@ def run(tiny_config: Config, tiny_dataset: dict[str, Path], tmp_path_factory: py
     torch.manual_seed(0)
     network = build_network(config, dataset.categories).eval()
     model = ExportedModel(network, config, dataset.categories, CPU)
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for record in dataset.records:
         found = model.predict_encoded(read_image(record.file))
         for result in instances_to_results(found, image_id=record.id, categories=dataset.categories):

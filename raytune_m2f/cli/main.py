@@ -110,7 +110,14 @@ def train(
 
 
 app.command()(doctor)
-for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
+for command in (
+    cli_study.tune,
+    cli_study.resume,
+    cli_study.extend,
+    cli_study.confirm,
+    cli_study.status,
+    cli_study.best,
+):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
 app.command()(cli_cluster.logs)
