@@ -196,13 +196,20 @@ def _weights(network: MultiTaskMaskFormer, config: Config) -> dict[str, Tensor]:
     # what transformers has as well, and no prediction depends on; it complains of what is missing
     for name in [name for name in state if name.endswith(".normalization.running_mean")]:
         state.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    if config.MODEL.BACKBONE.NAME == "D2SwinTransformer":
+    if config.MODEL.BACKBONE.NAME == "D2SwinTransformer" and _has_unused_norm():
         norm, width = "model.pixel_level_module.encoder.swin.layernorm", network.backbone.channels["res5"]
         state |= {f"{norm}.weight": torch.ones(width), f"{norm}.bias": torch.zeros(width)}
     weights = torch.ones(len(state["class_predictor.bias"]))
     weights[-1] = config.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
     state["criterion.empty_weight"] = weights
     return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+
+
+def _has_unused_norm() -> bool:
+    """Whether this version of transformers has a whole SwinModel in its backbone, with the norm of its last output."""
+    from transformers import SwinBackbone, SwinConfig
+
+    return hasattr(SwinBackbone(SwinConfig(embed_dim=4, depths=[1], num_heads=[1], window_size=2)), "swin")
 
 
 def _heads(network: MultiTaskMaskFormer) -> dict[str, Tensor]:
