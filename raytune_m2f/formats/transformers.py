@@ -340,11 +340,13 @@ for instance in found["segments_info"]:  # found["segmentation"] has their masks
 USE_HEADS = """\
 ```python
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 from safetensors.torch import load_file
 
-heads, names = load_file(f"{folder}/subcategories.safetensors"), json.load(open(f"{folder}/categories.json"))
+heads = load_file(f"{folder}/subcategories.safetensors")
+names = json.loads(Path(folder, "categories.json").read_text())["subcategories"]
 kept = (outputs.class_queries_logits[0].softmax(-1)[:, :-1].amax(-1) >= 0.5).nonzero()[:, 0]
 decoded = model.model.transformer_module.decoder.layernorm(outputs.transformer_decoder_last_hidden_state)[0, kept]
 # each query as an image of its own, so that one sees which instance is whose
@@ -353,7 +355,7 @@ sizes = [image.size[::-1]] * len(kept)
 results = processor.post_process_instance_segmentation(SimpleNamespace(**logits), target_sizes=sizes)
 for query, result in zip(decoded, results):
     for instance in result["segments_info"]:  # one, or none; its mask is result["segmentation"] == 0
-        for head, classes in names["subcategories"].items():
+        for head, classes in names.items():
             probabilities = (heads[f"{head}.weight"] @ query + heads[f"{head}.bias"]).softmax(-1)[:-1]
             print(model.config.id2label[instance["label_id"]], head, classes[probabilities.argmax()])
 ```

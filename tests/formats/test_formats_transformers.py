@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from raytune_m2f.config import Config
 from raytune_m2f.data import Categories
@@ -19,7 +21,7 @@ from raytune_m2f.export import ExportedModel
 from raytune_m2f.formats import transformers as formats
 from raytune_m2f.learner.mask_former import build_network
 from raytune_m2f.learner.weights import load_weights
-from raytune_m2f.model import MultiTaskMaskFormer
+from raytune_m2f.model import Instances, MultiTaskMaskFormer
 
 transformers = pytest.importorskip("transformers")
 
@@ -50,9 +52,11 @@ def exported_of(config: Config, backbone: str, values: dict[str, Any] | None = N
     torch.manual_seed(0)
     network = build_network(config, CATEGORIES)
     with torch.no_grad():
-        for name, value in network.state_dict(keep_vars=True).items():
-            if value.is_floating_point():
-                value.add_(torch.rand_like(value) * (0.3 if "running" in name or "norm" in name else 0.1))
+        for value in network.state_dict(keep_vars=True).values():
+            if value.ndim > 1 and value.is_floating_point():
+                value.add_(torch.randn_like(value) * (0.3 * value.std() + 0.02))  # some begin with zeros
+            elif value.ndim == 1 and value.is_floating_point():
+                value.add_(torch.rand_like(value) * 0.2)
         network.sem_seg_head.predictor.class_embed.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 0.0]))
     return ExportedModel(network.eval(), config, CATEGORIES, CPU)
 
@@ -118,7 +122,7 @@ def test_what_is_read_of_an_image_is_what_we_read(written: tuple[ExportedModel, 
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     with Image.open(picture) as opened:
         assert processor(opened, return_tensors="pt")["pixel_values"].shape == (1, 3, 96, 160)
-        image = np.asarray(opened.convert("RGB").resize((160, 96)))  # a multiple of 32: neither pads nor stretches
+        image = np.array(opened.resize((320, 192)))  # of which 160 x 96 is made, multiples of 32
     ours = exported.model.preprocess([exported.resized(image)])
     torch.testing.assert_close(processor(image, return_tensors="pt")["pixel_values"], ours, rtol=1e-4, atol=1e-4)
     with Image.open(picture) as opened:
@@ -195,20 +199,41 @@ def test_without_transformers_it_is_said(tiny_config: Config, tmp_path: Path, mo
         formats.write(exported_of(tiny_config, "resnet"), tmp_path)
 
 
-@pytest.mark.parametrize("tampered", ["class_predictor.bias", "model.pixel_level_module.decoder.level_embed", "head"])
-def test_what_differs_is_refused(tiny_config: Config, tmp_path: Path, tampered: str) -> None:
+def test_what_differs_is_refused(written: tuple[ExportedModel, Path], tmp_path: Path) -> None:
     """The check can fail: a tensor changed in what was written, or left out."""
-    exported = exported_of(tiny_config, "resnet")
+    exported, folder = written
     assert isinstance(exported.model, MultiTaskMaskFormer)
-    formats.write(exported, tmp_path)
-    path = tmp_path / ("subcategories.safetensors" if tampered == "head" else "model.safetensors")
-    state = load_file(path)
-    name = "age.weight" if tampered == "head" else tampered
-    save_file({**state, name: state[name].flip(0)}, path, metadata={"format": "pt"})
-    said = {"head": "logits of age", "class_predictor.bias": "class_queries_logits"}.get(tampered, "queries_logits")
-    with pytest.raises(ModelError, match=f"transformers' {said}|{said} are not the model's: they differ by"):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    for file, name, said in (
+        ("subcategories.safetensors", "age.weight", "logits of age are not the model's: they differ by"),
+        ("model.safetensors", "model.pixel_level_module.decoder.level_embed", "queries_logits are not the model's"),
+        ("model.safetensors", "class_predictor.bias", "class_queries_logits are not the model's: they differ by"),
+        ("preprocessor_config.json", "0.485", "pixel_values are not the model's: they differ by"),
+    ):
+        whole = (tmp_path / file).read_bytes()
+        if file.endswith("json"):
+            (tmp_path / file).write_text(whole.decode().replace(name, "0.406"))
+        else:
+            state = load_file(tmp_path / file)
+            save_file({**state, name: state[name].flip(0)}, tmp_path / file, metadata={"format": "pt"})
+        with pytest.raises(ModelError, match=said):
+            formats._check(exported.model, tmp_path)
+        (tmp_path / file).write_bytes(whole)
+    del state["class_predictor.bias"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"does not load what was written.*class_predictor\.bias"):
         formats._check(exported.model, tmp_path)
-    del state[name]
-    save_file(state, path, metadata={"format": "pt"})
-    with pytest.raises((ModelError, KeyError), match="does not load what was written|age.weight"):
-        formats._check(exported.model, tmp_path)
+
+
+def test_instances_of_another_score_category_or_mask_are_refused() -> None:
+    masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+    masks[0, :4], masks[1, 4:] = True, True
+    ours = Instances(torch.tensor([0.9, 0.1]), torch.tensor([1, 0]), masks, torch.tensor([0, 1]), {})
+
+    def theirs(label: int, score: float, mask: Tensor) -> dict[str, Any]:
+        return {"segments_info": [{"label_id": label, "score": score}], "segmentation": mask[None].float()}
+
+    formats._require_same_instances(theirs(1, 0.9, masks[0]), ours)  # the last of a ranking may be another
+    for other in (theirs(0, 0.9, masks[0]), theirs(1, 0.8, masks[0]), theirs(1, 0.9, masks[1])):
+        with pytest.raises(ModelError, match=r"does not find the model's instance of category 1 with score 0\.900"):
+            formats._require_same_instances(other, ours)
