@@ -154,6 +154,10 @@ def test_the_readmes_example_names_the_subcategories(
     assert lines[-len(wanted) :] == wanted
 
 
+def test_the_example_is_documented() -> None:
+    assert formats.USE_HEADS in (Path(__file__).parents[2] / "docs/transformers.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_says_what_is_not_applied(tiny_config: Config) -> None:
     values = {"TEST.TILES.ENABLED": True, "MODEL.MASK_FORMER.TEST.RANKING": "sum"}
     text = formats._readme(exported_of(tiny_config, "resnet", values))
