@@ -168,7 +168,7 @@ def test_a_trial_is_trained_again_by_one_command(
     with pytest.raises(StudyError, match=r"trial 7 of the study .* does not exist\. It has 2 trials"):
         study.train_command(trial=7)
     asked = made.plan_file.read_text().replace(
-        "    workers: 1\n    gpus_per_worker: null", "    workers: 2:4\n    gpus_per_worker: 0.5"
+        "    workers: 1\n    gpus_per_worker: null", "    workers: '2:4'\n    gpus_per_worker: 0.5"
     )
     made.plan_file.write_text(asked)
     assert study.train_command().endswith(" --workers 4 --gpus-per-worker 0.5")
