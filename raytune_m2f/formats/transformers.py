@@ -239,7 +239,7 @@ def _check(network: MultiTaskMaskFormer, folder: Path) -> None:
         processor = AutoImageProcessor.from_pretrained(folder)
         model.eval()
         if wrong := {name: sorted(found) for name, found in loading.items() if found}:
-            raise ModelError(f"transformers does not load what was written to {folder}: {wrong}")
+            raise ModelError(f"transformers does not load what was written: {wrong}")
         # of a size that is neither resized nor padded
         image = _picture(-(-SIDE // network.size_divisibility) * network.size_divisibility)
         pixels = processor(image, do_resize=False, return_tensors="pt")["pixel_values"]
@@ -366,7 +366,7 @@ def _readme(exported: ExportedModel) -> str:
     lines = [
         "# A Mask2Former for Hugging Face transformers",
         "",
-        f"Main categories: {', '.join(exported.categories.names)}. Written and checked by raytune-m2f.",
+        f"Main categories: {', '.join(exported.categories.names)}. Written and checked by raytune_m2f.",
         "",
         USE,
     ]
@@ -388,7 +388,7 @@ def _differences(exported: ExportedModel) -> Iterator[str]:
     test, tiles = exported.config.MODEL.MASK_FORMER.TEST, exported.config.TEST.TILES
     yield (
         f"An image is resized to a multiple of {exported.config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY} pixels, where "
-        "raytune-m2f pads it with zeros: the pixels, and so the scores, are equal where the resized image is one."
+        "raytune_m2f pads it with zeros: the pixels, and so the scores, are equal where the resized image is one."
     )
     yield "Masks are made at 384 x 384 pixels and resized from there."
     if tiles.ENABLED:

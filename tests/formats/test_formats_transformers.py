@@ -146,11 +146,12 @@ def test_the_readmes_example_names_the_subcategories(
             names["image"], return_tensors="pt")["pixel_values"]))  # fmt: skip
     found = [result["segments_info"][0]["label_id"] if result["segments_info"] else None for result in names["results"]]
     assert any(label is not None for label in found)
-    wanted = []
-    for query, label in zip(names["kept"].tolist(), found, strict=True):
-        for head, classes in CATEGORIES.subcategories.items() if label is not None else ():
-            best = int(outputs.pred_sublogits[head][-1, 0, query, :-1].argmax())
-            wanted.append(f"{CATEGORIES.names[label]} {head} {classes[best]}")
+    wanted = [
+        f"{CATEGORIES.names[label]} {head} {classes[int(outputs.pred_sublogits[head][-1, 0, query, :-1].argmax())]}"
+        for query, label in zip(names["kept"].tolist(), found, strict=True)
+        if label is not None
+        for head, classes in CATEGORIES.subcategories.items()
+    ]
     assert lines[-len(wanted) :] == wanted
 
 
