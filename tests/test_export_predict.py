@@ -64,7 +64,7 @@ def test_predictions_are_pictures_and_a_coco_file(
         load_export(exported, CPU),
         [tiny_dataset["val_images"]],
         tmp_path,
-        score_threshold=0.0,
+        min_score=0.0,
         progress=lambda *done: calls.append(done),
     )
     assert calls == [(i, 6, f"{i:05d}.png") for i in range(1, 7)]
@@ -84,7 +84,7 @@ def test_predictions_are_pictures_and_a_coco_file(
 
 
 def test_a_threshold_leaves_out_what_is_below(exported: Path, tiny_dataset: dict[str, Path], tmp_path: Path) -> None:
-    content = predict_files(load_export(exported, CPU), [tiny_dataset["val_images"]], tmp_path, score_threshold=1.0)
+    content = predict_files(load_export(exported, CPU), [tiny_dataset["val_images"]], tmp_path, min_score=1.0)
     assert content["annotations"] == []
 
 
