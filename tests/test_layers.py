@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("launch",),
     ("doctor",),
     ("drive",),
-    ("export_files", "export", "predict", "rankings", "scores", "project"),
+    ("export_files", "export_card", "export", "export_check", "formats", "predict", "rankings", "scores", "project"),
     ("api", "cluster"),
     ("cli", "__main__"),
     ("testing",),  # tests the layers below it, and none of them needs it
