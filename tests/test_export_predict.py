@@ -39,7 +39,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_export_holds_the_best_checkpoint(run: Path, exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
-    assert names == {"model.pth", "config.yaml", "categories.json", "metrics.json", "README.md"}
+    assert names == {"model.safetensors", "model.pth", "config.yaml", "categories.json", "metrics.json", "README.md"}
     best = max(read_reports(run), key=lambda report: report["segm/AP"])
     assert json.loads((exported / "metrics.json").read_text()) == best
     weights = torch.load(exported / "model.pth", weights_only=True)["model"]
@@ -107,7 +107,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, run: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"it has no model.pth, config.yaml, categories.json"):
+    with pytest.raises(ModelError, match=r"it has no model.safetensors, config.yaml, categories.json"):
         load_export(tmp_path)
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -115,6 +115,7 @@ def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"categories.json is no JSON"):
         load_export(tmp_path, CPU)
     (tmp_path / "categories.json").write_bytes((exported / "categories.json").read_bytes())
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.pth").write_bytes(b"no weights")
     with pytest.raises(ModelError, match=r"model.pth does not fit"):
         load_export(tmp_path, CPU)

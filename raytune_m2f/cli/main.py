@@ -32,6 +32,7 @@ from raytune_m2f.cli.options import (
 )
 from raytune_m2f.cli.scores import print_scores
 from raytune_m2f.errors import InputError
+from raytune_m2f.formats import FORMATS
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,14 @@ def train(
 
 
 app.command()(doctor)
-for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
+for command in (
+    cli_study.tune,
+    cli_study.resume,
+    cli_study.extend,
+    cli_study.confirm,
+    cli_study.status,
+    cli_study.best,
+):
     app.command()(command)
 app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
 app.command()(cli_cluster.logs)
@@ -132,13 +140,26 @@ def export(
     iteration: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Export the checkpoint of this iteration; by default the best.")
     ] = None,
+    format: Annotated[
+        str,
+        typer.Option(help=f"What the directory is for: native (raytune_m2f itself), {', '.join(FORMATS)}."),
+    ] = "native",
+    skip_verify: Annotated[
+        bool,
+        typer.Option(
+            "--skip-verify",
+            help="Do not evaluate the export again; else a fresh process does on the test set, and an export that "
+            "scores otherwise than its trial is refused. The model card says so.",
+        ),
+    ] = False,
+    trust: Trust = False,
 ) -> None:
-    """Export the best checkpoint as a directory that is enough to evaluate and predict.
+    """Export the best checkpoint as a directory that is enough to evaluate and predict, with a model card.
 
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        done = rm.export_model(**given(context))
+        done = rm.export_model(**given(context), progress=show_progress("verifying", "image"))
         _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
 
