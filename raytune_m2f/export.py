@@ -94,13 +94,19 @@ class ExportedModel:
 
         Masks are made one at a time, so that the memory does not grow with their number.
         """
-        height, width = image.shape[:2]
-        resized = self.resized(image)
+        return self.predict_batch([self.resized(image)], [(image.shape[0], image.shape[1])])[0]
+
+    @torch.no_grad()
+    def predict_batch(
+        self, images: Sequence[Tensor], original_sizes: Sequence[tuple[int, int]]
+    ) -> list[PackedInstances[Rle]]:
+        """`predict_encoded` of several images as `resized` makes them, in one batch."""
         if isinstance(self.model, MultiTaskMaskFormer):
-            (packed,) = predict(self.model, self.config, [resized], [(height, width)])
-            return packed
-        (found,) = predict_any(self.model, self.config, [resized], [(height, width)])
-        return PackedInstances(found.scores, found.labels, encode_masks(found.masks), found.queries, found.subprobs)
+            return predict(self.model, self.config, images, original_sizes)
+        return [
+            PackedInstances(found.scores, found.labels, encode_masks(found.masks), found.queries, found.subprobs)
+            for found in predict_any(self.model, self.config, images, original_sizes)
+        ]
 
     @property
     def ranking_section(self) -> MaskFormerTest:

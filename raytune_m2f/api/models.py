@@ -19,11 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from raytune_m2f.api.training import PathOrAddress, WorkProgress
+from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import DatasetError, InputError, did_you_mean
 from raytune_m2f.progress import Progress, as_context, line_progress, print_to_stderr, still
 from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from raytune_m2f.data import Categories
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from raytune_m2f.export_card import Origin
     from raytune_m2f.export_check import Check
     from raytune_m2f.model import PackedInstances
+    from raytune_m2f.predict.pipeline import OnImage
     from raytune_m2f.scores import Scores
     from raytune_m2f.study.directory import StudyDirectory
     from raytune_m2f.study.status import StudyStatus, TrialStatus
@@ -262,15 +265,29 @@ def load_model(folder: PathOrAddress, *, device: str | None = None, trust: bool 
     Raises:
         ModelError: a file is missing or does not fit the others.
         ConfigError: the configuration is wrong, or names Python files and is not trusted.
+        InputError: there is no such device.
     """
     log.info("loading the model %s", folder)
-    import torch
-
     from raytune_m2f.export import load_export
 
-    exported = load_export(Path(folder), None if device is None else torch.device(device), trust=trust)
+    exported = load_export(Path(folder), None if device is None else _device_of(device), trust=trust)
     log.info("on %s", exported.device)
     return LoadedModel(Path(folder), exported)
+
+
+def _device_of(name: str) -> torch.device:
+    """Raises InputError where torch knows no such device, or this machine has none."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count())) or "no GPU is seen"
+        raise InputError(f"--device: got {name!r}, allowed: cpu, or a GPU of this machine ({gpus})") from error
+    if device.type == "meta":
+        raise InputError(f"--device: got {name!r}, which computes nothing; allowed: cpu, cuda, cuda:0 ...")
+    return device
 
 
 @dataclass(frozen=True)
@@ -299,14 +316,16 @@ class LoadedModel:
         self,
         image: PathOrAddress | Image | npt.NDArray[np.uint8],
         *,
-        score_threshold: float = 0.5,
+        min_score: float = 0.5,
+        score_threshold: float | None = None,
         max_megapixels: float | None = None,
     ) -> Prediction:
         """The instances of one image.
 
         Args:
             image: a file, an image of PIL, or (H, W, 3) uint8 in RGB.
-            score_threshold: instances below it are left out, as are those without a pixel.
+            min_score: instances below it are left out, as are those without a pixel.
+            score_threshold: an earlier name of `min_score`.
             max_megapixels: a larger file is refused; see `read_image`.
 
         Raises:
@@ -315,31 +334,50 @@ class LoadedModel:
             ModelError: the network predicts no masks.
         """
         pixels = _pixels_of(image, max_megapixels)
-        return _prediction(self.exported.predict_encoded(pixels), pixels.shape[:2], self.categories, score_threshold)
+        least = min_score if score_threshold is None else score_threshold
+        return _prediction(self.exported.predict_encoded(pixels), pixels.shape[:2], self.categories, least)
 
     def predict_files(
         self,
         images: Sequence[PathOrAddress],
-        output: PathOrAddress,
+        output: PathOrAddress | None = None,
         *,
-        score_threshold: float = 0.5,
+        min_score: float = 0.5,
+        score_threshold: float | None = None,
+        overrides: Overrides = (),
+        batch: int | None = None,
         max_megapixels: float | None = None,
+        on_image: OnImage | None = None,
         progress: WorkProgress = None,
     ) -> dict[str, Any]:
         """Predict image files: an overlay PNG for each, and all instances in one COCO JSON, which is returned.
 
+        Args:
+            images: files, folders and patterns such as "photos/**/*.jpg".
+            output: directory for the pictures, instances.json and results.json; None: nothing is written.
+            min_score: instances below it are left out.
+            score_threshold: an earlier name of `min_score`.
+            overrides: other values of the keys that predictions depend on: `["KEY=VALUE", ...]` or `{"KEY": value}`,
+                such as the sieves, MODEL.MASK_FORMER.TEST.
+            batch: images that the network takes at once; by default TEST.IMS_PER_BATCH of the model.
+            max_megapixels: larger images are refused; see `read_image`.
+            on_image: called with each image's instances, by names, as soon as it is done.
+
         See `raytune_m2f.predict.predict_files`, also for what is raised.
         """
-        from raytune_m2f.predict import predict_files
+        from raytune_m2f.predict import predict_files, with_overrides
 
-        log.info("predicting with %s; pictures and instances.json: %s", self.folder, output)
+        exported = with_overrides(self.exported, overrides, batch=batch)
+        written = f"; pictures and instances.json: {output}" if output is not None else ""
+        log.info("predicting with %s%s", self.folder, written)
         with as_context(progress or line_progress("predicting", print_to_stderr, "image")) as told:
             return predict_files(
-                self.exported,
+                exported,
                 [Path(image) for image in images],
-                Path(output),
-                score_threshold=score_threshold,
+                None if output is None else Path(output),
+                min_score=min_score if score_threshold is None else score_threshold,
                 max_megapixels=max_megapixels,
+                on_image=on_image or (lambda line: None),
                 progress=_drop_name(told),
             )
 
@@ -456,12 +494,12 @@ def _pixels_of(image: Any, max_megapixels: float | None) -> npt.NDArray[np.uint8
 
 
 def _prediction(
-    found: PackedInstances[Rle], size: tuple[int, ...], categories: Categories, score_threshold: float
+    found: PackedInstances[Rle], size: tuple[int, ...], categories: Categories, min_score: float
 ) -> Prediction:
     from raytune_m2f.data.masks import decode
 
     scores = found.scores.cpu().numpy()
-    kept = np.flatnonzero(scores >= score_threshold)
+    kept = np.flatnonzero(scores >= min_score)
     masks = decode([found.masks[i] for i in kept], *size).astype(bool)
     seen = masks.any(axis=(1, 2))
     kept, masks = kept[seen], masks[seen]

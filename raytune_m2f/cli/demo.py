@@ -56,7 +56,7 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.
     log.info("5/5 predicting validation images in %s", output / "predictions")
     shown = sorted(data["val_images"].iterdir())[:PICTURES]
     silent = nobody if is_quiet() else None
-    model.predict_files(shown, output / "predictions", score_threshold=SURE_ENOUGH, progress=silent)
+    model.predict_files(shown, output / "predictions", min_score=SURE_ENOUGH, progress=silent)
     pictures = [read_image(output / "predictions" / image.name) for image in shown]
     _save_sheet(pictures, output / "predictions.png")
     print_table(_summary(status, output, time.monotonic() - start))

@@ -70,7 +70,7 @@ COMMANDS: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("train", rm.train, set()), ("tune", rm.tune, set()), ("resume", rm.resume, set()),
     ("extend", rm.Study.extend, {"study"}), ("confirm", rm.Study.confirm, {"study"}),
     ("export", rm.export_model, set()), ("evaluate", rm.LoadedModel.evaluate, {"model", "trust"}),
-    ("predict", rm.LoadedModel.predict_files, {"model", "trust"}),
+    ("predict", rm.LoadedModel.predict_files, {"model", "trust", "device", "json_lines"}),
 ]  # fmt: skip
 
 
@@ -79,7 +79,8 @@ def test_options_are_named_as_the_arguments_of_the_api(name: str, function: Call
     command: Any = typer.main.get_command(app)
     options = {parameter.name for parameter in command.commands[name].params if parameter.expose_value}
     options = {option.removeprefix("no_") for option in options}  # --no-doctor is doctor=False
-    assert options - own == set(inspect.signature(function).parameters) - {"self", "progress"}
+    of_python_alone = {"self", "progress", "on_image", "score_threshold"}
+    assert options - own == set(inspect.signature(function).parameters) - of_python_alone
 
 
 def test_a_wrong_key_is_named_with_the_right_one(run: Run, config_file: Path, tmp_path: Path) -> None:
