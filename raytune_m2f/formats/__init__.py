@@ -3,7 +3,8 @@
 transformers.py  a directory that Hugging Face transformers loads
 onnx.py          model.onnx, which onnxruntime runs
 
-Each module has `write(exported, folder)`: it fills an empty folder, and checks what it wrote against the model.
+Each module has `write(exported, folder)`: it fills an empty folder, without folders in it, and checks what it
+wrote against the model. A README.md that it writes says how to use the files: the model card takes it in.
 """
 
 from __future__ import annotations
