@@ -208,12 +208,12 @@ def export_run(
     return report
 
 
-def _write_format(write: Write, exported: ExportedModel, folder: Path) -> str | None:
-    """Write another format; returns its README.md, if it has one, as that of the folder is the model card."""
+def _write_format(write: Write, exported: ExportedModel, folder: Path) -> str:
+    """Write another format; returns its README.md, empty without one, as that of the folder is the model card."""
     own = folder / ".format"
     own.mkdir()
     write(exported, own)
-    text = (own / README).read_text(encoding="utf-8") if (own / README).exists() else None
+    text = (own / README).read_text(encoding="utf-8") if (own / README).exists() else ""
     (own / README).unlink(missing_ok=True)
     for file in own.iterdir():
         file.rename(folder / file.name)

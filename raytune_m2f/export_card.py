@@ -76,7 +76,7 @@ class Card:
             _table(("key", "value"), self._configuration()),
             *self._study(),
             "## How to use it",
-            self.how_to_use or self._commands(),
+            self._commands() if self.how_to_use is None else _nested(self.how_to_use),
             self._contents(),
         ]
         return f"---\n{yaml.safe_dump(self._metadata(), sort_keys=False)}---\n\n" + "\n\n".join(parts) + "\n\n"
@@ -209,6 +209,8 @@ In Python:
             "categories.json": "the names of all labels",
             "metrics.json": "what the training reported",
         }
+        if self.how_to_use is not None:  # which says what its files hold
+            return f"Files: {', '.join(map(_code, self.files))}."
         return _table(("file", "holds"), ((_code(name), known.get(name, "")) for name in self.files))
 
 
@@ -223,6 +225,15 @@ def _scored(
         return _cell(name), f"({value:.0f} instances)", "", count
     interval = "" if math.isnan(margin) else f"{max(value - margin, 0):.2f} to {min(value + margin, 100):.2f}"
     return _cell(name), f"{value:.2f}", interval, count
+
+
+def _nested(text: str) -> str:
+    """Markdown whose headings are below those of a section; what stands between ``` is code."""
+    lines, fenced = [], False
+    for line in text.strip().splitlines():
+        fenced ^= line.startswith("```")
+        lines.append(f"##{line}" if line.startswith("#") and not fenced else line)
+    return "\n".join(lines)
 
 
 def _table(names: Sequence[str], rows: Rows) -> str:

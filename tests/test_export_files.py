@@ -250,7 +250,7 @@ def write_fake(exported: ExportedModel, folder: Path) -> None:
     """Stands for the module of another format."""
     assert list(folder.iterdir()) == []
     (folder / "network.fake").write_text(", ".join(exported.categories.names))
-    (folder / "README.md").write_text("Open `network.fake`.\n")
+    (folder / "README.md").write_text("# Fake\n\nOpen `network.fake`.\n\n```bash\n# so\n```\n")
 
 
 def test_another_format_has_its_own_files_and_our_card(run: Path, tmp_path: Path) -> None:
@@ -260,7 +260,8 @@ def test_another_format_has_its_own_files_and_our_card(run: Path, tmp_path: Path
         assert names(output) == ["README.md", "network.fake"]
         assert (output / "network.fake").read_text() == "disc, ring, cross"
         card = (output / "README.md").read_text()
-        assert "## How to use it\n\nOpen `network.fake`." in card
+        assert "## How to use it\n\n### Fake\n\nOpen `network.fake`.\n\n```bash\n# so\n```\n" in card
+        assert "Files: `network.fake`." in card
         assert "rm.load_model" not in card
 
 

@@ -47,7 +47,7 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.
         output / f"{CONFIGS[full]}.yaml", "demo", output / "study", trials=trials, seed=seed, progress=progress
     )
     log.info("3/5 exporting the best trial to %s", output / "model")  # which says if it has found nothing
-    status, model = study.status(), study.export(output / "model")
+    status, model = study.status(), study.export(output / "model", progress=show_progress("verifying", "image"))
     best = status.best_trial
     assert best is not None  # `tune` raises if every trial failed
     log.info("4/5 evaluating the exported model on %s", data["val_annotations"])

@@ -6,7 +6,8 @@ torch_export.py  model.pt2, which torch.export.load reads
 graph.py         the network as one graph of tensors, which these two write, and the files beside it
 example.py       from an image to instances by such a graph: a file of the directory, copied into it
 
-Each module has `write(exported, folder)`: it fills an empty folder, and checks what it wrote against the model.
+Each module has `write(exported, folder)`: it fills an empty folder, without folders in it, and checks what it
+wrote against the model. A README.md that it writes says how to use the files: the model card takes it in.
 """
 
 from __future__ import annotations
