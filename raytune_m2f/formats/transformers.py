@@ -45,6 +45,13 @@ RESNETS = {
 """Kind of block, their number and width in each stage, by depth."""
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
 
+NOT_OURS = (
+    *("num_batches_tracked", "relative_position_index", "criterion.empty_weight"),
+    *("encoder.swin.layernorm.weight", "encoder.swin.layernorm.bias"),
+)
+"""Tensors that versions of transformers have besides ours: counters, what follows from the configuration, and the norm
+of an output of Swin that a Mask2Former does not read."""
+
 TOLERANCE = 1e-4
 """Of logits, relative and absolute."""
 SIDE = 384
@@ -70,7 +77,7 @@ def write(exported: ExportedModel, folder: Path) -> None:
     with _quietly():
         _config(config, exported.categories).save_pretrained(folder)
         _processor(config, exported.categories).save_pretrained(folder)
-    save_file(_weights(network, config), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(_weights(network, config, exported.categories), folder / WEIGHTS, metadata={"format": "pt"})
     if network.heads:
         save_file(_heads(network), folder / HEADS, metadata={"format": "pt"})
     (folder / CATEGORIES).write_text(json.dumps(exported.categories.to_dict(), indent=2), encoding="utf-8")
@@ -185,7 +192,9 @@ def _processor(config: Config, categories: Categories) -> Any:
     )
 
 
-def _weights(network: MultiTaskMaskFormer, config: Config) -> dict[str, Tensor]:
+def _weights(network: MultiTaskMaskFormer, config: Config, categories: Categories) -> dict[str, Tensor]:
+    from transformers import Mask2FormerForUniversalSegmentation
+
     heads = tuple(f"sem_seg_head.predictor.{name}_embed." for name in network.heads)
     own = {
         name: value
@@ -193,23 +202,12 @@ def _weights(network: MultiTaskMaskFormer, config: Config) -> dict[str, Tensor]:
         if not name.startswith(heads) and not name.endswith("relative_position_index")
     }
     state = to_transformers(own)
-    # what transformers has as well, and no prediction depends on; it complains of what is missing
-    for name in [name for name in state if name.endswith(".normalization.running_mean")]:
-        state.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    if config.MODEL.BACKBONE.NAME == "D2SwinTransformer" and _has_unused_norm():
-        norm, width = "model.pixel_level_module.encoder.swin.layernorm", network.backbone.channels["res5"]
-        state |= {f"{norm}.weight": torch.ones(width), f"{norm}.bias": torch.zeros(width)}
-    weights = torch.ones(len(state["class_predictor.bias"]))
-    weights[-1] = config.MODEL.MASK_FORMER.NO_OBJECT_WEIGHT
-    state["criterion.empty_weight"] = weights
+    with _quietly():
+        theirs = Mask2FormerForUniversalSegmentation(_config(config, categories)).state_dict()
+    # transformers complains of what is missing, even of what no prediction depends on
+    for name in [name for name in theirs if name.endswith(NOT_OURS)]:
+        state.setdefault(name, theirs[name])
     return {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-
-
-def _has_unused_norm() -> bool:
-    """Whether this version of transformers has a whole SwinModel in its backbone, with the norm of its last output."""
-    from transformers import SwinBackbone, SwinConfig
-
-    return hasattr(SwinBackbone(SwinConfig(embed_dim=4, depths=[1], num_heads=[1], window_size=2)), "swin")
 
 
 def _heads(network: MultiTaskMaskFormer) -> dict[str, Tensor]:
@@ -363,24 +361,25 @@ for query, result in zip(decoded, results):
 
 
 def _readme(exported: ExportedModel) -> str:
+    from transformers import __version__ as version
+
     lines = [
-        "# A Mask2Former for Hugging Face transformers",
-        "",
-        f"Main categories: {', '.join(exported.categories.names)}. Written and checked by raytune_m2f.",
+        f"A Mask2Former that Hugging Face transformers loads; it predicts {', '.join(exported.categories.names)}. "
+        f"Checked with transformers {version}.",
         "",
         USE,
     ]
     if exported.categories.subcategories:
         heads = (f"{name} ({', '.join(classes)})" for name, classes in exported.categories.subcategories.items())
         lines += [
-            "## Subcategories",
+            "### Subcategories",
             "",
             f"{'; '.join(heads)}. transformers has no place for these heads: they are linear layers on the queries of "
             f"the last decoder layer, in {HEADS}.",
             "",
             USE_HEADS,
         ]
-    lines += ["## What differs from raytune-m2f predict", "", *(f"- {line}" for line in _differences(exported)), ""]
+    lines += ["### What differs from raytune-m2f predict", "", *(f"- {line}" for line in _differences(exported)), ""]
     return "\n".join(lines)
 
 
@@ -390,6 +389,9 @@ def _differences(exported: ExportedModel) -> Iterator[str]:
         f"An image is resized to a multiple of {exported.config.MODEL.MASK_FORMER.SIZE_DIVISIBILITY} pixels, where "
         "raytune_m2f pads it with zeros: the pixels, and so the scores, are equal where the resized image is one."
     )
+    head, former = exported.config.MODEL.SEM_SEG_HEAD, exported.config.MODEL.MASK_FORMER
+    if former.ENFORCE_INPUT_PROJ or head.CONVS_DIM != former.HIDDEN_DIM:
+        yield "transformers 5.0 and older forget this model's input projections, and say so when they load it."
     yield "Masks are made at 384 x 384 pixels and resized from there."
     if tiles.ENABLED:
         yield f"The image is not cut into windows (TEST.TILES.SIZE {tiles.SIZE}): give it windows yourself."
