@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("doctor",),
     ("drive",),
     ("export_files", "export", "predict", "rankings", "scores", "project"),
+    ("report",),
     ("api", "cluster"),
     ("cli", "__main__"),
     ("testing",),  # tests the layers below it, and none of them needs it

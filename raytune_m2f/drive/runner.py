@@ -22,6 +22,7 @@ from raytune_m2f.drive.resources import Allotment, Room, allot, cluster_nodes, l
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.launch.job import TrialFunction, TrialJob
 from raytune_m2f.launch.session import ray_session
+from raytune_m2f.study.commands import given_command
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.plan import Extension, StudyPlan, compare_data
@@ -85,6 +86,7 @@ def run_study(
         if has_work(record):
             run.note(compare_data(record.plan.config, record.plan.data, str(study)))
             stack.enter_context(ray_session(address))
+            record.note_command(given_command())
             run.drive(record, unfinished)
         else:
             study.save(record.plan)
