@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("errors", "notes"),
     ("storage", "progress"),
+    ("loggers",),
     ("config", "configs", "search_spaces"),
     ("data",),
     ("evaluation", "visualize"),

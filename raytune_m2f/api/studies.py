@@ -16,6 +16,7 @@ from raytune_m2f.api.training import PathOrAddress, WorkProgress, config_of, des
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError
+from raytune_m2f.loggers.names import require_loggers
 from raytune_m2f.progress import as_context, line_progress, parse_duration, print_to_stderr, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.layout import NewStudy, new_study
@@ -153,6 +154,7 @@ def tune_with(
     trials = settings.budget.trials
     what = f"{'' if trials is None else f'{trials} '}trials of {describe_training(config)}"
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
+    require_loggers(config.LOGGERS, study)
     points, prior = knowledge_of(_paths(from_study), config, space, settings)
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
