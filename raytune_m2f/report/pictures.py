@@ -24,7 +24,7 @@ from raytune_m2f.data import Categories, CocoDataset, ImageRecord, TestSample
 from raytune_m2f.data.images import read_record
 from raytune_m2f.engines.datasets import load_registered
 from raytune_m2f.engines.detectron2.learner import build_any_model
-from raytune_m2f.errors import RaytuneM2FError
+from raytune_m2f.errors import ConfigError, RaytuneM2FError
 from raytune_m2f.evaluation import CocoEvaluator
 from raytune_m2f.export import ExportedModel
 from raytune_m2f.export_files import read_portable
@@ -41,6 +41,8 @@ LONGEST_SIDE, SHORT_SIDE = 640, 320
 QUALITY = 78
 SURE_ENOUGH = (0.5, 0.35, 0.2, 0.1)
 """Scores from which on instances are drawn: the highest at which the best trial draws half as many as there are."""
+UNUSABLE = (RaytuneM2FError, OSError, RuntimeError)
+"""What is wrong with data, weights or a device; RuntimeError is torch's."""
 Pixels = NDArray[np.uint8]
 Tell = Callable[[int, int], None]
 
@@ -121,7 +123,7 @@ class Predictor:
             dataset = self.dataset(content)
             records = spread([r for r in dataset.records if r.instances] or list(dataset.records), count)
             images = [(record, _shrunk(read_record(record))) for record in records]
-        except (RaytuneM2FError, OSError) as error:
+        except UNUSABLE as error:
             return Gallery(missing=f"the test images cannot be shown here: {error}")
         predicted: dict[int, list[Instances] | str] = {}
         for done, trial in enumerate(content.shown):
@@ -154,7 +156,7 @@ class Predictor:
         if key not in self._heads:
             try:
                 self._heads[key] = self._evaluated(content, trial, most, tell)
-            except (RaytuneM2FError, OSError) as error:
+            except UNUSABLE as error:
                 return Heads(missing=f"trial {trial.number}, the best, cannot be evaluated here: {error}")
         return self._heads[key]
 
@@ -162,6 +164,8 @@ class Predictor:
         """The test set of the study. Raises ConfigError where it is not registered, and DatasetError."""
         if self._dataset is None:
             config = content.plan.config
+            if not config.DATASETS.TEST:
+                raise ConfigError("the configuration of the study names no test set (DATASETS.TEST)")
             self._dataset = load_registered(config, config.DATASETS.TEST[0])
         return self._dataset
 
@@ -176,7 +180,7 @@ class Predictor:
                 for key, (_, pixels) in zip(keys, images, strict=True):
                     (found,) = model.predict([model.resized(pixels)], [pixels.shape[:2]])
                     self._drawn[key] = found.to("cpu"), pixels
-            except (RaytuneM2FError, OSError) as error:
+            except UNUSABLE as error:
                 return f"trial {trial.number}: {error}"
         return [self._drawn[key][0] for key in keys]
 
