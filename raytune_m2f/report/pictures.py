@@ -112,7 +112,7 @@ class Predictor:
     def __init__(self, study: StudyDirectory, *, device: str | None = None, trust: bool = False) -> None:
         self._study, self._device, self._trust = study, device, trust
         self._dataset: CocoDataset | None = None
-        self._drawn: dict[tuple[int, int | None, int], tuple[Instances, Pixels]] = {}
+        self._drawn: dict[tuple[int, int | None, int], Instances] = {}
         self._heads: dict[tuple[int, int | None, int], Heads] = {}
 
     def gallery(self, content: Content, count: int, tell: Tell) -> Gallery:
@@ -175,14 +175,16 @@ class Predictor:
         """The instances of each image, or why there are none."""
         keys = [(trial.number, trial.best_iteration, record.id) for record, _ in images]
         if any(key not in self._drawn for key in keys):
+            shown = {(other.number, other.best_iteration) for other in content.shown}
+            self._drawn = {key: found for key, found in self._drawn.items() if key[:2] in shown}
             try:
                 model = self._model(content, trial)
                 for key, (_, pixels) in zip(keys, images, strict=True):
                     (found,) = model.predict([model.resized(pixels)], [pixels.shape[:2]])
-                    self._drawn[key] = found.to("cpu"), pixels
+                    self._drawn[key] = _likely(found.to("cpu"))
             except UNUSABLE as error:
                 return f"trial {trial.number}: {error}"
-        return [self._drawn[key][0] for key in keys]
+        return [self._drawn[key] for key in keys]
 
     def _evaluated(self, content: Content, trial: TrialStatus, most: int, tell: Tell) -> Heads:
         dataset = self.dataset(content)
@@ -222,6 +224,18 @@ class Predictor:
         model.load_state_dict(state["model"])
         device = torch.device(name)
         return ExportedModel(model.to(device).eval(), config, categories, device)
+
+
+def _likely(instances: Instances) -> Instances:
+    """Those that may be drawn: the masks of all queries would take much memory."""
+    kept = instances.scores >= SURE_ENOUGH[-1]
+    return Instances(
+        scores=instances.scores[kept],
+        labels=instances.labels[kept],
+        masks=instances.masks[kept],
+        queries=instances.queries[kept],
+        subprobs={name: probabilities[kept] for name, probabilities in instances.subprobs.items()},
+    )
 
 
 def spread(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:

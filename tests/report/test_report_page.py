@@ -55,8 +55,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    study = made_study(tmp_path_factory.mktemp("page"))
-    return rm.Study(study).report(pictures=1, test_images=1)
+    return rm.Study(made_study(tmp_path_factory.mktemp("page"))).report(pictures=1, test_images=1)
 
 
 @pytest.fixture(scope="module")
