@@ -39,7 +39,7 @@ from benchmarks.curves import CONFIG, TABLES, TASKS, rows_of, space_of
 from raytune_m2f.config import load_config
 from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import Rungs, default_grace, judge, rung_iterations
-from raytune_m2f.study.record.samplers import make_sampler
+from raytune_m2f.study.record.samplers import MOST_CURVES, make_sampler
 from raytune_m2f.study.search.axes import Axes
 from raytune_m2f.study.search.curves import numbered_curves
 from raytune_m2f.study.search.promise import promises
@@ -275,7 +275,7 @@ class Replay:
     def promotion(self) -> Promotion:
         """The rule of this moment."""
         left, rungs = self.budget - self.used, self.rungs
-        if self.arm.sampler == "auto":
+        if self.arm.sampler == "auto" and len(self.chosen) < MOST_CURVES:
             rungs = self.promised_rungs()
         return Promotion(rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()), owed=OWED)
 

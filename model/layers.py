@@ -155,10 +155,10 @@ class DepthwiseConvolution(torch.autograd.Function):
 def by_onednn(x: Tensor) -> bool:
     """Whether oneDNN would convolve `x`, and with vectors that MKL may leave unused; compiled code chooses itself."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()  # first: in an exported graph the number of images is unknown
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.numel() > ONEDNN_FLOATS
-        and not torch.compiler.is_compiling()
         and torch.backends.mkldnn.is_available()
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
     )

@@ -145,9 +145,9 @@ class QuerySelection(nn.Module):
             cells = peaks(maps.heat.detach(), CANDIDATES * self.num_queries)
             blobs = self._blobs_at(maps, cells).detach()
             repeated = repetitions(blobs)
-            order = repeated.byte().argsort(dim=1, stable=True)[
-                :, : self.num_queries
-            ]  # (B, Q), not every GPU sorts bool
+            # (B, Q): those that repeat none first, each in its order; unlike a stable sort this is in ONNX, too
+            rank = torch.arange(repeated.shape[1], device=repeated.device) + repeated.shape[1] * repeated
+            order = rank.argsort(dim=1)[:, : self.num_queries]
             repeated, cells, blobs = repeated.gather(1, order), cells.gather(1, order), blobs.chosen(order)
             content = self.from_mask_features(gather_cells(mask_features.float(), cells))
             coarse = _coarser(cells, mask_features.shape[-2:], memory.shape[-2:])
@@ -293,7 +293,7 @@ def peaks(heat: Tensor, count: int) -> Tensor:
         (B, count) int64, numbers of cells; where a map has fewer, they repeat.
     """
     highest = F.max_pool2d(heat[:, None], 3, stride=1, padding=1)[:, 0]
-    below = heat.amax() - heat.amin() + 1  # more than any two differ
+    below = heat.max() - heat.min() + 1  # more than any two differ
     ranked = torch.where(heat == highest, heat, heat - below).flatten(1)
     cells = ranked.topk(min(count, ranked.shape[1]), dim=1).indices
     return cells.repeat(1, -(-count // cells.shape[1]))[:, :count]

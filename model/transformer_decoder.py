@@ -195,7 +195,7 @@ class MultiTaskTransformerDecoder(nn.Module):
             levels: three maps (B, in_channels, h, w) from 1/32 to 1/8.
             mask_features: (B, D, H/4, W/4).
         """
-        B = len(mask_features)
+        B = mask_features.shape[0]  # `len` would be one number in an exported graph
         keys, values = zip(*(self._keys_and_values(i, x) for i, x in enumerate(levels)), strict=True)
         selected = self.query_selection(levels[-1], mask_features) if self.query_selection else None
         if selected is None:

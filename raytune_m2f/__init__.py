@@ -11,7 +11,8 @@ commands call as well. The files beside the folders:
 
 export.py        an exported model: written from a checkpoint, loaded
 export_files.py  the files of an export, and whether somebody has changed them
-predict.py       image files and data sets through an exported model
+export_card.py   its model card
+export_check.py  an export is evaluated again in a fresh process, before it counts as done
 rankings.py      rankings and sieves of an exported model side by side
 scores.py        what an evaluation says: metrics with their intervals, heads, another model beside this one
 progress.py      how far long work is, and for how long still

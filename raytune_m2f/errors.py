@@ -5,6 +5,7 @@
         NonFiniteLossError       the loss or a metric became NaN or infinite
         OutOfMemoryError         one image at a time is still too much
       CheckpointError            no checkpoint could be read or written
+      VerificationError          an export does not score what its trial reported
       UnreadableImagesError      some images were left out, the others are done
       InputError                 exit code 2: what the user gave is wrong
         ConfigError              a configuration file, key or value
@@ -43,6 +44,10 @@ class OutOfMemoryError(TrainingError):
 
 class CheckpointError(RaytuneM2FError):
     """No checkpoint could be read or written."""
+
+
+class VerificationError(RaytuneM2FError):
+    """An export does not score what its trial reported, or could not be evaluated again; nothing was exported."""
 
 
 class UnreadableImagesError(RaytuneM2FError):

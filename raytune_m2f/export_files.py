@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import json
-import shlex
+import os
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raytune_m2f.config import Config
-from raytune_m2f.config.schema import AnyModelConfig
 from raytune_m2f.data import Categories
-from raytune_m2f.errors import CheckpointError, ModelError
-from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.errors import CheckpointError, ModelError, first_of
 from raytune_m2f.storage.address import is_address
-from raytune_m2f.storage.files import checksum_of, is_ours, is_temporary, sealed
+from raytune_m2f.storage.files import checksum_of, is_ours, is_temporary, newest, sealed
 from raytune_m2f.training import checkpoint
 
-MODEL, CONFIG, CATEGORIES, METRICS = "model.pth", "config.yaml", "categories.json", "metrics.json"
+WEIGHTS, MODEL = "model.safetensors", "model.pth"
+CONFIG, CATEGORIES, METRICS = "config.yaml", "categories.json", "metrics.json"
 README = "README.md"
 
-_TEXT = """# {title}
-
-A {kind}, exported by raytune_m2f from `{source}` at iteration {iteration}.
-
-| | |
-|---|---|
-{rows}
-| learning rate (effective), batch | {lr:.3g}, {batch} |
-
-    raytune-m2f predict --model {output} --output predictions IMAGE...
-    raytune-m2f evaluate --model {output} --annotations FILE --images DIR
-
-In Python:
-
-    import raytune_m2f as rm
-    model = rm.load_model({folder!r})
-    print(model.predict("image.jpg"))
-
-`model.pth` holds the weights in {names}'s names, `config.yaml` the whole configuration, `metrics.json` all metrics.
-
-"""
 _CHECKSUMS = "<!-- By these checksums the next export knows that nobody has changed its files, and may replace them:\n"
 
 
@@ -89,30 +69,74 @@ def are_weights(content: object) -> bool:
     )
 
 
-def write_export(folder: Path, state: checkpoint.Checkpoint, *, source: str, output: Path) -> None:
-    """Write the files of an export, README.md last, which holds the others' checksums.
+def write_model(folder: Path, state: checkpoint.Checkpoint, *, source: str) -> None:
+    """Write all files of an export but its README.md.
 
     Args:
         folder: an empty one.
         state: of `read_portable`.
-        source, output: the run and the export, for README.md.
+        source: the run, for errors.
 
     Raises:
         ConfigError, DatasetError: the checkpoint's configuration or categories cannot be used.
+        CheckpointError: the weights cannot be written.
     """
     config = Config.from_dict(state["config"], source=source, only_shown=True)
-    categories = Categories.from_dict(state["categories"], source=source)
+    Categories.from_dict(state["categories"], source=source)
     checkpoint.save({"model": _versioned(state["model"])}, folder / MODEL)
+    # a copy of each: safetensors takes no two tensors that share memory
+    weights = {name: weight.clone(memory_format=torch.contiguous_format) for name, weight in state["model"].items()}
+    try:
+        save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write the weights {folder / WEIGHTS}: {error}. Free space there.") from error
     (folder / CONFIG).write_text(config.to_yaml(), encoding="utf-8")
     (folder / CATEGORIES).write_text(json.dumps(state["categories"], indent=2) + "\n", encoding="utf-8")
     (folder / METRICS).write_text(json.dumps(state["report"], indent=2) + "\n", encoding="utf-8")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of an export, on the CPU: model.safetensors, or model.pth where there is no other.
+
+    Raises:
+        ModelError: they hold no weights, or are not what the export wrote.
+        CheckpointError: they are damaged.
+    """
+    file = newest(folder, WEIGHTS)
+    if not file.is_file():
+        return read_pth(folder)
+    known = _checksums(newest(folder, README)).get(WEIGHTS)  # a changed byte would be weights all the same
+    if known is not None and checksum_of(file) != known:
+        raise ModelError(
+            f"{folder / WEIGHTS} is damaged, or was changed since it was exported: {README} there has another checksum "
+            f"of it. Copy or export it again; if you have changed it yourself, delete {README}."
+        )
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read the weights {folder / WEIGHTS}: {error}") from error
+
+
+def read_pth(folder: Path) -> dict[str, Tensor]:
+    """The weights in an export's model.pth; see `read_weights`."""
+    weights = checkpoint.load(newest(folder, MODEL))["model"]
+    if not are_weights(weights):
+        raise ModelError(f"{folder / MODEL} holds no weights: 'model' in it is no dict of tensors.")
+    return dict(weights)
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write README.md, with the checksums of all other files there, by which the next export recognises them."""
     sums = "".join(f"{checksum_of(file)}  {file.name}\n" for file in sorted(folder.iterdir()))
-    text = _readme(source, output, config, categories, state["report"]) + _CHECKSUMS + sums
-    (folder / README).write_bytes(sealed(text.encode("utf-8", "backslashreplace"), b" -->\n"))
+    content = (text + _CHECKSUMS + sums).encode("utf-8", "backslashreplace")
+    (folder / README).write_bytes(sealed(content, b" -->\n"))
 
 
-def require_export(folder: Path) -> None:
+def require_export(folder: Path) -> dict[str, str]:
     """Refuse a folder unless it is empty or holds an unchanged export; other files beside that may stay.
+
+    Returns:
+        The checksums of the export's files by their names, without its README.md; none if it is empty.
 
     Raises:
         ModelError: there are other files, or one of the export's was changed.
@@ -128,6 +152,32 @@ def require_export(folder: Path) -> None:
             raise ModelError(
                 f"--output {folder}: {name} was changed since it was exported: move it away, or give another directory."
             )
+    return written
+
+
+def require_room(folder: Path, earlier: dict[str, str], names: set[str]) -> None:
+    """Refuse to write files where others would be lost, or where an earlier export's would stay beside them.
+
+    Args:
+        folder: where they are to go.
+        earlier: of `require_export`.
+        names: of the files, without README.md.
+
+    Raises:
+        ModelError: a file there is not of an export, or one of the earlier export would not be replaced.
+    """
+    foreign = sorted(name for name in names - set(earlier) if os.path.lexists(folder / name))
+    if foreign:
+        raise ModelError(
+            f"--output {folder}: {', '.join(foreign)} would be written over, and no export has written it: move it "
+            "away, or give another directory."
+        )
+    left = sorted(name for name in set(earlier) - names if os.path.lexists(folder / name))
+    if left:
+        raise ModelError(
+            f"--output {folder} holds an export of another format ({', '.join(first_of(left, 3))}), whose files would "
+            "stay beside the new ones: give another directory, or delete it first."
+        )
 
 
 def _checksums(readme: Path) -> dict[str, str]:
@@ -135,34 +185,7 @@ def _checksums(readme: Path) -> dict[str, str]:
     if readme.is_symlink() or not is_ours(readme):
         return {}
     lines = readme.read_text(encoding="utf-8").partition(_CHECKSUMS)[2].splitlines()[:-1]  # the last is the seal
-    return {name: checksum for checksum, name in map(str.split, lines)}
-
-
-def _readme(source: str, output: Path, config: Config, categories: Categories, report: dict[str, Any]) -> str:
-    measured = [name for name in ("segm/AP", "bbox/AP") if isinstance(report.get(name), float)][:1]
-    rows = {name.replace("/", " "): f"{report[name]:.2f}" for name in measured}
-    rows["categories"] = ", ".join(categories.names)
-    rows |= {head: ", ".join(classes) for head, classes in categories.subcategories.items()}
-    theirs = isinstance(config, AnyModelConfig)
-    if not theirs:
-        rows["queries"] = str(config.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES)
-    return _TEXT.format(
-        title=output.resolve().name,
-        source=source,
-        output=shlex.quote(str(output)),
-        folder=str(output),
-        iteration=report["iteration"],
-        kind=f"{config.MODEL.META_ARCHITECTURE} of detectron2" if theirs else "multitask Mask2Former",
-        names="detectron2" if theirs else "Mask2Former",
-        rows="\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in rows.items()),
-        lr=effective_lr(config),
-        batch=config.SOLVER.IMS_PER_BATCH,
-    )
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return {name: checksum for checksum, name in (line.split(maxsplit=1) for line in lines)}
 
 
 def _versioned(state: dict[str, Tensor]) -> OrderedDict[str, Tensor]:

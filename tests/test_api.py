@@ -29,6 +29,7 @@ from raytune_m2f.errors import (
     StudyError,
 )
 from raytune_m2f.evaluation import encode_masks
+from raytune_m2f.export_check import evaluate_again
 from raytune_m2f.model import PackedInstances
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
@@ -78,6 +79,7 @@ def test_the_documented_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block of docs/python.md, in its order."""
     monkeypatch.setattr(RUN_STUDY, run_here)
     monkeypatch.setattr(RAY_SESSION, lambda address: nullcontext())
+    monkeypatch.setattr("raytune_m2f.export_check.in_fresh_process", evaluate_again)  # which takes seconds
     run_the_page()
 
 
@@ -146,6 +148,30 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
     assert table["state"].tolist() == ["complete", "complete"]
     assert {"SOLVER.BASE_LR", "iteration", "directory"} < set(table.columns)
     assert table.index.name == "number"
+
+
+def test_a_trial_is_trained_again_by_one_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = scored_study(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    study = rm.Study("study")
+    with pytest.raises(StudyError, match=r"trial 1 has no config\.yaml in .*0001: it has not begun"):
+        study.train_command()
+    for number in (0, 1):
+        (made.trial(number) / "config.yaml").write_text(config().to_yaml())
+    with caplog.at_level("INFO", logger="raytune_m2f"):
+        command = study.train_command()
+    assert command == "raytune-m2f train --config study/trials/0001/config.yaml --output runs/study_1"
+    assert "trial 1 complete at 80/80, best segm/AP 7.00" in caplog.text
+    assert "/0000/" in study.train_command(trial=0)
+    with pytest.raises(StudyError, match=r"trial 7 of the study .* does not exist\. It has 2 trials"):
+        study.train_command(trial=7)
+    asked = made.plan_file.read_text().replace(
+        "    workers: 1\n    gpus_per_worker: null", "    workers: '2:4'\n    gpus_per_worker: 0.5"
+    )
+    made.plan_file.write_text(asked)
+    assert study.train_command().endswith(" --workers 4 --gpus-per-worker 0.5")
 
 
 def test_without_pandas_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,23 +10,28 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from raytune_m2f import export_files
 from raytune_m2f.config import Config
 from raytune_m2f.errors import CheckpointError, ModelError, RaytuneM2FError
-from raytune_m2f.export import export_run, load_export
-from raytune_m2f.storage.files import COMPLETE
+from raytune_m2f.export import ExportedModel, export_run, load_export
+from raytune_m2f.export_files import write_model
+from raytune_m2f.storage.files import COMPLETE, sealed
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
 
 CPU = torch.device("cpu")
-FILES = ["README.md", "categories.json", "config.yaml", "metrics.json", "model.pth"]
+FILES = ["README.md", "categories.json", "config.yaml", "metrics.json", "model.pth", "model.safetensors"]
 
 
 @pytest.fixture(scope="module")
 def run(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the smallest network, as its weights are written some hundred times here."""
     output = tmp_path_factory.mktemp("run")
-    train_trial(tiny_config, TrialContext(output))
+    small = {"MODEL.BACKBONE.NAME": "build_mobilenet_v3_backbone", "MODEL.MOBILENETV3.NORM": "BN"}
+    train_trial(tiny_config.with_values(small), TrialContext(output))
     return output
 
 
@@ -179,9 +184,101 @@ def test_a_checkpoint_of_something_else_is_named(run: Path, tmp_path: Path, chan
 
 @pytest.mark.parametrize("content", [{"model": [1]}, {"model": {"a": 1}}, {"model": {1: torch.ones(1)}}, {"model": {}}])
 def test_a_model_that_holds_no_weights_is_one_error(output: Path, content: dict[str, Any]) -> None:
+    (output / "model.safetensors").unlink()
     torch.save(content, output / "model.pth")
     with pytest.raises(ModelError, match=r"model\.pth (holds no weights|does not fit)"):
         load_export(output, CPU)
+
+
+def test_both_files_of_weights_hold_the_checkpoint(run: Path, output: Path) -> None:
+    state = checkpoint.load(run / "checkpoints" / "iter_0000002.pth")["model"]
+    for found in (load_file(output / "model.safetensors"), checkpoint.load(output / "model.pth")["model"]):
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+@pytest.mark.parametrize("gone", ["model.pth", "model.safetensors"])
+def test_one_file_of_weights_is_enough(run: Path, output: Path, gone: str) -> None:
+    """Exports of before have model.pth alone."""
+    (output / gone).unlink()
+    state = checkpoint.load(run / "checkpoints" / "iter_0000002.pth")["model"]
+    found = load_export(output, CPU).model.state_dict()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_a_changed_byte_in_the_weights_is_seen(output: Path) -> None:
+    content = bytearray((output / "model.safetensors").read_bytes())
+    content[-100] ^= 1
+    (output / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged, or was changed.*delete README\.md"):
+        load_export(output, CPU)
+    (output / "README.md").unlink()
+    load_export(output, CPU)
+    (output / "model.safetensors").write_bytes(content[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors does not fit"):
+        load_export(output, CPU)
+
+
+def test_weights_that_share_memory_are_written_as_two(run: Path, tmp_path: Path) -> None:
+    state = checkpoint.load(run / "checkpoints" / "best.pth")
+    first, second = list(state["model"])[:2]
+    state["model"][second] = state["model"][first].flatten()[:3]
+    write_model(tmp_path, state, source="test")
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[second], state["model"][second])
+
+
+def test_a_file_of_the_users_beside_an_older_export_is_not_written_over(run: Path, output: Path) -> None:
+    """An export of before did not write model.safetensors: it is somebody else's."""
+    readme = (output / "README.md").read_text()
+    (output / "model.safetensors").unlink()
+    text, _, sums = readme.partition(export_files._CHECKSUMS)
+    lines = [line for line in sums.splitlines(keepends=True)[:-1] if "safetensors" not in line]
+    content = (text + export_files._CHECKSUMS + "".join(lines)).encode()
+    (output / "README.md").write_bytes(sealed(content, b" -->\n"))
+    export_run(run, output, iteration=4)  # an older export itself is replaced
+    assert (iteration_of(output), names(output)) == (4, FILES)
+    (output / "README.md").write_bytes(sealed(content, b" -->\n"))
+    for file in ("metrics.json", "model.pth"):
+        (output / file).unlink()
+    (output / "model.safetensors").write_text("mine")
+    with pytest.raises(ModelError, match=r"model\.safetensors would be written over, and no export has written it"):
+        export_run(run, output, iteration=4)
+    assert (output / "model.safetensors").read_text() == "mine"
+
+
+def write_fake(exported: ExportedModel, folder: Path) -> None:
+    """Stands for the module of another format."""
+    assert list(folder.iterdir()) == []
+    (folder / "network.fake").write_text(", ".join(exported.categories.names))
+    (folder / "README.md").write_text("Open `network.fake`.\n")
+
+
+def test_another_format_has_its_own_files_and_our_card(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    for _ in range(2):
+        export_run(run, output, write=write_fake)
+        assert names(output) == ["README.md", "network.fake"]
+        assert (output / "network.fake").read_text() == "disc, ring, cross"
+        card = (output / "README.md").read_text()
+        assert "## How to use it\n\nOpen `network.fake`." in card
+        assert "rm.load_model" not in card
+
+
+def test_one_format_does_not_replace_another(run: Path, output: Path) -> None:
+    with pytest.raises(ModelError, match=r"an export of another format \(categories\.json.*another directory"):
+        export_run(run, output, write=write_fake)
+    assert names(output) == FILES
+    assert iteration_of(output) == 2
+
+
+def test_a_format_that_cannot_be_written_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    def fail(exported: ExportedModel, folder: Path) -> None:
+        (folder / "half").touch()
+        raise ModelError("it differs from the model")
+
+    with pytest.raises(ModelError, match="it differs"):
+        export_run(run, tmp_path / "model", write=fail)
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("content", [b"[]", b"null", b'"text"', b"\xff\xfe", b"[" * 100_000, b"", b'{"categories": 3}'])

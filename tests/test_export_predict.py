@@ -14,7 +14,7 @@ from raytune_m2f.config import Config
 from raytune_m2f.data import load_coco
 from raytune_m2f.errors import DatasetError, InputError, ModelError
 from raytune_m2f.export import export_run, load_export
-from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, predict_files
+from raytune_m2f.predict import INSTANCES, RESULTS, evaluate_export, find_images, predict_files
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.reports import TrialContext, read_reports
 from raytune_m2f.training.worker import train_trial
@@ -39,7 +39,7 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_export_holds_the_best_checkpoint(run: Path, exported: Path) -> None:
     names = {path.name for path in exported.iterdir()}
-    assert names == {"model.pth", "config.yaml", "categories.json", "metrics.json", "README.md"}
+    assert names == {"model.safetensors", "model.pth", "config.yaml", "categories.json", "metrics.json", "README.md"}
     best = max(read_reports(run), key=lambda report: report["segm/AP"])
     assert json.loads((exported / "metrics.json").read_text()) == best
     weights = torch.load(exported / "model.pth", weights_only=True)["model"]
@@ -64,12 +64,12 @@ def test_predictions_are_pictures_and_a_coco_file(
         load_export(exported, CPU),
         [tiny_dataset["val_images"]],
         tmp_path,
-        score_threshold=0.0,
+        min_score=0.0,
         progress=lambda *done: calls.append(done),
     )
     assert calls == [(i, 6, f"{i:05d}.png") for i in range(1, 7)]
     seen = [name for _, _, name in calls]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [*seen, INSTANCES]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*seen, INSTANCES, RESULTS]
     with Image.open(tmp_path / seen[0]) as picture:
         assert min(picture.size) >= 480
     assert json.loads((tmp_path / INSTANCES).read_text()) == content
@@ -84,7 +84,7 @@ def test_predictions_are_pictures_and_a_coco_file(
 
 
 def test_a_threshold_leaves_out_what_is_below(exported: Path, tiny_dataset: dict[str, Path], tmp_path: Path) -> None:
-    content = predict_files(load_export(exported, CPU), [tiny_dataset["val_images"]], tmp_path, score_threshold=1.0)
+    content = predict_files(load_export(exported, CPU), [tiny_dataset["val_images"]], tmp_path, min_score=1.0)
     assert content["annotations"] == []
 
 
@@ -107,7 +107,7 @@ def test_what_cannot_be_exported_is_named(tmp_path: Path, run: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"it has no model.pth, config.yaml, categories.json"):
+    with pytest.raises(ModelError, match=r"it has no model.safetensors, config.yaml, categories.json"):
         load_export(tmp_path)
     for file in exported.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -115,6 +115,7 @@ def test_what_cannot_be_loaded_is_named(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"categories.json is no JSON"):
         load_export(tmp_path, CPU)
     (tmp_path / "categories.json").write_bytes((exported / "categories.json").read_bytes())
+    (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.pth").write_bytes(b"no weights")
     with pytest.raises(ModelError, match=r"model.pth does not fit"):
         load_export(tmp_path, CPU)

@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("launch",),
     ("doctor",),
     ("drive",),
-    ("export_files", "export", "predict", "rankings", "scores", "project"),
+    ("export_files", "export_card", "export", "export_check", "formats", "predict", "rankings", "scores", "project"),
     ("report",),
     ("api", "cluster"),
     ("cli", "__main__"),

@@ -152,7 +152,11 @@ def test_a_study_is_shown_and_exported_without_running_anything(study: StudyDire
     space = SearchSpace.from_dict(SPACE)
     points, _ = knowledge_of([study.root], Config(), space, StudySettings(budget=Budget(trials=1)))
     assert len(points) == 1
-    for command in (["status", "--json"], ["status"], ["export", "--output", str(study.root.parent / "m")]):
+    for command in (
+        ["status", "--json"],
+        ["status"],
+        ["export", "--skip-verify", "--output", str(study.root.parent / "m")],
+    ):
         result = CliRunner().invoke(app, [command[0], str(study.root), *command[1:]])
         assert result.exit_code == 0, result.output
     assert not ran(foreign)
@@ -196,6 +200,7 @@ def test_every_command_says_how_it_is_allowed(
         ["extend", str(study.root), "--trials", "2"],
         ["extend", str(study.root), "--trials", "2", "--space", "learning_rate"],
         ["confirm", str(study.root), "--top", "1"],
+        ["export", str(study.root), "--output", str(model.parent / "m")],
         ["predict", "--model", str(model), "--output", str(model.parent / "p"), str(model)],
         ["evaluate", "--model", str(model), "--annotations", "a.json", "--images", "."],
     ):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
@@ -102,12 +103,18 @@ def batch_norm(norm: str, *, eps: float = 1e-5, momentum: float = 0.1) -> Callab
 
 def convolve_norm(conv: nn.Conv2d, norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(conv(x))`; frozen statistics go into the weights where these are smaller than the maps that come out."""
-    cells = x.numel() // (x.shape[1] * math.prod(conv.stride))  # of these maps, all images together
-    if isinstance(norm, _FROZEN_STATS) and conv.bias is None and conv.weight[0].numel() < cells:
+    if isinstance(norm, _FROZEN_STATS) and conv.bias is None and _is_worth_folding(conv, x):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         return convolve(conv, x, conv.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale)
     y: Tensor = norm(convolve(conv, x, conv.weight, conv.bias))
     return y
+
+
+def _is_worth_folding(conv: nn.Conv2d, x: Tensor) -> bool:
+    if torch.compiler.is_exporting():
+        return True  # the number of images is unknown, and the weights are folded once
+    cells = x.numel() // (x.shape[1] * math.prod(conv.stride))  # of these maps, all images together
+    return conv.weight[0].numel() < cells
 
 
 def _to_stored(module: Backbone, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,22 +19,31 @@ import numpy as np
 import numpy.typing as npt
 
 from raytune_m2f.api.training import PathOrAddress, WorkProgress
-from raytune_m2f.errors import DatasetError, InputError
+from raytune_m2f.config.load import Overrides
+from raytune_m2f.errors import DatasetError, InputError, did_you_mean
 from raytune_m2f.progress import Progress, as_context, line_progress, print_to_stderr, still
 from raytune_m2f.storage.files import require_free, require_new, sealed_json, write_atomically
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
     from raytune_m2f.data import Categories
     from raytune_m2f.data.masks import Rle
     from raytune_m2f.evaluation import CocoEvaluator
     from raytune_m2f.export import ExportedModel
+    from raytune_m2f.export_card import Origin
+    from raytune_m2f.export_check import Check
     from raytune_m2f.model import PackedInstances
+    from raytune_m2f.predict.pipeline import OnImage
     from raytune_m2f.scores import Scores
     from raytune_m2f.study.directory import StudyDirectory
+    from raytune_m2f.study.status import StudyStatus, TrialStatus
 
 log = logging.getLogger(__name__)
+
+NATIVE = "native"
+"""The format of an export that is read here again."""
 
 
 class Label(NamedTuple):
@@ -113,29 +123,49 @@ class Exported(NamedTuple):
 
 
 def export_model(
-    source: PathOrAddress, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None
+    source: PathOrAddress,
+    output: PathOrAddress,
+    *,
+    trial: int | None = None,
+    iteration: int | None = None,
+    format: str = NATIVE,
+    skip_verify: bool = False,
+    trust: bool = False,
+    progress: WorkProgress = None,
 ) -> Exported:
     """Export a checkpoint as a directory that is enough to evaluate and predict, here or on another machine.
+
+    Before any file is in its place, a fresh process loads them and evaluates them on the test set that scored the
+    trial: an export that scores otherwise is refused.
 
     Args:
         source: a study, or the output directory of `train`.
         output: the directory to make; an export that is there already is replaced.
         trial: of a study; None: the best.
         iteration: the checkpoint of this iteration; None: the best.
+        format: "native", which `load_model` reads, or one of `raytune_m2f.formats.FORMATS`.
+        skip_verify: do not evaluate it again, where the test set is not at hand; the model card says so.
+        trust: whether Python files that its configuration names (DATASETS.IMPORT) may run.
+        progress: told how many test images are evaluated; None prints lines to stderr.
 
     Raises:
         StudyError: there is no such trial, or none with weights.
-        ModelError: there is no such checkpoint, or `output` holds what is no export.
+        ModelError: there is no such checkpoint, or `output` holds what is no export, or another format's.
         CheckpointError: the checkpoint is damaged; the message offers others.
+        VerificationError: the export does not score what the trial reported; nothing is left in `output`.
+        InputError: there is no such format, the test set cannot be read, or Python files are not trusted.
     """
     from raytune_m2f.study.directory import StudyDirectory
     from raytune_m2f.study.lines import nothing_found
     from raytune_m2f.study.status import study_status
 
+    write = _writer(format)
     study, run = StudyDirectory.at(source), os.fspath(source)
+    chosen: TrialStatus | None = None
     if study.is_laid_out:
         status = study_status(study)
-        run = status.trial_to_export(trial).directory
+        chosen = status.trial_to_export(trial)
+        run = chosen.directory
         if trial is None and (words := nothing_found(status)) is not None:
             log.warning("%s", words)
     elif trial is not None:
@@ -143,9 +173,76 @@ def export_model(
     from raytune_m2f.export import export_run  # with torch: only now that there is something to export
 
     log.info("exporting %s to %s", run, output)
-    others = partial(_next_best, study, run) if study.is_laid_out else None
-    with still(log, "exporting"):
-        return Exported(run, export_run(run, Path(output), iteration=iteration, others=others))
+    check = None
+    with ExitStack() as stack:
+        if skip_verify:
+            log.warning("nobody evaluates the export again (--skip-verify), which its model card says")
+            stack.enter_context(still(log, "exporting"))
+        else:
+            told = stack.enter_context(as_context(progress or line_progress("verifying", print_to_stderr, "image")))
+            check = _check(study, chosen, trust, told)
+        report = export_run(
+            run,
+            Path(output),
+            iteration=iteration,
+            origin=None if chosen is None else _origin(study, status, chosen),
+            verify=check,
+            write=write,
+            trust=trust,
+            others=None if chosen is None else partial(_next_best, study, run),
+        )
+    return Exported(run, report)
+
+
+def _writer(format: str) -> Callable[[ExportedModel, Path], None] | None:
+    """What writes a format; None for our own. Raises InputError if there is no such format."""
+    from raytune_m2f import formats
+
+    if format == NATIVE:
+        return None
+    if format not in formats.FORMATS:
+        known = (NATIVE, *formats.FORMATS)
+        raise InputError(f"--format {format}: allowed are {', '.join(known)}{did_you_mean(format, known)}.")
+    return partial(formats.write, format)
+
+
+def _check(study: StudyDirectory, trial: TrialStatus | None, trust: bool, progress: Progress) -> Check:
+    """What the export of a trial is held against, or that of a training without a study."""
+    from raytune_m2f.export_check import Check
+    from raytune_m2f.study.plan import StudyPlan, compare_data
+
+    if trial is None:
+        return Check((), {}, trust, progress)
+    plan = StudyPlan.load(study.plan_file, only_shown=True)
+    recorded = {} if trial.best is None or trial.best_iteration is None else {trial.best_iteration: trial.best}
+    reasons = partial(compare_data, plan.config, plan.data, str(study))
+    return Check(plan.settings.objectives, recorded, trust, progress, reasons)
+
+
+def _origin(study: StudyDirectory, status: StudyStatus, trial: TrialStatus) -> Origin:
+    """What a model card says of a trial and its study."""
+    from raytune_m2f.export_card import Origin
+    from raytune_m2f.study.lines import FOOTNOTES, score_text
+    from raytune_m2f.study.plan import StudyPlan
+
+    plan = StudyPlan.load(study.plan_file, only_shown=True)
+    settings = plan.settings
+    close = [str(other.number) for other in status.within_noise()] if trial.number == status.best else []
+    why = FOOTNOTES.get(trial.origin or "", "")[2:]
+    said = {
+        "study": str(study),
+        "begun": plan.created,
+        "maximised": ", ".join(settings.metrics),
+        "constraints": ", ".join(settings.constraints),
+        "search": f"sampler {settings.sampler}, early stopping {settings.early_stopping.method}",
+        "seed of the search": str(settings.seed),
+        "trials": ", ".join(f"{count} {state}" for state, count in status.counts.items()),
+        "trial": f"{trial.number}{', the best' if trial.number == status.best else ''} ({trial.state})",
+        "why it was tried": why,
+        f"its {status.metric}": f"{score_text(trial.best)} at iteration {trial.best_iteration}",
+        "within the noise of it": f"trial {', '.join(close)}" if close else "",
+    }
+    return Origin(trial.directory, {what: text for what, text in said.items() if text}, trial.values, plan.data)
 
 
 def _next_best(study: StudyDirectory, run: str) -> Iterator[str]:
@@ -168,15 +265,29 @@ def load_model(folder: PathOrAddress, *, device: str | None = None, trust: bool 
     Raises:
         ModelError: a file is missing or does not fit the others.
         ConfigError: the configuration is wrong, or names Python files and is not trusted.
+        InputError: there is no such device.
     """
     log.info("loading the model %s", folder)
-    import torch
-
     from raytune_m2f.export import load_export
 
-    exported = load_export(Path(folder), None if device is None else torch.device(device), trust=trust)
+    exported = load_export(Path(folder), None if device is None else _device_of(device), trust=trust)
     log.info("on %s", exported.device)
     return LoadedModel(Path(folder), exported)
+
+
+def _device_of(name: str) -> torch.device:
+    """Raises InputError where torch knows no such device, or this machine has none."""
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        gpus = ", ".join(f"cuda:{number}" for number in range(torch.cuda.device_count())) or "no GPU is seen"
+        raise InputError(f"--device: got {name!r}, allowed: cpu, or a GPU of this machine ({gpus})") from error
+    if device.type == "meta":
+        raise InputError(f"--device: got {name!r}, which computes nothing; allowed: cpu, cuda, cuda:0 ...")
+    return device
 
 
 @dataclass(frozen=True)
@@ -205,14 +316,16 @@ class LoadedModel:
         self,
         image: PathOrAddress | Image | npt.NDArray[np.uint8],
         *,
-        score_threshold: float = 0.5,
+        min_score: float = 0.5,
+        score_threshold: float | None = None,
         max_megapixels: float | None = None,
     ) -> Prediction:
         """The instances of one image.
 
         Args:
             image: a file, an image of PIL, or (H, W, 3) uint8 in RGB.
-            score_threshold: instances below it are left out, as are those without a pixel.
+            min_score: instances below it are left out, as are those without a pixel.
+            score_threshold: an earlier name of `min_score`.
             max_megapixels: a larger file is refused; see `read_image`.
 
         Raises:
@@ -221,31 +334,50 @@ class LoadedModel:
             ModelError: the network predicts no masks.
         """
         pixels = _pixels_of(image, max_megapixels)
-        return _prediction(self.exported.predict_encoded(pixels), pixels.shape[:2], self.categories, score_threshold)
+        least = min_score if score_threshold is None else score_threshold
+        return _prediction(self.exported.predict_encoded(pixels), pixels.shape[:2], self.categories, least)
 
     def predict_files(
         self,
         images: Sequence[PathOrAddress],
-        output: PathOrAddress,
+        output: PathOrAddress | None = None,
         *,
-        score_threshold: float = 0.5,
+        min_score: float = 0.5,
+        score_threshold: float | None = None,
+        overrides: Overrides = (),
+        batch: int | None = None,
         max_megapixels: float | None = None,
+        on_image: OnImage | None = None,
         progress: WorkProgress = None,
     ) -> dict[str, Any]:
         """Predict image files: an overlay PNG for each, and all instances in one COCO JSON, which is returned.
 
+        Args:
+            images: files, folders and patterns such as "photos/**/*.jpg".
+            output: directory for the pictures, instances.json and results.json; None: nothing is written.
+            min_score: instances below it are left out.
+            score_threshold: an earlier name of `min_score`.
+            overrides: other values of the keys that predictions depend on: `["KEY=VALUE", ...]` or `{"KEY": value}`,
+                such as the sieves, MODEL.MASK_FORMER.TEST.
+            batch: images that the network takes at once; by default TEST.IMS_PER_BATCH of the model.
+            max_megapixels: larger images are refused; see `read_image`.
+            on_image: called with each image's instances, by names, as soon as it is done.
+
         See `raytune_m2f.predict.predict_files`, also for what is raised.
         """
-        from raytune_m2f.predict import predict_files
+        from raytune_m2f.predict import predict_files, with_overrides
 
-        log.info("predicting with %s; pictures and instances.json: %s", self.folder, output)
+        exported = with_overrides(self.exported, overrides, batch=batch)
+        written = f"; pictures and instances.json: {output}" if output is not None else ""
+        log.info("predicting with %s%s", self.folder, written)
         with as_context(progress or line_progress("predicting", print_to_stderr, "image")) as told:
             return predict_files(
-                self.exported,
+                exported,
                 [Path(image) for image in images],
-                Path(output),
-                score_threshold=score_threshold,
+                None if output is None else Path(output),
+                min_score=min_score if score_threshold is None else score_threshold,
                 max_megapixels=max_megapixels,
+                on_image=on_image or (lambda line: None),
                 progress=_drop_name(told),
             )
 
@@ -362,12 +494,12 @@ def _pixels_of(image: Any, max_megapixels: float | None) -> npt.NDArray[np.uint8
 
 
 def _prediction(
-    found: PackedInstances[Rle], size: tuple[int, ...], categories: Categories, score_threshold: float
+    found: PackedInstances[Rle], size: tuple[int, ...], categories: Categories, min_score: float
 ) -> Prediction:
     from raytune_m2f.data.masks import decode
 
     scores = found.scores.cpu().numpy()
-    kept = np.flatnonzero(scores >= score_threshold)
+    kept = np.flatnonzero(scores >= min_score)
     masks = decode([found.masks[i] for i in kept], *size).astype(bool)
     seen = masks.any(axis=(1, 2))
     kept, masks = kept[seen], masks[seen]

@@ -15,18 +15,19 @@ from raytune_m2f.api.reporting import PICTURES, TEST_IMAGES
 from raytune_m2f.api.training import PathOrAddress, WorkProgress, config_of, describe_training
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
-from raytune_m2f.errors import MissingDependencyError
+from raytune_m2f.errors import MissingDependencyError, StudyError
 from raytune_m2f.loggers.names import require_loggers
 from raytune_m2f.progress import as_context, line_progress, parse_duration, print_to_stderr, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.layout import NewStudy, new_study
-from raytune_m2f.study.lines import StudyLines, caveat, flat_words, short_line
-from raytune_m2f.study.plan import Extension
+from raytune_m2f.study.lines import StudyLines, caveat, flat_words, short_line, train_command, trial_line
+from raytune_m2f.study.plan import Extension, StudyPlan
 from raytune_m2f.study.points import knowledge_of
 from raytune_m2f.study.search.insight import Insight
 from raytune_m2f.study.settings import Sampler, StoppingMethod, StudySettings, usual_stopping
 from raytune_m2f.study.space import SearchSpace, check_space, grid, load_space, unread_priors
 from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relative, study_status
+from raytune_m2f.training.trial_dir import CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -266,6 +267,31 @@ class Study:
         """The trial with the best report among those that can be exported."""
         return self.status().best_trial
 
+    def train_command(self, trial: int | None = None) -> str:
+        """The command line that trains a trial again, from the start to its end: the same configuration and seed.
+
+        Args:
+            trial: None: the best one.
+
+        Raises:
+            StudyError: there is no such trial, it has not begun to train, or none has weights.
+        """
+        status = self.status()
+        found = status.trial_to_export() if trial is None else status.trial(trial)
+        self._directory.pull_trial(found.number)
+        file = self._directory.trial(found.number) / CONFIG
+        if not file.is_file():
+            raise StudyError(f"trial {found.number} has no {CONFIG} in {found.directory}: it has not begun to train.")
+        log.info("%s", trial_line(found, status))
+        if found.origin == "pbt":
+            log.warning("it went on from the checkpoint of a better trial: from the start it may come out otherwise")
+        config = relative(str(file))
+        if (address := self._directory.address_of(file)) != str(file):
+            log.warning("copy %s to this directory first: `train` reads configurations from disk", address)
+            config = CONFIG
+        resources = StudyPlan.load(self._directory.plan_file, only_shown=True).settings.resources
+        return train_command(config, self.address, found, resources)
+
     def trials_dataframe(self) -> pd.DataFrame:
         """A row for each trial, by its number: state, scores, and a column for every searched key.
 
@@ -424,10 +450,25 @@ class Study:
         return planned.compare()
 
     def export(
-        self, output: PathOrAddress, *, trial: int | None = None, iteration: int | None = None, trust: bool = False
+        self,
+        output: PathOrAddress,
+        *,
+        trial: int | None = None,
+        iteration: int | None = None,
+        skip_verify: bool = False,
+        trust: bool = False,
+        progress: WorkProgress = None,
     ) -> LoadedModel:
         """Export a trial's best checkpoint to the directory `output`, and load the model; see `export_model`."""
-        export_model(self.address, output, trial=trial, iteration=iteration)
+        export_model(
+            self.address,
+            output,
+            trial=trial,
+            iteration=iteration,
+            skip_verify=skip_verify,
+            trust=trust,
+            progress=progress,
+        )
         return load_model(output, trust=trust)
 
 

@@ -56,7 +56,7 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.
     log.info("5/6 predicting validation images in %s", output / "predictions")
     shown = sorted(data["val_images"].iterdir())[:PICTURES]
     silent = nobody if is_quiet() else None
-    model.predict_files(shown, output / "predictions", score_threshold=SURE_ENOUGH, progress=silent)
+    model.predict_files(shown, output / "predictions", min_score=SURE_ENOUGH, progress=silent)
     pictures = [read_image(output / "predictions" / image.name) for image in shown]
     _save_sheet(pictures, output / "predictions.png")
     log.info("6/6 writing the report of the study: %s", output / "report.html")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -27,10 +28,12 @@ from raytune_m2f.cli.options import (
     application,
     given,
     require_finite,
+    require_pairs,
 )
 from raytune_m2f.cli.report import report
 from raytune_m2f.cli.scores import print_scores
 from raytune_m2f.errors import InputError
+from raytune_m2f.formats import FORMATS
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +113,14 @@ def train(
 
 
 app.command()(doctor)
-for command in (cli_study.tune, cli_study.resume, cli_study.extend, cli_study.confirm, cli_study.status):
+for command in (
+    cli_study.tune,
+    cli_study.resume,
+    cli_study.extend,
+    cli_study.confirm,
+    cli_study.status,
+    cli_study.best,
+):
     app.command()(command)
 app.command()(report)
 app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
@@ -132,13 +142,26 @@ def export(
     iteration: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="Export the checkpoint of this iteration; by default the best.")
     ] = None,
+    format: Annotated[
+        str,
+        typer.Option(help=f"What the directory is for: native (raytune_m2f itself), {', '.join(FORMATS)}."),
+    ] = "native",
+    skip_verify: Annotated[
+        bool,
+        typer.Option(
+            "--skip-verify",
+            help="Do not evaluate the export again; else a fresh process does on the test set, and an export that "
+            "scores otherwise than its trial is refused. The model card says so.",
+        ),
+    ] = False,
+    trust: Trust = False,
 ) -> None:
-    """Export the best checkpoint as a directory that is enough to evaluate and predict.
+    """Export the best checkpoint as a directory that is enough to evaluate and predict, with a model card.
 
     Example: raytune-m2f export studies/fruits --output models/fruits
     """
     with clear_errors():
-        done = rm.export_model(**given(context))
+        done = rm.export_model(**given(context), progress=show_progress("verifying", "image"))
         _print_metrics(done.report, f"{output}, from {done.run}, iteration {done.report['iteration']}")
 
 
@@ -185,11 +208,43 @@ def evaluate(
 def predict(
     context: typer.Context,
     model: ModelDir,
-    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
-    output: Annotated[Path, typer.Option(help="Directory for the overlays and instances.json.")],
-    score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, callback=require_finite, help="Leave out instances below this score.")
+    images: Annotated[
+        list[Path], typer.Argument(help="Images, folders of images, patterns in quotes: 'photos/**/*.jpg'.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Directory for the overlays, instances.json and results.json.")
+    ] = None,
+    min_score: Annotated[
+        float,
+        typer.Option(
+            "--min-score",
+            "--score-threshold",
+            min=0,
+            max=1,
+            callback=require_finite,
+            help="Leave out instances below this score.",
+        ),
     ] = 0.5,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            callback=require_pairs,
+            help="Another value of what predictions depend on: sieves (MODEL.MASK_FORMER.TEST...), windows (TEST.TILES"
+            "...), TEST.DETECTIONS_PER_IMAGE, INPUT.MIN_SIZE_TEST; may be repeated.",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, max=MOST, help="Images at once in the network; by default the model's TEST.IMS_PER_BATCH."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default the GPU if there is one.")
+    ] = None,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print each image's instances as one line of JSON as soon as it is done.")
+    ] = False,
     max_megapixels: MaxMegapixels = None,
     trust: Trust = False,
 ) -> None:
@@ -198,11 +253,17 @@ def predict(
     Example: raytune-m2f predict --model models/fruits --output predictions photos/
     """
     with clear_errors():
-        content = rm.load_model(model, trust=trust).predict_files(
-            **given(context, "model", "trust"), progress=show_progress("predicting", "image")
+        if output is None and not json_lines:
+            raise InputError("nothing would be kept: give --output DIR for files, --json for lines, or both.")
+        words = given(context, "model", "device", "json_lines", "trust")
+        if json_lines:
+            words["on_image"] = lambda line: typer.echo(json.dumps(line))
+        content = rm.load_model(model, device=device, trust=trust).predict_files(
+            **words, progress=show_progress("predicting", "image")
         )
-        counts = f"{len(content['annotations'])} instances in {len(content['images'])} images"
-        out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
+        if not json_lines:
+            counts = f"{len(content['annotations'])} instances in {len(content['images'])} images"
+            out.print(f"{counts}: pictures and instances.json in {output}", soft_wrap=True)
 
 
 def _print_metrics(report: dict[str, float], title: str) -> None:

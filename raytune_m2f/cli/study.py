@@ -22,7 +22,7 @@ from raytune_m2f.cli.options import (
     require_duration,
     require_finite,
 )
-from raytune_m2f.errors import TrainingError
+from raytune_m2f.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     from raytune_m2f import Study
@@ -209,6 +209,7 @@ def confirm(
 def status(
     study: StudyDir,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a line of CSV for each trial.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Redraw until the study is not run any more.")] = False,
     address: Annotated[
         str | None,
@@ -224,10 +225,14 @@ def status(
 
         from raytune_m2f.cli.tables import rows_that_fit, status_table
 
+        if as_json + as_csv + watch > 1:
+            raise InputError("--json, --csv and --watch do not go together: give one of them.")
         read = _reader(study, address)
-        state = read(insight=not watch)
+        state = read(insight=not (watch or as_csv))
         if as_json:
             print(state.to_json())
+        elif as_csv:
+            print(state.to_csv(), end="")
         elif watch:
             with Live(status_table(state, rows_that_fit(out)), console=out, auto_refresh=False) as live:
                 while state.driver is not None:
@@ -238,6 +243,18 @@ def status(
             print_table(status_table(state, folded=out.is_terminal))
             for line in [] if state.insight is None else state.insight.lines():
                 out.print(line, soft_wrap=True, highlight=False)
+
+
+def best(
+    study: StudyDir,
+    trial: Annotated[int | None, typer.Option(min=0, max=MOST, help="Another trial than the best.")] = None,
+) -> None:
+    """Print the command line that trains the best trial again; what it is and how good goes to stderr.
+
+    Example: raytune-m2f best studies/fruits
+    """
+    with clear_errors():
+        print(rm.Study(study).train_command(trial=trial))
 
 
 def _reader(study: str, address: str | None) -> Callable[..., StudyStatus]:

@@ -48,13 +48,14 @@ _PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
 _warned_folders: set[Path] = set()
 
 
-def read_image(path: Path, *, max_megapixels: float | None = None) -> RgbImage:
+def read_image(path: Path, *, page: int | None = None, max_megapixels: float | None = None) -> RgbImage:
     """Read an image as RGB, EXIF rotation applied; of several pages the first, which the log says once per folder.
 
     Grey, palette and CMYK are converted and alpha is dropped, as PIL and detectron2 do. 16-bit grey is scaled
     by 1/257 (65535 becomes 255), where detectron2 would clip all above 255 to white.
 
     Args:
+        page: of several the one to read, from 0 on; then the log says nothing.
         max_megapixels: a larger one is refused; by default what the environment variable `LIMIT` says, or `MEGAPIXELS`.
 
     Returns:
@@ -63,8 +64,18 @@ def read_image(path: Path, *, max_megapixels: float | None = None) -> RgbImage:
     Raises:
         DatasetError: missing, damaged, cut short, no image, too large, or of floating-point values.
     """
-    with _opened(path, max_megapixels) as image:
+    with _opened(path, max_megapixels, page) as image:
         return rgb_pixels(image)
+
+
+def pages_of(path: Path) -> tuple[int, int]:
+    """The number of pages (or frames) of an image file, at least 1, and the pixels of the first; none is decoded.
+
+    Raises:
+        DatasetError: as `read_image`, where the header shows it.
+    """
+    with _opened(path, None, 0) as image:
+        return _page_count(image), image.width * image.height
 
 
 def rgb_pixels(image: Image.Image) -> RgbImage:
@@ -183,12 +194,14 @@ def _size_mismatch(record: ImageRecord, width: int, height: int) -> str:
 
 
 @contextmanager
-def _opened(path: Path, max_megapixels: float | None) -> Iterator[Image.Image]:
+def _opened(path: Path, max_megapixels: float | None, page: int | None = None) -> Iterator[Image.Image]:
     limit = megapixel_limit() if max_megapixels is None else max_megapixels
     try:
         with _open(path) as image:
+            if page:
+                image.seek(page)
             _require_readable(image, limit)
-            if _page_count(image) > 1 and path.parent not in _warned_folders:
+            if page is None and _page_count(image) > 1 and path.parent not in _warned_folders:
                 _warned_folders.add(path.parent)
                 log.warning(
                     "image %s has %d pages (or frames): the first is used, the others are not; other such images of "
@@ -199,7 +212,8 @@ def _opened(path: Path, max_megapixels: float | None) -> Iterator[Image.Image]:
             yield image
     except _UNREADABLE as error:
         reason = "it is no image of a known kind" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DatasetError(f"image {path} cannot be read: {reason or type(error).__name__}") from error
+        which = f"{path}, page {page + 1}," if page else f"{path}"
+        raise DatasetError(f"image {which} cannot be read: {reason or type(error).__name__}") from error
 
 
 def _open(path: Path) -> Image.Image:

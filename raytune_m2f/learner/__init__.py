@@ -10,4 +10,6 @@ optimizer.py     AdamW in Mask2Former's groups, schedules, the learning rate of 
 vitals.py        what is watched of every head while it trains
 weights.py       MODEL.WEIGHTS into our network: whose names they have, what does not fit
 weight_files.py  files of weights: from where they come, and what a file is that holds none
+weight_folders.py  directories of weights: transformers' and ours, here or on the Hugging Face Hub
+transformers_names.py  what transformers calls the tensors of a Mask2Former, and back
 """

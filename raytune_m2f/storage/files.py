@@ -22,7 +22,7 @@ import shutil
 import struct
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -36,8 +36,9 @@ COMPLETE = ".raytune_m2f.new"
 LONGEST_NAME = 255
 """Bytes of a file's name, on most systems."""
 _SEAL = b"raytune_m2f:"
-_END = re.compile(rb'"\s*}\n| -->\n|\n|.{4}\0{4}IEND\xaeB`\x82', re.DOTALL)
-"""What stands after a seal: the end of a JSON object, of a comment of HTML or YAML, of a PNG."""
+_END = re.compile(rb'"\s*}(\n])?\n| -->\n|\n|.{4}\0{4}IEND\xaeB`\x82', re.DOTALL)
+"""What stands after a seal: the end of a JSON object or of a list of them, of a comment of HTML or YAML, of a PNG."""
+_NOTHING = b"[]\n"
 _SOFTWARE, _PNG_END = b"Software\0", 12
 _TEMPORARY = re.compile(r"\..*\.[0-9a-f]{12}\.raytune_m2f\.tmp", re.DOTALL)
 
@@ -227,6 +228,17 @@ def sealed_json(content: Mapping[str, Any], *, indent: int | None = None) -> str
     return sealed(opened.encode(), f"{closed}\n".encode()).decode()
 
 
+def sealed_json_lines(objects: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON list of objects, one a line; the last entry of the last one, "written_by", is the seal.
+
+    An empty list has none, and is taken for ours all the same: it holds nothing.
+    """
+    if not objects:
+        return _NOTHING.decode()
+    lines = [json.dumps(each, allow_nan=False) for each in (*objects[:-1], {**objects[-1], "written_by": ""})]
+    return sealed(("[\n" + ",\n".join(lines)[:-2]).encode(), b'"}\n]\n').decode()
+
+
 def sealed_yaml(text: str) -> str:
     """YAML whose last line, a comment, is the seal."""
     return sealed(f"{text}# ".encode(), b"\n").decode()
@@ -259,6 +271,8 @@ def is_ours(path: Path) -> bool:
         content = path.read_bytes() if path.is_file() else b""
     except OSError:
         return False
+    if content == _NOTHING:
+        return True
     place = content.rfind(_SEAL)
     start, end = place + len(_SEAL), place + len(_SEAL) + 64
     whole = place >= 0 and _END.fullmatch(content, end) is not None

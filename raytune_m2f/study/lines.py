@@ -10,6 +10,7 @@ from shlex import quote
 from typing import Any
 
 from raytune_m2f.progress import INTERVAL_S, duration, heartbeat, print_to_stderr, read_progress
+from raytune_m2f.study.settings import Resources
 from raytune_m2f.study.status import StudyStatus, TrialStatus, relative
 from raytune_m2f.training.climb import FLAT
 from raytune_m2f.training.symptoms import summary
@@ -235,6 +236,21 @@ def closing_words(status: StudyStatus) -> str | None:
         return None
     export = f"export the best trial: raytune-m2f export {quote(relative(status.directory))} --output DIR"
     return caveat(status) or export
+
+
+def train_command(config: str, study: str, trial: TrialStatus, resources: Resources) -> str:
+    """The command that trains a trial again, from the start to its end: `train` with its whole configuration.
+
+    Args:
+        config: the file of its configuration.
+        study: the study's directory or address, after which the new run is called.
+    """
+    words = ["raytune-m2f", "train", "--config", config, "--output", f"runs/{Path(study).name}_{trial.number}"]
+    if resources.most_workers > 1:
+        words += ["--workers", str(resources.most_workers)]
+    if resources.gpus_per_worker is not None:
+        words += ["--gpus-per-worker", f"{resources.gpus_per_worker:g}"]
+    return " ".join(map(quote, words))
 
 
 def caveat(status: StudyStatus) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import statistics
@@ -150,6 +152,16 @@ class StudyStatus:
         """The trials whose weights are there and that did not fail and keep the constraints, the best first."""
         return _ranked(self.trials)
 
+    def trial(self, number: int) -> TrialStatus:
+        """The trial with this number. Raises StudyError if there is none."""
+        found = next((trial for trial in self.trials if trial.number == number), None)
+        if found is None:
+            raise StudyError(
+                f"trial {number} of the study {self.directory} does not exist. It has {len(self.trials)} trials, "
+                "counted from 0."
+            )
+        return found
+
     def trial_to_export(self, number: int | None = None) -> TrialStatus:
         """The trial with this number, or the best one.
 
@@ -173,6 +185,22 @@ class StudyStatus:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
+
+    def to_csv(self) -> str:
+        """A line for each trial below a line of names: number, state, every metric at the best report, every searched
+        key, then the rest; empty where there is no value."""
+        keys = list(dict.fromkeys(key for trial in self.trials for key in trial.values))
+        scored = ("origin", "iteration", "max_iter", "last", "best_iteration", "images", "standard_error", "feasible")
+        own = (*scored, "seconds", "cause", "directory", "checkpoint")
+        file = io.StringIO()
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["number", "state", *self.metrics, *keys, *own, "symptoms"])
+        for trial in self.trials:
+            scores = [trial.best, *trial.others, *[None] * len(self.metrics)][: len(self.metrics)]
+            values = [trial.values.get(key) for key in keys]
+            rest = [getattr(trial, name) for name in own]
+            table.writerow([trial.number, trial.state, *scores, *values, *rest, "; ".join(trial.symptoms)])
+        return file.getvalue()
 
     @classmethod
     def from_json(cls, text: str) -> StudyStatus:

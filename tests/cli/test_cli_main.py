@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +17,16 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from fake_study import config as study_config
+from fake_study import half_done_study
 from test_layers import MODULES, imports
 from typer.testing import CliRunner, Result
 
 import raytune_m2f as rm
+from raytune_m2f import formats
 from raytune_m2f.cli.main import app
 from raytune_m2f.config import Config
+from raytune_m2f.export_check import evaluate_again
 
 Run = Callable[..., Result]
 
@@ -66,7 +71,7 @@ COMMANDS: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("extend", rm.Study.extend, {"study"}), ("confirm", rm.Study.confirm, {"study"}),
     ("report", rm.Study.report, {"study"}),
     ("export", rm.export_model, set()), ("evaluate", rm.LoadedModel.evaluate, {"model", "trust"}),
-    ("predict", rm.LoadedModel.predict_files, {"model", "trust"}),
+    ("predict", rm.LoadedModel.predict_files, {"model", "trust", "device", "json_lines"}),
 ]  # fmt: skip
 
 
@@ -75,7 +80,8 @@ def test_options_are_named_as_the_arguments_of_the_api(name: str, function: Call
     command: Any = typer.main.get_command(app)
     options = {parameter.name for parameter in command.commands[name].params if parameter.expose_value}
     options = {option.removeprefix("no_") for option in options}  # --no-doctor is doctor=False
-    assert options - own == set(inspect.signature(function).parameters) - {"self", "progress"}
+    of_python_alone = {"self", "progress", "on_image", "score_threshold"}
+    assert options - own == set(inspect.signature(function).parameters) - of_python_alone
 
 
 def test_a_wrong_key_is_named_with_the_right_one(run: Run, config_file: Path, tmp_path: Path) -> None:
@@ -148,15 +154,62 @@ def test_a_path_that_cannot_be_used_is_named(run: Run, config_file: Path, tmp_pa
     assert str(taken) in refused(run("train", "--config", config_file, "--output", taken))
 
 
-@pytest.mark.parametrize("command", ["status", "resume", "export"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--format", "onxx"], "--format onxx: allowed are native, transformers, onnx; did you mean onnx?"),
+     (["--format", "fake"], "--format fake: allowed are native, transformers, onnx")],
+)  # fmt: skip
+def test_a_format_that_is_none_is_refused(run: Run, tmp_path: Path, options: list[str], message: str) -> None:
+    assert message in refused(run("export", tmp_path, "--output", tmp_path / "model", *options))
+
+
+def test_a_format_is_written_by_its_module(
+    run: Run, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "fake_format.py").write_text(
+        "def write(exported, folder):\n    (folder / 'fake.txt').write_text(type(exported.model).__name__)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(formats.FORMATS, "fake", "fake_format")
+    assert run("train", "--config", config_file, "--output", tmp_path / "run").exit_code == 0
+    words = ["export", tmp_path / "run", "--output", tmp_path / "model", "--format", "fake", "--skip-verify"]
+    done = run(*words)
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["README.md", "fake.txt"]
+    assert (tmp_path / "model" / "fake.txt").read_text() == "MultiTaskMaskFormer"
+
+
+def test_status_is_printed_in_one_way(run: Run, tmp_path: Path) -> None:
+    study = half_done_study(tmp_path)
+    table = run("status", study.root, "--csv").stdout
+    assert table.splitlines()[0].startswith("number,state,segm/AP,SOLVER.BASE_LR,")
+    assert len(table.splitlines()) == 3
+    for two in (["--json", "--csv"], ["--csv", "--watch"], ["--json", "--watch"]):
+        assert "do not go together" in refused(run("status", study.root, *two))
+
+
+def test_best_prints_a_command_and_nothing_else(run: Run, tmp_path: Path) -> None:
+    study = half_done_study(tmp_path)
+    (study.trial(0) / "config.yaml").write_text(study_config().to_yaml())
+    done = run("best", study.root)
+    assert done.exit_code == 0, done.output
+    (line,) = done.stdout.splitlines()
+    words = shlex.split(line)
+    assert words[:3] == ["raytune-m2f", "train", "--config"]
+    assert Path(words[3]) == study.trial(0) / "config.yaml"
+    assert "trial 0 complete at 80/80, best segm/AP 5.00" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "export", "best"])
 def test_what_is_no_study_is_refused(run: Run, tmp_path: Path, command: str) -> None:
     more = ["--output", tmp_path / "model"] if command == "export" else []
     assert str(tmp_path) in refused(run(command, tmp_path, *more))
 
 
 def test_train_resume_export_evaluate_predict(
-    run: Run, config_file: Path, tiny_dataset: dict[str, Path], tmp_path: Path
+    run: Run, config_file: Path, tiny_dataset: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("raytune_m2f.export_check.in_fresh_process", evaluate_again)
     output = tmp_path / "run"
     first = run("train", "--config", config_file, "--output", output)
     assert first.exit_code == 0, first.output
@@ -165,7 +218,10 @@ def test_train_resume_export_evaluate_predict(
     assert "--resume" in refused(run("train", "--config", config_file, "--output", output))
     again = run("train", "--config", config_file, "--output", output, "--resume", "SOLVER.MAX_ITER=6")
     assert again.exit_code == 0, again.output
-    assert run("export", output, "--output", tmp_path / "model").exit_code == 0
+    exported = run("export", output, "--output", tmp_path / "model")
+    assert exported.exit_code == 0, exported.output
+    assert "verifying 6/6" in exported.stderr
+    assert "**Verified**" in (tmp_path / "model" / "README.md").read_text()
     scored = run(
         "evaluate", "--model", tmp_path / "model", "--annotations", tiny_dataset["val_annotations"],
         "--images", tiny_dataset["val_images"], "--output", tmp_path / "scores.json",
@@ -207,7 +263,7 @@ def test_a_training_says_at_once_what_it_does_and_then_how_far_it_is(
     assert "iteration 4/4, " in log
     assert " iteration 4/4, " not in trained.stderr, "said twice"
     assert not [line for line in (trained.stderr + trained.stdout).splitlines() if line != line.rstrip()]
-    run("export", output, "--output", tmp_path / "model")
+    run("export", output, "--skip-verify", "--output", tmp_path / "model")
     paths = ["--annotations", tiny_dataset["val_annotations"], "--images", tiny_dataset["val_images"]]
     assert "evaluating 6/6, " in run("evaluate", "--model", tmp_path / "model", *paths).stderr
     predicted = run("predict", "--model", tmp_path / "model", "--output", tmp_path / "p", tiny_dataset["val_images"])
@@ -248,7 +304,9 @@ assert not {"torch", "ray", "optuna"} & set(sys.modules)
     assert versions["torch"] == metadata.version("torch")
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "tune", "resume", "status", "export", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "tune", "resume", "status", "best", "export", "evaluate", "predict"]
+)
 def test_every_command_explains_itself_with_an_example(run: Run, command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -238,7 +238,6 @@ OTHERS = {
     "half": (WHOLE[: len(WHOLE) // 2], "cut short"),
     "zip": (zipped(readme=b"hello"), r"a zip archive that is not torch's \(it holds readme\)"),
     "npz": (npz(), "an archive of numpy arrays"),
-    "safetensors": (safetensors(), "a safetensors file.*load_file"),
     "gzip": (gzip.compress(WHOLE), "a gzip archive: unpack it"),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(20), "a PNG image"),
 }  # fmt: skip

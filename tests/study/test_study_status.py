@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import io
 import json
 from dataclasses import replace
@@ -82,6 +83,17 @@ def test_json_has_everything_and_is_strict(study: StudyDirectory) -> None:
     assert loaded["best"] == 0
     assert loaded["usage"]["trials"] == 4
     assert loaded["trials"][2]["cause"] == "annotation 7 has label 9"
+
+
+def test_csv_has_a_line_for_each_trial_and_a_column_for_each_key(study: StudyDirectory) -> None:
+    status = study_status(study.root)
+    rows = list(csv.DictReader(io.StringIO(status.to_csv())))
+    assert [int(row["number"]) for row in rows] == [trial.number for trial in status.trials]
+    best = rows[0]
+    assert (best["state"], float(best["segm/AP"]), int(best["best_iteration"])) == (status.trials[0].state, 9.0, 10)
+    assert float(best[LR]) == status.trials[0].values[LR]
+    assert rows[2]["cause"] == "annotation 7 has label 9"
+    assert {row[None] for row in rows if None in row} == set(), "as many values as names"
 
 
 def test_reading_writes_nothing(study: StudyDirectory) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from raytune_m2f.config.fields.base import Problem, Section, fixed
 
-SCHEMES = ("http", "https", "detectron2", "torchvision", "package")
+SCHEMES = ("http", "https", "detectron2", "torchvision", "package", "hf")
 """What a MODEL.WEIGHTS with `://` may start with; everything else is a path."""
 
 TORCHVISION = {
@@ -41,6 +41,9 @@ SWIN_SIZES: dict[tuple[int, tuple[int, ...]], str] = {
 
 EXAMPLE = "torchvision://ResNet50_Weights.IMAGENET1K_V2"
 
+HUB_EXAMPLE = "hf://facebook/mask2former-swin-tiny-coco-instance"
+
+_HUB = re.compile(r"hf://[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 _TORCHVISION = re.compile(r"torchvision://(\w+)_Weights\.\w+")
 _RESNET = re.compile(r"(?:^|/)R-(\d+)\.pkl$")  # detectron2's model zoo
 _SWIN = re.compile(r"(?:^|/)swin_([tsbl])\w+_patch4_window(\d+)_\w+\.(?:pkl|pth)$")  # Swin's own repository
@@ -53,6 +56,8 @@ def source_problem(source: str) -> str:
         return f"got {source!r}, allowed: a path, or an address with {', '.join(SCHEMES)}"
     if scheme == "package" and source not in PACKAGES:
         return f"got {source!r}, allowed: {', '.join(PACKAGES)}"
+    if scheme == "hf" and separator and not _HUB.fullmatch(source):
+        return f"got {source!r}, allowed: hf://owner/name or hf://owner/name@revision; for example {HUB_EXAMPLE}"
     if not source.startswith("torchvision://"):
         return ""
     found = _TORCHVISION.fullmatch(source)

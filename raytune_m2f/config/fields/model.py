@@ -243,8 +243,8 @@ class Model(Section):
     )
     WEIGHTS: str = Field(
         "detectron2://ImageNetPretrained/torchvision/R-50.pkl",
-        description="Weights to start from: a path or an address (package://..., torchvision://..., detectron2://..., "
-        'https://...); "" = from scratch.',
+        description="Weights to start from: a file, a directory (an export, or a Mask2Former of transformers'), or an "
+        'address (package://..., torchvision://..., detectron2://..., hf://..., https://...); "" = from scratch.',
     )
     COMPILE: bool = Field(
         False,

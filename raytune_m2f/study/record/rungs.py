@@ -9,7 +9,7 @@ asha       rung k lies at r * eta^k iterations, before the trials' last. A trial
            stopping form.)
 promotion  the same rungs. A trial pauses at a rung unless it is among the best floor(n / eta) there, and goes on as
            soon as it is, because others have turned out worse (the paper's algorithm 2). At the end of the budget more
-           of them go on; see `promotion.py`.
+           of them go on; see `promotion.py`. With `auto` what trials promise is compared (`search/promise.py`).
 pbt        rungs at r, 2 r, 3 r ... A trial among the worst floor(n / eta) of a rung ends, and one of the best
            floor(n / eta) is continued in its place with changed values. (Jaderberg et al., Population Based Training
            of Neural Networks, 2017, section 4.1: truncation selection.)

@@ -21,7 +21,7 @@ from raytune_m2f.data import load_coco, read_image
 from raytune_m2f.errors import DatasetError, InputError, MissingDependencyError, UnreadableImagesError
 from raytune_m2f.evaluation import instances_to_results, results_to_json
 from raytune_m2f.export import ExportedModel, export_run, load_export
-from raytune_m2f.predict import INSTANCES, evaluate_export, find_images, picture_names, predict_files
+from raytune_m2f.predict import INSTANCES, Page, evaluate_export, find_images, picture_names, predict_files
 from raytune_m2f.storage.files import is_ours
 from raytune_m2f.training.reports import TrialContext
 from raytune_m2f.training.worker import train_trial
@@ -87,7 +87,7 @@ def test_other_files_of_the_users_are_not_written_over_but_ours_are(
 ) -> None:
     output = tmp_path / "out"
     for threshold in (0.5, 0.0):
-        predict_files(model, [photos], output, score_threshold=threshold)
+        predict_files(model, [photos], output, min_score=threshold)
     assert all(is_ours(path) for path in output.iterdir())
     if name == INSTANCES:  # labels that were corrected by hand
         content = json.loads((output / name).read_text())
@@ -130,9 +130,13 @@ def test_what_was_done_is_written_when_it_is_interrupted(model: ExportedModel, p
     def progress(done: int, total: int, name: str) -> None:
         raise KeyboardInterrupt
 
+    for number in range(20):
+        shutil.copy(photos / "a.png", photos / f"{number}.png")
     with pytest.raises(KeyboardInterrupt):
         predict_files(model, [photos], tmp_path / "out", progress=progress)
-    assert [i["file_name"] for i in json.loads((tmp_path / "out" / INSTANCES).read_text())["images"]] == ["a.png"]
+    done = {i["file_name"] for i in json.loads((tmp_path / "out" / INSTANCES).read_text())["images"]}
+    assert done == {file.name for file in (tmp_path / "out").glob("*.png")}
+    assert 1 <= len(done) < 22
 
 
 def test_predictions_are_annotations(model: ExportedModel, photos: Path, tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def test_predictions_are_annotations(model: ExportedModel, photos: Path, tmp_pat
         ([photos, tmp_path / "more"], tmp_path, ["photos/a.png", "photos/b.png", "more/a.png"]),
     ):
         output = tmp_path / f"out{len(names)}"
-        content = predict_files(model, given, output, score_threshold=0.0)
+        content = predict_files(model, given, output, min_score=0.0)
         assert content["info"]["images"] == str(folder)
         assert [image["file_name"] for image in content["images"]] == names
         assert all(annotation["area"] > 0 for annotation in content["annotations"])
@@ -188,10 +192,8 @@ def test_masks_one_at_a_time_are_the_masks_all_at_once(model: ExportedModel, pho
 
 def test_a_large_image_is_shrunk_for_its_picture_alone(model: ExportedModel, photos: Path, tmp_path: Path) -> None:
     Image.fromarray(read_image(photos / "a.png")).resize((1600, 1200)).save(photos / "a.png")
-    before = predict_files(model, [photos / "a.png"], tmp_path / "full", score_threshold=0.0)
-    after = predict_files(
-        model, [photos / "a.png"], tmp_path / "shrunk", score_threshold=0.0, max_picture_pixels=800 * 600
-    )
+    before = predict_files(model, [photos / "a.png"], tmp_path / "full", min_score=0.0)
+    after = predict_files(model, [photos / "a.png"], tmp_path / "shrunk", min_score=0.0, max_picture_pixels=800 * 600)
     assert after["annotations"] == before["annotations"]
     full, shrunk = (read_image(tmp_path / folder / "a.png") for folder in ("full", "shrunk"))
     assert full.shape == (1200, 1600, 3)
@@ -219,7 +221,7 @@ def test_a_score_on_a_part_is_no_score(
 
 def test_names_of_pictures(tmp_path: Path) -> None:
     def names(*files: str) -> list[str]:
-        return list(picture_names([tmp_path / file for file in files]).values())
+        return list(picture_names([Page(tmp_path / file) for file in files]).values())
 
     assert names("...png", "x.jpg", ".hidden.tif") == ["...png", "x.png", ".hidden.png"]
     assert names("p/a.png", "p/a.jpg", "p/b.png") == ["p_a.png.png", "p_a.jpg.png", "b.png"]
@@ -239,7 +241,7 @@ def test_strange_names_are_predicted(model: ExportedModel, photos: Path, tmp_pat
     content: dict[str, Any] = predict_files(model, [photos], tmp_path / "out")
     assert {image["file_name"] for image in content["images"]} == {*strange, "a.png", "b.png"}
     assert json.loads((tmp_path / "out" / INSTANCES).read_text()) == content
-    assert len(list((tmp_path / "out").iterdir())) == 8
+    assert len(list((tmp_path / "out").glob("*.png"))) == 7
 
 
 def test_an_image_that_is_given_twice_is_predicted_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
