@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## tune, export, evaluate and predict on synthetic data, on the CPU: see the folder demo/
+demo: $(STAMP)  ## tune, export, evaluate, predict and report on synthetic data, on the CPU: see the folder demo/
 	$(BIN)/raytune-m2f demo --output demo
 
 test: $(STAMP)  ## the tests (without those marked slow, gpu, detectron2 or reference)

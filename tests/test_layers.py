@@ -20,6 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("errors", "notes"),
     ("storage", "progress"),
+    ("loggers",),
     ("config", "configs", "search_spaces"),
     ("data",),
     ("evaluation", "visualize"),
@@ -31,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("doctor",),
     ("drive",),
     ("export_files", "export_card", "export", "export_check", "formats", "predict", "rankings", "scores", "project"),
+    ("report",),
     ("api", "cluster"),
     ("cli", "__main__"),
     ("testing",),  # tests the layers below it, and none of them needs it

@@ -9,6 +9,7 @@ projects.py     init
 examination.py  diagnose
 training.py     train
 studies.py      tune, resume, Study
+reporting.py    what Study.report does
 models.py       export_model, load_model, and what a model predicts
 
 The commands are thin callers of these. Torch and Ray are imported by the functions that need them, after whatever can

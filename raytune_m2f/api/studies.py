@@ -11,11 +11,13 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
 from raytune_m2f.api.models import LoadedModel, export_model, load_model
+from raytune_m2f.api.reporting import PICTURES, TEST_IMAGES
 from raytune_m2f.api.training import PathOrAddress, WorkProgress, config_of, describe_training
 from raytune_m2f.config import Config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import MissingDependencyError, StudyError
-from raytune_m2f.progress import as_context, parse_duration, print_to_stderr, still
+from raytune_m2f.loggers.names import require_loggers
+from raytune_m2f.progress import as_context, line_progress, parse_duration, print_to_stderr, still
 from raytune_m2f.study.directory import StudyDirectory, plan_of
 from raytune_m2f.study.layout import NewStudy, new_study
 from raytune_m2f.study.lines import StudyLines, caveat, flat_words, short_line, train_command, trial_line
@@ -28,6 +30,8 @@ from raytune_m2f.study.status import Progress, StudyStatus, TrialStatus, relativ
 from raytune_m2f.training.trial_dir import CONFIG
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
 
     from raytune_m2f.study.confirm import Confirmation
@@ -151,6 +155,7 @@ def tune_with(
     trials = settings.budget.trials
     what = f"{'' if trials is None else f'{trials} '}trials of {describe_training(config)}"
     log.info("study %s: %s; logs: %s/trials/*/log.txt", study, what, os.fspath(study).rstrip("/"))
+    require_loggers(config.LOGGERS, study)
     points, prior = knowledge_of(_paths(from_study), config, space, settings)
     new = new_study(study, config, space, settings, points=points, prior=prior)
     with ExitStack() as stack:
@@ -301,6 +306,48 @@ class Study:
             ) from error
         status = self.status()
         return pd.DataFrame([_row(trial, status.metrics) for trial in status.trials]).set_index("number")
+
+    def report(
+        self,
+        output: PathOrAddress | None = None,
+        *,
+        pictures: int = PICTURES,
+        test_images: int = TEST_IMAGES,
+        device: str | None = None,
+        watch: bool = False,
+        trust: bool = False,
+        progress: WorkProgress = None,
+    ) -> Path:
+        """Write all that it tells as one file of HTML, which opens from disk without a network; returns the file.
+
+        Args:
+            output: the file; a report that is there already is replaced. None: report.html in its directory.
+            pictures: so many test images, with the ground truth and the predictions of the best three trials and of the
+                configuration's own; 0: none.
+            test_images: on so many test images at most, evenly spread, the best trial is evaluated, for the heads'
+                accuracy and confusion; 0: not at all. While somebody drives the study it is not.
+            device: predicts, such as "cpu" or "cuda:1"; None: the GPU if there is one, and nobody drives the study.
+            watch: write it again and again until nobody drives the study.
+            trust: whether Python files that its configuration names (DATASETS.IMPORT) may run.
+            progress: told how far the predictions are; None prints lines to stderr.
+
+        Raises:
+            StudyError: there is no such study, or it has no trials yet.
+            InputError: an argument is out of its bounds, or a file of the user's would be written over.
+        """
+        from raytune_m2f.api.reporting import write_report
+
+        with as_context(progress or line_progress("predicting", print_to_stderr, "step")) as told:
+            return write_report(
+                self._directory,
+                output,
+                pictures=pictures,
+                test_images=test_images,
+                device=device,
+                watch=watch,
+                trust=trust,
+                progress=told,
+            )
 
     def resume(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from raytune_m2f.config import Config, load_config
 from raytune_m2f.config.load import Overrides
 from raytune_m2f.errors import InputError
+from raytune_m2f.loggers.names import require_loggers
 from raytune_m2f.progress import Progress, as_context, line_progress, print_to_stderr
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def train(
         TrainingError: the training could not go on.
     """
     loaded = config_of(config, overrides)
+    require_loggers(loaded.LOGGERS, output)
     log.info("training: %s; log: %s/log.txt", describe_training(loaded), os.fspath(output).rstrip("/"))
     from raytune_m2f.launch.trial import run_training  # with torch: only now that the configuration is right
 

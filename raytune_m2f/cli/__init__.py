@@ -2,6 +2,7 @@
 
 main.py      the commands, and those on a training or a model
 study.py     the commands on a study
+report.py    report: a study as one file of HTML
 cluster.py   the commands on jobs of a cluster
 submit.py    the command line of a job, checked and rewritten for the cluster
 init.py      init: a project from an export

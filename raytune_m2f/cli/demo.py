@@ -1,4 +1,4 @@
-"""The demo: the road of real data, on synthetic shapes. Generate, tune, export, evaluate, predict."""
+"""The demo: the road of real data, on synthetic shapes. Generate, tune, export, evaluate, predict, report."""
 
 from __future__ import annotations
 
@@ -39,33 +39,35 @@ def run_demo(output: Path, *, trials: int, seed: int, full: bool = False) -> rm.
     """
     start = time.monotonic()
     data = _make_data(output, seed)
-    log.info("2/5 tuning: %d trials in %s, the configuration's own values first", trials, output / "study")
+    log.info("2/6 tuning: %d trials in %s, the configuration's own values first", trials, output / "study")
     for name in CONFIGS:
         (output / f"{name}.yaml").write_bytes(shipped_configs()[name].read_bytes())
     progress = Silent() if is_quiet() else study_progress(err)
     study = rm.tune(
         output / f"{CONFIGS[full]}.yaml", "demo", output / "study", trials=trials, seed=seed, progress=progress
     )
-    log.info("3/5 exporting the best trial to %s", output / "model")  # which says if it has found nothing
+    log.info("3/6 exporting the best trial to %s", output / "model")  # which says if it has found nothing
     status, model = study.status(), study.export(output / "model", progress=show_progress("verifying", "image"))
     best = status.best_trial
     assert best is not None  # `tune` raises if every trial failed
-    log.info("4/5 evaluating the exported model on %s", data["val_annotations"])
+    log.info("4/6 evaluating the exported model on %s", data["val_annotations"])
     metrics = model.evaluate(data["val_annotations"], data["val_images"], progress=show_progress("evaluating", "image"))
     require_equal(metrics["segm/AP"], best.best or 0.0)
-    log.info("5/5 predicting validation images in %s", output / "predictions")
+    log.info("5/6 predicting validation images in %s", output / "predictions")
     shown = sorted(data["val_images"].iterdir())[:PICTURES]
     silent = nobody if is_quiet() else None
     model.predict_files(shown, output / "predictions", min_score=SURE_ENOUGH, progress=silent)
     pictures = [read_image(output / "predictions" / image.name) for image in shown]
     _save_sheet(pictures, output / "predictions.png")
+    log.info("6/6 writing the report of the study: %s", output / "report.html")
+    study.report(output / "report.html", progress=silent)
     print_table(_summary(status, output, time.monotonic() - start))
     return study
 
 
 def _make_data(output: Path, seed: int) -> dict[str, Path]:
     """Synthetic shapes, and a picture of their true masks."""
-    log.info("1/5 generating synthetic shapes in %s", output / "data")
+    log.info("1/6 generating synthetic shapes in %s", output / "data")
     data = generate_shapes(output / "data", seed=seed)
     draw_truth(load_coco("val", data["val_annotations"], data["val_images"], ("color", "texture")), output / "data.png")
     log.info("    first picture: %s, validation images with their true masks and labels", output / "data.png")
@@ -118,6 +120,7 @@ def _summary(status: StudyStatus, output: Path, seconds: float) -> Table:
         ("study", "study"),
         ("exported model", "model"),
         ("predictions", "predictions.png"),
+        ("all of it in a browser", "report.html"),
     ):
         table.add_row(what, str(output / where))
     table.add_row("look at the study", f"raytune-m2f status {output / 'study'}")

@@ -30,6 +30,7 @@ from raytune_m2f.cli.options import (
     require_finite,
     require_pairs,
 )
+from raytune_m2f.cli.report import report
 from raytune_m2f.cli.scores import print_scores
 from raytune_m2f.errors import InputError
 from raytune_m2f.formats import FORMATS
@@ -66,7 +67,7 @@ def demo(
         bool, typer.Option("--full", help="Train five times as long: better masks, a longer wait.")
     ] = False,
 ) -> None:
-    """Do it all once on synthetic shapes: generate, tune, export, evaluate, predict. On two CPU cores, in minutes.
+    """Do it all once on synthetic shapes: generate, tune, export, evaluate, predict, report. In minutes, on two cores.
 
     Example: raytune-m2f demo --output demo
     """
@@ -121,6 +122,7 @@ for command in (
     cli_study.best,
 ):
     app.command()(command)
+app.command()(report)
 app.command(context_settings={"allow_interspersed_args": False})(cli_cluster.submit)
 app.command()(cli_cluster.logs)
 app.command()(cli_cluster.stop)

@@ -28,6 +28,7 @@ from raytune_m2f.config.fields.solver import AnySolver, ModelEma, Solver
 from raytune_m2f.config.keys import complete, known_keys, unknown_engine_key, unknown_key
 from raytune_m2f.config.yaml_file import flatten, merge, nest
 from raytune_m2f.errors import ConfigError
+from raytune_m2f.loggers.names import LoggerName
 
 OURS: tuple[str, ...] = get_args(Model.model_fields["META_ARCHITECTURE"].annotation)
 """What MODEL.META_ARCHITECTURE calls our own network."""
@@ -42,6 +43,9 @@ class Config(Section):
     )
     SEED: int = Field(
         0, ge=0, le=2**31 - 1, description="Seed of everything random: the same seed, the same run [seed]."
+    )
+    LOGGERS: tuple[LoggerName, ...] = Field(
+        (), description="Tools that get every report too: tensorboard, mlflow, wandb; each is an extra to install."
     )
     MODEL: Model = Model()
     SOLVER: Solver = Solver()

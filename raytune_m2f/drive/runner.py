@@ -22,6 +22,8 @@ from raytune_m2f.drive.resources import Allotment, Room, allot, cluster_nodes, l
 from raytune_m2f.errors import RaytuneM2FError, StudyError, TrainingError
 from raytune_m2f.launch.job import TrialFunction, TrialJob
 from raytune_m2f.launch.session import ray_session
+from raytune_m2f.loggers.names import require_loggers
+from raytune_m2f.study.commands import given_command
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.layout import NewStudy
 from raytune_m2f.study.plan import Extension, StudyPlan, compare_data
@@ -78,6 +80,7 @@ def run_study(
             study.require()
             stack.enter_context(study.locked())
         record = Record(study, StudyPlan.load(study.plan_file, trust=trust))
+        require_loggers(record.plan.config.LOGGERS, str(study))
         if extension is not None:
             record = Record(study, extension.of(record.plan, record.usage(), record.trials()))
         run.note(enqueue_points(record))
@@ -85,6 +88,7 @@ def run_study(
         if has_work(record):
             run.note(compare_data(record.plan.config, record.plan.data, str(study)))
             stack.enter_context(ray_session(address))
+            record.note_command(given_command())
             run.drive(record, unfinished)
         else:
             study.save(record.plan)

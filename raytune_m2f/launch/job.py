@@ -71,6 +71,7 @@ class TrialJob:
 
         saved = partial(place.folder.sync, CHECKPOINTS)
         whole = replace(context, report=report, metric=self.metrics[0], keep=self.keep, on_saved=saved)
+        whole = replace(whole, address=place.folder.address)
         return (self.function or _train_trial)(self.config, whole)
 
 

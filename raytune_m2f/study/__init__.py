@@ -7,6 +7,7 @@ directory.py  the files of a study, in a directory or on a store; who drives it
 layout.py     laying out a new study
 record/       what its trials did, kept by Optuna
 search/       what a search knows of its trials, and what it makes of it
+commands.py   what was typed to drive it
 points.py     the known points that are tried first
 confirm.py    training the best trials again under new seeds
 learned.py    what it has learned: which keys matter, what further trials would bring

@@ -33,6 +33,7 @@ class StudyPlan:
     Attributes:
         points: what is tried before the sampler is asked, as (origin, values), beside the known-good points.
         data: fingerprints of the annotation files; see `data_fingerprints`.
+        versions: of the packages that wrote it last, by name.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class StudyPlan:
     points: tuple[Point, ...] = ()
     created: str = field(default_factory=lambda: now())
     data: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
 
     def save(self, path: Path) -> None:
         """Write study.yaml in one step: it is there as a whole or not at all."""
@@ -85,6 +87,7 @@ class StudyPlan:
                 points=tuple(map(_point, data.get("points", []))),
                 created=data["created"],
                 data=data.get("data") or {},  # not in studies of before 2026-11-26
+                versions={name: str(found) for name, found in dict(data.get("versions") or {}).items()},
             )
         except (ValueError, InputError) as error:  # which do not know the file
             if isinstance(error, ConfigError | SearchSpaceError):

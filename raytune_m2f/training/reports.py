@@ -42,6 +42,7 @@ class TrialContext:
 
     Attributes:
         output_dir: the trial's directory; config.yaml, metrics.jsonl and checkpoints/ live there; all workers see it.
+        address: what the user calls output_dir: its path, or where it is on a store; empty: its path.
         rank, world_size: this worker among the trial's; `torch.distributed` is initialised if there are several.
         device: where the network runs.
         report: called on every worker after each evaluation with the same report; True asks the trial to stop.
@@ -62,6 +63,7 @@ class TrialContext:
     save_now: Callable[[], bool] = lambda: False
     progress: Progress = nobody
     on_saved: Callable[[], None] = lambda: None
+    address: str = ""
 
     @property
     def is_main(self) -> bool:

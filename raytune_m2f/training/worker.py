@@ -17,12 +17,13 @@ from raytune_m2f.engines import Engine, build_engine
 from raytune_m2f.errors import CheckpointError, TrainingError
 from raytune_m2f.evaluation import Evaluator
 from raytune_m2f.learner.optimizer import effective_lr
+from raytune_m2f.loggers.open import Loggers
 from raytune_m2f.progress import logged, several, still
 from raytune_m2f.storage.files import put_aside, sealed_yaml, sweep, write_atomically
 from raytune_m2f.training import checkpoint
 from raytune_m2f.training.check import START, check_training, require_same_training
 from raytune_m2f.training.memory import Usage, device_name, oom_as_error, usage_report
-from raytune_m2f.training.reports import Report, TrialContext, append_report, rewind
+from raytune_m2f.training.reports import Report, TrialContext, append_report, read_reports, rewind
 from raytune_m2f.training.step import LossMeans, Stepper, all_gather, share_buffers
 from raytune_m2f.training.symptoms import described
 from raytune_m2f.training.trial_dir import CHECKPOINTS, CONFIG
@@ -59,10 +60,12 @@ def train_trial(config: Config, context: TrialContext) -> Report:
         run = Run(config, context, engine, stepper, writer)
         if not run.restore() and config.MODEL.WEIGHTS:
             learner.load_weights(config.MODEL.WEIGHTS)
-        if run.report is not None and (context.report(run.report) or run.finished):
-            return run.report  # reported before the break, and again now: Tune waits for a first report
-        run.introduce()
-        return _train(run)
+        with run.loggers:
+            run.tell_loggers()
+            if run.report is not None and (context.report(run.report) or run.finished):
+                return run.report  # reported before the break, and again now: Tune waits for a first report
+            run.introduce()
+            return _train(run)
 
 
 def _train(run: Run) -> Report:
@@ -93,6 +96,7 @@ class Run:
         best: how many images were scored, and the value of `context.metric`, of the model in best.pth; a score on all
             test images stands above every score on a subset.
         seconds: spent in training and evaluation, earlier runs of the trial included.
+        loggers: the tools of LOGGERS, on rank 0.
     """
 
     config: Config
@@ -112,6 +116,12 @@ class Run:
         self._progress = several(logged("iteration", log), self.context.progress)
         self._shown: set[str] = set()
         self._vitals = self.stepper.learner.vitals
+        self.loggers = Loggers(
+            self.config.LOGGERS if self.context.is_main else (),
+            self.context.output_dir,
+            address=self.context.address,
+            config=self.config.flatten(),
+        )
         self._start: int = self.config.value(START) if self.config.knows(START) else 0
 
     @property
@@ -154,7 +164,13 @@ class Run:
             log.info("going on from iteration %d", self.iteration)
         if self.context.is_main:
             self._lay_out()
+        self.loggers.start = 0 if self.report is None else int(self.report["iteration"])
         return state is not None
+
+    def tell_loggers(self) -> None:
+        """Write the reports that the tools of LOGGERS do not have yet."""
+        if self.loggers:
+            self.loggers.write(read_reports(self.context.output_dir))
 
     def _lay_out(self) -> None:
         """Write what the run's directory begins with. Raises CheckpointError if it cannot be written."""
@@ -275,6 +291,7 @@ class Run:
             self.writer.wait()
         if self.context.is_main:
             append_report(self.context.output_dir, report)
+            self.tell_loggers()
             told = self.iteration, self.context.metric.text, self._score(report), report["images"], report["lr"]
             log.info("iteration %d: %s %.2f on %d images, lr %.2e", *told)
             self._warn_of(report)

@@ -69,5 +69,5 @@ def test_the_whole_of_it_in_short(
     study = demo.run_demo(tmp_path / "demo", trials=3, seed=0)
     assert len(study.trials) == 3
     left = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert left >= {"data", "data.png", "demo.yaml", "study", "model", "predictions", "predictions.png"}
+    assert left >= {"data", "data.png", "demo.yaml", "study", "model", "predictions", "predictions.png", "report.html"}
     assert "evaluated: the same segm AP as its trial reported" in capsys.readouterr().out

@@ -69,6 +69,7 @@ def test_commands_call_the_python_api_alone() -> None:
 COMMANDS: list[tuple[str, Callable[..., Any], set[str]]] = [
     ("train", rm.train, set()), ("tune", rm.tune, set()), ("resume", rm.resume, set()),
     ("extend", rm.Study.extend, {"study"}), ("confirm", rm.Study.confirm, {"study"}),
+    ("report", rm.Study.report, {"study"}),
     ("export", rm.export_model, set()), ("evaluate", rm.LoadedModel.evaluate, {"model", "trust"}),
     ("predict", rm.LoadedModel.predict_files, {"model", "trust", "device", "json_lines"}),
 ]  # fmt: skip

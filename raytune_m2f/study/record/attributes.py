@@ -37,6 +37,15 @@ class Gains(TypedDict):
     gains: list[dict[str, float]]
 
 
+class Typed(TypedDict):
+    """A command line, and when it was given (UTC)."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
+
+    when: str
+    command: str
+
+
 class Attributes(TypedDict, total=False):
     """The attributes of a trial, and the last ones of the study, by name, with their types; each may be missing.
 
@@ -94,6 +103,8 @@ class Attributes(TypedDict, total=False):
     """Of the study: how long each driver has been driving [s]."""
     leaks_freed: int
     """Of the study: what ended trials had left in the cluster."""
+    commands: list[Typed]
+    """Of the study: what was typed to make it, the oldest first."""
     gains: Gains
     """Of the study: what further trials were expected to bring; see `gains.py`."""
 

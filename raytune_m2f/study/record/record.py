@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from raytune_m2f.errors import CheckpointError
 from raytune_m2f.study.directory import StudyDirectory
-from raytune_m2f.study.plan import Point, StudyPlan
+from raytune_m2f.study.plan import Point, StudyPlan, now
 from raytune_m2f.study.record.attributes import fingerprint
 from raytune_m2f.study.record.gains import GainChecks
 from raytune_m2f.study.record.index import Index
@@ -255,6 +255,11 @@ class Record:
         """Note for how long the driver `name` has been driving."""
         sessions = self.study.user_attrs.get("sessions", {})
         self.study.set_user_attr("sessions", {**sessions, name: seconds})
+
+    def note_command(self, command: str) -> None:
+        """Note what was typed to drive the study now."""
+        given = self.study.user_attrs.get("commands", [])
+        self.study.set_user_attr("commands", [*given, {"when": now(), "command": command}])
 
     def note_leaks(self, freed: int) -> None:
         """Count what ended trials had left in the cluster."""
