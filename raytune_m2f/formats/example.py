@@ -74,7 +74,8 @@ def prepare(
     planes = image.transpose(2, 0, 1).astype(np.float64)
     if (h, w) != (height, width):
         down, across = weights(height, h, max(1, height / h)), weights(width, w, max(1, width / w))
-        planes = np.clip(np.floor(down @ planes @ across.T + 0.5), 0, 255)
+        planes = np.floor(planes @ across.T + 0.5)  # whole numbers in between, too, as torchvision and Pillow do it
+        planes = np.floor(down @ planes + 0.5)
     canvas[:, :h, :w] = planes
     return canvas, (h, w)
 
