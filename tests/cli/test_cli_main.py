@@ -156,8 +156,8 @@ def test_a_path_that_cannot_be_used_is_named(run: Run, config_file: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--format", "onxx"], "--format onxx: allowed are native, transformers, onnx; did you mean onnx?"),
-     (["--format", "fake"], "--format fake: allowed are native, transformers, onnx")],
+    [(["--format", "onxx"], "--format onxx: allowed are native, transformers, onnx, torch; did you mean onnx?"),
+     (["--format", "fake"], "--format fake: allowed are native, transformers, onnx, torch")],
 )  # fmt: skip
 def test_a_format_that_is_none_is_refused(run: Run, tmp_path: Path, options: list[str], message: str) -> None:
     assert message in refused(run("export", tmp_path, "--output", tmp_path / "model", *options))
