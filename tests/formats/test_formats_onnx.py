@@ -100,7 +100,8 @@ def test_the_directory_says_what_goes_in_and_out(written: tuple[ExportedModel, P
     text = (folder / "README.md").read_text()
     assert "| out `texture_logits` | float32, batch x 8 x 4 |" in text
     assert ("of one category that overlap by more than 0.9" in text) == (content["file"] == "model.onnx")
-    assert {file.name for file in folder.iterdir()} == {content["file"], "model.json", "README.md", "example.py"}
+    files = {file.name for file in folder.iterdir() if file.is_file()}  # importing the example leaves a folder
+    assert files == {content["file"], "model.json", "README.md", "example.py"}
 
 
 @pytest.mark.parametrize(("width", "height"), [(50, 40), (200, 90), (64, 64)])
