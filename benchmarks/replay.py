@@ -277,7 +277,14 @@ class Replay:
         left, rungs = self.budget - self.used, self.rungs
         if self.arm.sampler == "auto" and len(self.chosen) < MOST_CURVES:
             rungs = self.promised_rungs()
-        return Promotion(rungs, self.table.max_iter, left=left, may_start=bool(self.unused.any()), owed=OWED)
+        return Promotion(
+            rungs,
+            self.table.max_iter,
+            left=left,
+            may_start=bool(self.unused.any()),
+            owed=OWED,
+            by_promise=rungs is not self.rungs,
+        )
 
     def promised_rungs(self) -> Rungs:
         """The rungs, at which trials are compared by what they promise; as `Record` does."""

@@ -242,7 +242,7 @@ def check_ended(record: Record) -> None:
         assert trial.state.is_finished() != (trial.number in paused)
         assert trial.state == (TrialState.RUNNING if trial.number in paused else TrialState.COMPLETE)
         assert trial.number not in paused or trial.last_step == paused[trial.number] < MAX_ITER
-    assert record.rungs.to_promote(paused, rounded_up=True) is None
+    assert record.next_up() is None
     assert record.usage().iterations == sum(trial.last_step or 0 for trial in record.trials())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from raytune_m2f.study.record.promotion import Promotion
 from raytune_m2f.study.record.rungs import Rungs
@@ -19,8 +20,8 @@ def promotion(
         rungs.note(trial, 10, value)
     for trial, value in (second or {}).items():
         rungs.note(trial, 30, value)
-    may_start = bool(limits.pop("may_start", True))
-    return Promotion(rungs, WHOLE, may_start=may_start, owed=owed or (), **limits)
+    may_start, by_promise = bool(limits.pop("may_start", True)), bool(limits.pop("by_promise", False))
+    return Promotion(rungs, WHOLE, may_start=may_start, owed=owed or (), by_promise=by_promise, **limits)
 
 
 def test_a_new_trial_starts_only_if_the_best_that_waits_can_still_reach_its_end() -> None:
@@ -114,3 +115,19 @@ def test_what_is_owed_its_end_gets_it_when_all_trials_are_started() -> None:
 def test_without_a_rung_every_trial_is_whole() -> None:
     assert Promotion(Rungs((), 3), WHOLE, left=math.inf).next_up({}) == "new"
     assert Promotion(Rungs((), 3), WHOLE, left=100).next_up({}, [(80, 80)]) is None
+
+
+def test_by_promise_and_number_no_more_leave_a_rung_than_are_its_best_whoever_they_are() -> None:
+    """Two of six may leave; one that promised more has left and disappointed, and nobody follows it."""
+    values = {0: 9.0, 1: 8.0, 2: 7.0, 3: 6.0, 4: 5.0, 5: 4.0}
+    waiting = dict.fromkeys(range(1, 6), 10)
+    closing: dict[str, Any] = {"may_start": False, "by_promise": True}
+    disappointed = {**values, 0: 1.0}
+    assert promotion(values, **closing).next_up(waiting) == 1  # trial 0 has left, and is the best
+    assert promotion(disappointed, **closing).next_up(waiting) == 1
+    del waiting[1]
+    assert promotion(disappointed, **closing).next_up(waiting) is None
+    assert not promotion(disappointed, **closing).goes_on(2, 10, dict.fromkeys((3, 4, 5), 10))
+    assert promotion(disappointed, **closing, owed={4}).next_up(waiting) == 4  # but the baseline
+    assert promotion(disappointed, **closing, left=200).next_up(waiting) == 2  # a budget is used up
+    assert promotion(disappointed, may_start=False).next_up(waiting) == 2  # values at a rung do not change

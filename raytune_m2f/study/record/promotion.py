@@ -15,7 +15,9 @@ be compared to them. What they need is in the reserve too; they go on after the 
 What remains then is less than a first rung takes, and goes to the best trial that waits, however far it comes.
 
 With a number of trials as the limit there is nothing to hold back. Once all are started, the best ceil(n / eta) of each
-rung go on, or nobody would reach the end of a small study.
+rung go on, or nobody would reach the end of a small study. Where trials are compared by what they promise
+(`search/promise.py`), so many and no more leave a rung then, whoever they are: promises change, and each trial that has
+disappointed would be followed by another until all are at their ends.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class Promotion:
         each: iterations that every trial may still train, however many train beside it: what a time limit allows.
         may_start: whether the number of trials allows a new one.
         owed: trials that are brought to their end in any case: the configuration's own values, the baseline.
+        by_promise: whether the rungs compare trials by what they promise.
+        ending: trials that will wait, but whose processes have not ended yet.
     """
 
     rungs: Rungs
@@ -50,6 +54,8 @@ class Promotion:
     each: float = math.inf
     may_start: bool = True
     owed: Collection[int] = ()
+    by_promise: bool = False
+    ending: Collection[int] = ()
 
     def next_up(self, waiting: Mapping[int, int], running: Collection[Way] = ()) -> int | Literal["new"] | None:
         """What a free place is given to: a trial that waits, a new one, or, as long as others run, none.
@@ -59,7 +65,7 @@ class Promotion:
             running: the trials that train.
         """
         free = self._free(running, to_end=not self.may_start)
-        promoted = self.rungs.to_promote(waiting, rounded_up=not self.may_start)
+        promoted = self.rungs.to_promote(self._with_room(waiting), rounded_up=not self.may_start)
         if promoted is not None and self._fits(promoted, waiting, free):
             return promoted
         best_first = self._best_first(waiting)
@@ -80,6 +86,7 @@ class Promotion:
         free = self._free(running, to_end=not self.may_start)
         everyone = {**waiting, trial: rung}
         among_best = self.rungs.among_best(trial, rung, rounded_up=not self.may_start)
+        among_best = among_best and trial in self._with_room(everyone)
         return (among_best and self._fits(trial, everyone, free)) or self.next_up(everyone, running) == trial
 
     def _free(self, running: Collection[Way], *, to_end: bool) -> float:
@@ -113,8 +120,20 @@ class Promotion:
             value = self.rungs.value(trial, rung)
             return value >= bars[rung], rung, value, -trial
 
-        chosen = [trial for trial in waiting if self.may_start or merit(trial)[0] or trial in self.owed]
+        room = self._with_room(waiting)
+        chosen = [n for n in waiting if self.may_start or (merit(n)[0] and n in room) or n in self.owed]
         return {trial: waiting[trial] for trial in sorted(chosen, key=merit, reverse=True)}
+
+    def _with_room(self, waiting: Mapping[int, int]) -> dict[int, int]:
+        """Those that wait at a rung which others may leave; see above."""
+        if not self.by_promise or math.isfinite(min(self.left, self.each)):
+            return dict(waiting)
+        gone = {
+            rung: sum(waiting.get(trial) != rung for trial in {*self.rungs.at(rung)} - {*self.owed, *self.ending})
+            for rung in set(waiting.values())
+        }
+        most = {rung: self.rungs.count(rung, rounded_up=not self.may_start) for rung in gone}
+        return {trial: rung for trial, rung in waiting.items() if gone[rung] < most[rung] or trial in self.owed}
 
     def _need(self, rung: int) -> int:
         return self.whole - rung

@@ -10,7 +10,7 @@ A stopped trial is PRUNED. With several metrics it is COMPLETE, for Optuna's sam
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from typing import Any, Literal
 
 import optuna
@@ -161,13 +161,16 @@ class Record:
         if self.plan.settings.early_stopping.method != "promotion":
             return "new" if may_start else None
         waiting = {trial: rung for trial, rung in self.index.paused.items() if trial not in but}
-        return self._promotion().next_up(waiting, self.index.ways())
+        ending = self.index.paused.keys() - waiting.keys()
+        return self._promotion(ending).next_up(waiting, self.index.ways())
 
-    def _promotion(self) -> Promotion:
+    def _promotion(self, ending: Collection[int] = ()) -> Promotion:
         budget, usage = self.plan.settings.budget, self.usage()
         left, each = self.index.limits(budget, usage)
         may_start = (budget.trials is None or usage.trials < budget.trials) and self.flat is None
-        return Promotion(self.rungs, self.index.max_iter, left, each, may_start, owed=self.index.owed)
+        rungs, owed = self.rungs, self.index.owed
+        by_promise = rungs is not self.index.rungs
+        return Promotion(rungs, self.index.max_iter, left, each, may_start, owed, by_promise, ending)
 
     @property
     def rungs(self) -> Rungs:

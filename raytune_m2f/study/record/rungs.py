@@ -23,7 +23,7 @@ are an index of the record, built anew when it is opened.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 
@@ -87,6 +87,14 @@ class Rungs:
     def value(self, trial: int, rung: int) -> float:
         """The best value of a trial up to a rung that it has reached."""
         return self._values[rung][trial]
+
+    def at(self, rung: int) -> Collection[int]:
+        """The trials that have reached a rung."""
+        return self._values.get(rung, {}).keys()
+
+    def count(self, rung: int, *, rounded_up: bool) -> int:
+        """How many trials n / eta are at a rung."""
+        return self._count(len(self.at(rung)), rounded_up)
 
     def among_best(self, trial: int, rung: int, *, rounded_up: bool) -> bool:
         """Whether the trial is among the best n / eta at a rung."""
