@@ -12,7 +12,7 @@ WHOLE = 90
 
 
 def promotion(
-    first: dict[int, float], second: dict[int, float] | None = None, *, owed: set[int] | None = None, **limits: float
+    first: dict[int, float], second: dict[int, float] | None = None, *, owed: set[int] | None = None, **limits: Any
 ) -> Promotion:
     """A study of trials of 90 iterations with rungs at 10 and 30, and the values of trials at each."""
     rungs = Rungs((10, 30), 3)
