@@ -12,11 +12,13 @@ from optuna.trial import FrozenTrial
 from raytune_m2f.evaluation.bootstrap import Z
 from raytune_m2f.study.directory import StudyDirectory
 from raytune_m2f.study.learned import insight_of
+from raytune_m2f.study.lines import train_command
 from raytune_m2f.study.plan import StudyPlan
 from raytune_m2f.study.record import Record
 from raytune_m2f.study.record.index import is_here
 from raytune_m2f.study.search.insight import LEAST_WHOLE, Insight
 from raytune_m2f.study.status import StatusReader, StudyStatus, TrialStatus, relative
+from raytune_m2f.training.trial_dir import CONFIG
 
 BEST = 3
 """Trials whose predictions are shown, beside the configuration's own."""
@@ -124,11 +126,12 @@ class Content:
         study, best = quote(relative(self.status.directory)), self.status.best_trial
         found = [("how it stands now", f"raytune-m2f status {study}")]
         if best is not None:
-            config = quote(f"{relative(best.directory)}/config.yaml")
+            config, resources = relative(f"{best.directory}/{CONFIG}"), self.plan.settings.resources
+            repeat = train_command(config, str(self.status.directory), best, resources)
             found += [
                 ("export the best trial", f"raytune-m2f export {study} --output DIR"),
                 ("train the best again under new seeds", f"raytune-m2f confirm {study}"),
-                (f"repeat trial {best.number}, the best", f"raytune-m2f train --config {config} --output DIR"),
+                (f"repeat trial {best.number}, the best", repeat),
             ]
         if self.status.resumable:
             found.append(("go on with it", f"raytune-m2f resume {study}"))

@@ -64,12 +64,20 @@ def test_what_was_typed_is_told(content: Content) -> None:
     assert {"torch", "optuna", "ray"} <= set(content.versions)
 
 
+TUNE = "raytune-m2f tune"
+
+
 @pytest.mark.parametrize(
     ("words", "command"),
     [
         (["/usr/bin/raytune-m2f", "tune", "--study", "my study"], "raytune-m2f tune --study 'my study'"),
         (["/lib/raytune_m2f/__main__.py", "resume", "s"], "raytune-m2f resume s"),
         (["search.py", "--fast"], "python search.py --fast"),
+        (
+            ["raytune-m2f", "tune", "--optuna-storage", "mysql://me:pw@db/x"],
+            f"{TUNE} --optuna-storage mysql://...@db/x",
+        ),
+        (["raytune-m2f", "tune", "--optuna-storage=${DB}"], f"{TUNE} '--optuna-storage=${{DB}}'"),
         ([""], "python"),
     ],
 )
