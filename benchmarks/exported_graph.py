@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,18 +21,18 @@ from raytune_m2f.formats.example import Run, load
 from raytune_m2f.formats.graph import graph_of
 
 
-def loaded(folder: Path, threads: int) -> Run:
+def loaded(folder: Path, threads: int) -> tuple[Run, dict[str, Any]]:
     """As example.py loads it, but for onnxruntime's threads."""
     run, description = load(folder)
     if not description["file"].endswith(".onnx"):
-        return run
+        return run, description
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     names = list(description["outputs"])
     session = onnxruntime.InferenceSession(str(folder / description["file"]), options, ["CPUExecutionProvider"])
-    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
+    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True)), description
 
 
 def main() -> None:
@@ -43,16 +44,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    network, side = graph_of(load_export(options.model, torch.device("cpu")))
-    run = loaded(options.graph, options.threads)
-    images = np.random.default_rng(0).uniform(0, 255, (options.batch, 3, side, side)).astype(np.float32)
+    network = graph_of(load_export(options.model, torch.device("cpu")))
+    run, description = loaded(options.graph, options.threads)
+    shape = options.batch, *description["input"]["shape"][1:]
+    images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
     def in_torch() -> None:
         with torch.inference_mode():
             network(torch.from_numpy(images))
 
     pairs = alternate(in_torch, lambda: run(images), options.pairs)
-    print(f"{options.batch} x 3 x {side} x {side}, torch and graph: {pairs}")
+    print(f"{' x '.join(map(str, shape))}, torch and graph: {pairs}")
 
 
 if __name__ == "__main__":

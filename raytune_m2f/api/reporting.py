@@ -13,10 +13,12 @@ from raytune_m2f.errors import InputError
 from raytune_m2f.progress import Progress, still
 from raytune_m2f.storage.address import is_address
 from raytune_m2f.storage.files import require_free, write_atomically
+from raytune_m2f.study.lines import short_line
 
 if TYPE_CHECKING:
     from raytune_m2f.report.pictures import Predictor
     from raytune_m2f.study.directory import StudyDirectory
+    from raytune_m2f.study.status import StudyStatus
 
 REPORT = "report.html"
 MOST_PICTURES = 16
@@ -57,10 +59,14 @@ def write_report(
         from raytune_m2f.report.pictures import Predictor  # with torch: only now that there is a study
 
         predictor = Predictor(study, device=device, trust=trust)
+    said = ""
     while True:
-        runs = _write(study, file, predictor, pictures, test_images, watch, progress)
-        if not (watch and runs):
+        status = _write(study, file, predictor, pictures, test_images, watch, progress)
+        if not (watch and status.driver):
             return file
+        if (line := short_line(status)) != said:
+            said = line
+            log.info("written; again every %.0f s while the study runs: %s", WATCH_SECONDS, line)
         time.sleep(WATCH_SECONDS)
         study.pull()
 
@@ -73,8 +79,8 @@ def _write(
     test_images: int,
     watch: bool,
     progress: Progress,
-) -> bool:
-    """Write the report once; returns whether somebody drives the study."""
+) -> StudyStatus:
+    """Write the report once, of the status that is returned."""
     from raytune_m2f.report.content import read_content
     from raytune_m2f.report.figures import draw_all
     from raytune_m2f.report.page import render
@@ -85,4 +91,4 @@ def _write(
     heads = predictor.heads(content, test_images, progress)
     page = render(content, draw_all(content), gallery, heads, reload=int(WATCH_SECONDS) if watch and runs else 0)
     write_atomically(file, page)
-    return runs
+    return content.status

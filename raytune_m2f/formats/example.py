@@ -35,12 +35,12 @@ def find_instances(run: Run, description: dict[str, Any], image: Array) -> list[
     height, width = image.shape[:2]
     canvas, (h, w) = prepare(image, **description["preprocessing"])
     outputs = {name: values[0] for name, values in run(canvas[None]).items()}
-    scores, side = outputs["scores"], canvas.shape[-1]
+    scores = outputs["scores"]
     best = np.argsort(-scores, axis=None, kind="stable")[: description["postprocessing"]["max_instances"]]
-    cells = outputs["masks"].shape[-1]
+    _, down, across = outputs["masks"].shape
     # a mask is enlarged to the canvas, cut, and brought to the image's size: one matrix for each axis
-    rows = weights(h, height, 1) @ weights(cells, side, 1)[:h]
-    columns = weights(w, width, 1) @ weights(cells, side, 1)[:w]
+    rows = weights(h, height, 1) @ weights(down, canvas.shape[1], 1)[:h]
+    columns = weights(w, width, 1) @ weights(across, canvas.shape[2], 1)[:w]
     found = []
     for query, label in zip(*np.unravel_index(best, scores.shape), strict=True):
         if scores[query, label] < 0:
@@ -60,20 +60,21 @@ def find_instances(run: Run, description: dict[str, Any], image: Array) -> list[
 
 
 def prepare(
-    image: Array, min_size: int, max_size: int, side: int, pad_value: list[float]
+    image: Array, min_size: int, max_size: int, height: int, width: int, pad_value: list[float]
 ) -> tuple[Array, tuple[int, int]]:
-    """(3, S, S) float32, and height and width of the resized image in its upper left corner."""
-    height, width = image.shape[:2]
-    new = np.array([height, width], float)
+    """(3, height, width) float32, and height and width of the resized image in its upper left corner."""
+    old = image.shape[:2]
+    new = np.array(old, float)
     if min_size:
         new *= min_size / new.min()
     if new.max() > max_size:
         new *= max_size / new.max()
+    new *= np.min([1, *([height, width] / np.maximum(1, np.floor(new + 0.5)))])  # of another shape than was thought of
     h, w = (max(1, int(length + 0.5)) for length in new)
-    canvas = np.tile(np.array(pad_value, np.float32)[:, None, None], (1, side, side))
+    canvas = np.tile(np.array(pad_value, np.float32)[:, None, None], (1, height, width))
     planes = image.transpose(2, 0, 1).astype(np.float64)
-    if (h, w) != (height, width):
-        down, across = weights(height, h, max(1, height / h)), weights(width, w, max(1, width / w))
+    if (h, w) != old:
+        down, across = (weights(a, b, max(1, a / b)) for a, b in zip(old, (h, w), strict=True))
         planes = np.floor(planes @ across.T + 0.5)  # whole numbers in between, too, as torchvision and Pillow do it
         planes = np.floor(down @ planes + 0.5)
     canvas[:, :h, :w] = planes

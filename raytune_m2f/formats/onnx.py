@@ -19,7 +19,18 @@ import torch
 from torch import Tensor
 
 from raytune_m2f.errors import MissingDependencyError
-from raytune_m2f.formats.graph import IMAGES, Graph, Run, describe, graph_of, require_same, samples, write_beside
+from raytune_m2f.formats.graph import (
+    IMAGES,
+    Graph,
+    Run,
+    Size,
+    describe,
+    graph_of,
+    require_same,
+    samples,
+    size_of,
+    write_beside,
+)
 
 if TYPE_CHECKING:
     from raytune_m2f.export import ExportedModel
@@ -41,12 +52,13 @@ def write(exported: ExportedModel, folder: Path) -> None:
         MissingDependencyError: onnx, onnxscript or onnxruntime is not installed.
     """
     _require_packages()
-    graph, side = graph_of(exported)
-    log.info("writing %s for images of %d x %d pixels", folder / MODEL, side, side)
-    names = _write_graph(graph, side, folder / MODEL)
-    require_same(graph, side, _runner(folder / MODEL, names), MODEL)
-    description = describe(exported, side, graph, file=MODEL)
-    write_beside(folder, description, exported, runtime="ONNX Runtime", needs="onnxruntime and numpy")
+    graph = graph_of(exported)
+    size, fits = size_of(exported.config, graph.network.size_divisibility)
+    log.info("writing %s for images of %d x %d pixels (height, width)", folder / MODEL, *size)
+    names = _write_graph(graph, size, folder / MODEL)
+    require_same(graph, size, _runner(folder / MODEL, names), MODEL)
+    description = describe(exported, size, graph, file=MODEL)
+    write_beside(folder, description, exported, fits=fits, runtime="ONNX Runtime", needs="onnxruntime and numpy")
 
 
 def _require_packages() -> None:
@@ -60,9 +72,9 @@ def _require_packages() -> None:
         ) from None
 
 
-def _write_graph(graph: Graph, side: int, file: Path) -> list[str]:
+def _write_graph(graph: Graph, size: Size, file: Path) -> list[str]:
     """The names of the outputs."""
-    images = samples(side)[:2]
+    images = samples(size)[:2]
     with torch.no_grad(), _quietly():
         names = list(graph(images))
         program = torch.onnx.export(

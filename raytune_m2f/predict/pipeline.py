@@ -1,4 +1,8 @@
-"""`predict_files`: images are read and pictures drawn in threads, while the network works on a batch."""
+"""`predict_files`: images are read and pictures drawn in threads, while the network works on a batch.
+
+On a CPU several batches are in the network at once, each on its share of the cores: with one at a time cores are idle
+wherever a layer is too small to be shared by all.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from raytune_m2f.data import read_image
 from raytune_m2f.data.masks import Rle
 from raytune_m2f.errors import ConfigError, DatasetError, InputError, UnreadableImagesError, first_of
 from raytune_m2f.export import ExportedModel
-from raytune_m2f.model import PackedInstances
+from raytune_m2f.model import MultiTaskMaskFormer, PackedInstances
 from raytune_m2f.predict.content import (
     INSTANCES,
     MAX_PICTURE_PIXELS,
@@ -38,6 +42,8 @@ from raytune_m2f.predict.files import Page, common_folder, find_images, find_pag
 from raytune_m2f.storage.files import sealed_json, sealed_json_lines, write_atomically
 
 MOST_THREADS = 8
+MOST_AT_ONCE = 4
+"""Batches in the network of a CPU at once: each has activations of its own."""
 HELD_BYTES = 2**28
 """Pixels of images between their reading and their picture: more are not read, but for one image alone."""
 OF_PREDICTION = ("MODEL.MASK_FORMER.TEST.", "TEST.TILES.", "TEST.DETECTIONS_PER_IMAGE", "TEST.IMS_PER_BATCH")
@@ -110,7 +116,9 @@ def predict_files(
         DatasetError: none is an image that can be read.
     """
     files = find_images(images)
-    with _threads() as pool:
+    at_once = batches_at_once(exported)
+    each = max(1, torch.get_num_threads() // at_once)
+    with _threads(_thread_count(), 1) as pool, _threads(at_once, each) as networks:
         pages = [page for found in pool.map(find_pages, files) for page in found]
         names = picture_names(pages)
         if output is not None:
@@ -142,7 +150,7 @@ def predict_files(
             on_image(line)
             progress(len(done) + len(failed), len(pages), page.name)
 
-        pipeline = _Pipeline(pool, exported, read, finish, tell)
+        pipeline = _Pipeline(pool, networks, at_once, exported, read, finish, tell)
         try:
             pipeline.run(pages)
         finally:
@@ -187,23 +195,28 @@ class _Image:
 
 @dataclass
 class _Pipeline:
-    """Images on their way through reading, the network and drawing; all but reading and drawing is in one thread.
+    """Images on their way through reading, the network and drawing, each in its threads; the rest is in this one.
 
     Attributes:
+        pool: reads and draws.
+        networks: predicts; it has at_once threads.
         read, finish: run in the pool.
         tell: called with each page and what became of it.
-        reading, drawing: in the order of their submission.
+        reading, predicting, drawing: in the order of their submission.
         waiting: images that were read, by their size in the network; each list is shorter than a batch.
         held: bytes of the pixels of all pages that are on the way.
     """
 
     pool: ThreadPoolExecutor
+    networks: ThreadPoolExecutor
+    at_once: int
     exported: ExportedModel
     read: Callable[[Page], _Image]
     finish: Callable[[_Image, PackedInstances[Rle]], Predicted]
     tell: Callable[[Page, Predicted | Exception], None]
     reading: deque[tuple[Page, Future[_Image]]] = field(default_factory=deque)
     waiting: dict[tuple[int, ...], list[_Image]] = field(default_factory=dict)
+    predicting: deque[tuple[list[_Image], Future[list[PackedInstances[Rle] | None]]]] = field(default_factory=deque)
     drawing: deque[tuple[Page, Future[Predicted]]] = field(default_factory=deque)
     held: int = 0
 
@@ -221,13 +234,15 @@ class _Pipeline:
                 self._step()
             self.held += page.bytes
             self.reading.append((page, self.pool.submit(self.read, page)))
-        while self.reading or self.waiting or self.drawing:
+        while self.reading or self.waiting or self.predicting or self.drawing:
             self._step()
 
     def stop(self) -> dict[Page, Predicted]:
         """Start nothing more; what was on its way to be drawn and has come to its end all the same."""
         for _, read in self.reading:
             read.cancel()
+        for _, predicted in self.predicting:
+            predicted.cancel()
         for _, drawn in self.drawing:
             drawn.cancel()
         ends = [(page, future) for page, future in self.drawing if not future.cancelled()]
@@ -240,10 +255,14 @@ class _Pipeline:
         """The next thing to do, or to wait for: what is ready to be told, what can be predicted, what was read."""
         if self.drawing and (len(self.drawing) > self.ahead or self.drawing[0][1].done()):
             self._end_drawing()
+        elif self.predicting and (len(self.predicting) > self.at_once or self.predicting[0][1].done()):
+            self._end_predicting()
         elif self.reading:
             self._end_reading()
         elif self.waiting:
             self._predict(next(iter(self.waiting)))
+        elif self.predicting:
+            self._end_predicting()
         else:
             self._end_drawing()
 
@@ -266,7 +285,11 @@ class _Pipeline:
 
     def _predict(self, size: tuple[int, ...]) -> None:
         images = self.waiting.pop(size)
-        for image, found in zip(images, self._predicted(images), strict=True):
+        self.predicting.append((images, self.networks.submit(self._predicted, images)))
+
+    def _end_predicting(self) -> None:
+        images, future = self.predicting.popleft()
+        for image, found in zip(images, future.result(), strict=True):
             if found is None:
                 lack = f"image {image.page.file} cannot be predicted: it does not fit into the GPU's memory"
                 self._end(image.page, DatasetError(f"{lack}; --device cpu has more"))
@@ -293,14 +316,25 @@ class _Pipeline:
         self.tell(page, result)
 
 
+def batches_at_once(exported: ExportedModel) -> int:
+    """How many batches go through the network side by side: on a GPU one; on a CPU each has its share of the cores."""
+    ours = isinstance(exported.model, MultiTaskMaskFormer)  # detectron2's networks do not say that they may
+    return min(MOST_AT_ONCE, torch.get_num_threads()) if ours and exported.device.type == "cpu" else 1
+
+
 def _thread_count() -> int:
     return min(MOST_THREADS, os.cpu_count() or 1)
 
 
-def _threads() -> ThreadPoolExecutor:
-    """As many threads as cores; so torch uses one core in each, and in this one what it used before."""
-    count, ours = _thread_count(), torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, "predict", initializer=torch.set_num_threads, initargs=(1,))
+def _threads(count: int, cores: int) -> ThreadPoolExecutor:
+    """Threads in each of which torch uses so many cores; in this one as many as before."""
+    ours = torch.get_num_threads()
+
+    def use() -> None:
+        torch.get_num_threads()  # at its first use a thread takes what all have: this is to be before the next line
+        torch.set_num_threads(cores)
+
+    pool = ThreadPoolExecutor(count, "predict", initializer=use)
     together = Barrier(count + 1)
     for _ in range(count):
         pool.submit(together.wait)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -175,8 +176,9 @@ def importance(content: Content, study: optuna.Study) -> Figure | None:
     figure.update_traces(marker_color=PALETTE[0])
     most = max(found.values())
     figure.update_layout(yaxis={"automargin": True, "title": None}, xaxis={"title": "share", "range": [0, 1.15 * most]})
+    short = short_keys(found)
     for trace in figure.data:
-        trace.y = tuple(short_key(key) for key in trace.y)
+        trace.y = tuple(short[key] for key in trace.y)
     words = (
         f"Which keys tell the best of {len(trials)} scored trials from the others (Optuna, PED-ANOVA; the shares "
         "sum to 1). It ranks what was seen; the table of what was learned, above, also knows how sure that is."
@@ -192,10 +194,12 @@ def slices(content: Content, study: optuna.Study) -> Iterator[Figure]:
     metric = content.status.metric
     if len(trials) < FEWEST:
         return
-    for number, key in enumerate(_searched(content, trials)[:MOST_SLICES]):
+    drawn = _by_importance(content, trials)
+    short = short_keys(drawn)
+    for number, key in enumerate(drawn[:MOST_SLICES]):
         figure = optuna.visualization.plot_slice(study, params=[key], target_name=metric)
         _mark_stopped(figure, content, [trial for trial in trials if key in trial.params])
-        figure.update_layout(title=None, xaxis_title=short_key(key), yaxis_title=metric, coloraxis_showscale=False)
+        figure.update_layout(title=None, xaxis_title=short[key], yaxis_title=metric, coloraxis_showscale=False)
         pairs = sorted(
             (
                 (trial.params[key], trial.value or 0.0, trial.user_attrs["number"])
@@ -234,7 +238,9 @@ def contours(content: Content, study: optuna.Study) -> Iterator[Figure]:
     if len(trials) < 2 * FEWEST:
         return
     metric = content.status.metric
-    varied = [key for key in _by_importance(content, trials) if len({repr(t.params.get(key)) for t in trials}) > 1]
+    drawn = _by_importance(content, trials)
+    short = short_keys(drawn)
+    varied = [key for key in drawn if len({repr(trial.params.get(key)) for trial in trials}) > 1]
     for number, (one, other) in enumerate(itertools.combinations(varied[:CONTOURED], 2)):
         figure = optuna.visualization.plot_contour(study, params=[one, other], target_name=metric)
         figure.update_traces(selector={"type": "contour"}, colorscale="Viridis", reversescale=False, opacity=0.85)
@@ -244,7 +250,7 @@ def contours(content: Content, study: optuna.Study) -> Iterator[Figure]:
         )
         figure.update_layout(title=None)
         for axis in (figure.layout.xaxis, figure.layout.yaxis):
-            axis.title = short_key(axis.title.text or "")
+            axis.title = short[axis.title.text]
         both = [trial for trial in trials if one in trial.params and other in trial.params]
         rows = [
             (value_text(t.params[one]), value_text(t.params[other]), score_text(t.value), str(t.user_attrs["number"]))
@@ -255,16 +261,12 @@ def contours(content: Content, study: optuna.Study) -> Iterator[Figure]:
             "measured."
         )
         head = (one, other, metric, "trial")
-        title = f"{short_key(one)} and {short_key(other)}"
+        title = f"{short[one]} and {short[other]}"
         yield Figure(f"contour-{number}", title, words, plot_of(figure), Table(head, rows), height=380)
 
 
-def _searched(content: Content, trials: Sequence[FrozenTrial]) -> list[str]:
-    """The drawn keys, the most important first where that is known."""
-    return _by_importance(content, trials)
-
-
 def _by_importance(content: Content, trials: Sequence[FrozenTrial]) -> list[str]:
+    """The drawn keys, the most important first where that is known."""
     drawn = list(dict.fromkeys(key for trial in trials for key in trial.params))
     known = [key.key for key in content.insight.keys]
     return sorted(drawn, key=lambda key: known.index(key) if key in known else len(known))
@@ -313,9 +315,11 @@ def plot_of(figure: go.Figure) -> dict[str, Any]:
     return {"data": plot["data"], "layout": plot["layout"]}
 
 
-def short_key(key: str) -> str:
-    """The last part of a dotted key, which tells it among the searched ones to the reader of a plot."""
-    return key.rpartition(".")[2]
+def short_keys(keys: Iterable[str]) -> dict[str, str]:
+    """What to write on an axis for each dotted key: its last part, or the whole where two keys end alike."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    count = Counter(last.values())
+    return {key: name if count[name] == 1 else key for key, name in last.items()}
 
 
 def draw_all(content: Content) -> dict[str, list[Figure]]:

@@ -10,6 +10,7 @@ import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,9 +127,8 @@ class Predictor:
         except UNUSABLE as error:
             return Gallery(missing=f"the test images cannot be shown here: {error}")
         predicted: dict[int, list[Instances] | str] = {}
-        for done, trial in enumerate(content.shown):
-            predicted[trial.number] = self._predicted(content, trial, images)
-            tell(done + 1, len(content.shown))
+        for done, trial in enumerate(content.shown, start=1):
+            predicted[trial.number] = self._predicted(content, trial, images, partial(tell, done, len(content.shown)))
         threshold = _threshold(images, next((p for p in predicted.values() if not isinstance(p, str)), []))
         rows = []
         for number, (record, pixels) in enumerate(images):
@@ -170,9 +170,13 @@ class Predictor:
         return self._dataset
 
     def _predicted(
-        self, content: Content, trial: TrialStatus, images: Sequence[tuple[ImageRecord, Pixels]]
+        self,
+        content: Content,
+        trial: TrialStatus,
+        images: Sequence[tuple[ImageRecord, Pixels]],
+        tell: Callable[[], None],
     ) -> list[Instances] | str:
-        """The instances of each image, or why there are none."""
+        """The instances of each image, or why there are none; `tell` is called if they were not known before."""
         keys = [(trial.number, trial.best_iteration, record.id) for record, _ in images]
         if any(key not in self._drawn for key in keys):
             shown = {(other.number, other.best_iteration) for other in content.shown}
@@ -184,6 +188,7 @@ class Predictor:
                     self._drawn[key] = _likely(found.to("cpu"))
             except UNUSABLE as error:
                 return f"trial {trial.number}: {error}"
+            tell()
         return [self._drawn[key] for key in keys]
 
     def _evaluated(self, content: Content, trial: TrialStatus, most: int, tell: Tell) -> Heads:

@@ -20,7 +20,7 @@ from raytune_m2f.data import Categories, read_image
 from raytune_m2f.data.masks import decode
 from raytune_m2f.errors import MissingDependencyError, ModelError
 from raytune_m2f.export import ExportedModel
-from raytune_m2f.formats.graph import Graph, graph_of, require_same, side_of
+from raytune_m2f.formats.graph import Graph, graph_of, require_same, size_of
 from raytune_m2f.learner.mask_former import build_network
 
 CATEGORIES = Categories(
@@ -108,7 +108,7 @@ def test_the_directory_says_what_goes_in_and_out(written: tuple[ExportedModel, P
 def test_the_example_resizes_as_the_model_does(tiny_config: Config, width: int, height: int) -> None:
     example = example_of(Path(formats.__file__).parent)
     pixels = np.array(Image.effect_noise((width, height), 80).convert("RGB"))
-    sizes = {"min_size": 48, "max_size": 64, "side": 64, "pad_value": [127.0, 120.0, 110.0]}
+    sizes = {"min_size": 48, "max_size": 64, "height": 64, "width": 64, "pad_value": [127.0, 120.0, 110.0]}
     config = tiny_config.with_values({"INPUT.MIN_SIZE_TEST": 48})
     expected = model_of(config).resized(pixels).numpy()
     canvas, size = example.prepare(pixels, **sizes)
@@ -119,7 +119,7 @@ def test_the_example_resizes_as_the_model_does(tiny_config: Config, width: int, 
 
 
 def test_what_differs_is_refused_but_for_the_order_of_queries(tiny_config: Config) -> None:
-    graph, side = graph_of(model_of(tiny_config.with_values(LOCATED)))
+    graph, size = graph_of(model_of(tiny_config.with_values(LOCATED))), (64, 96)
 
     def outputs(images: torch.Tensor, wrong: float = 0.0, order: list[int] | None = None) -> list[torch.Tensor]:
         with torch.no_grad():
@@ -127,11 +127,11 @@ def test_what_differs_is_refused_but_for_the_order_of_queries(tiny_config: Confi
         found[1] = found[1] + wrong
         return [each[:, order] for each in found] if order else found
 
-    require_same(graph, side, outputs, "it")
-    require_same(graph, side, lambda images: outputs(images, order=[1, 0, *range(2, 8)]), "it")
+    require_same(graph, size, outputs, "it")
+    require_same(graph, size, lambda images: outputs(images, order=[1, 0, *range(2, 8)]), "it")
     for wrong in (0.5, float("nan")):
         with pytest.raises(ModelError, match="it differs from the model by"):
-            require_same(graph, side, lambda images, by=wrong: outputs(images, wrong=by), "it")  # type: ignore[misc]
+            require_same(graph, size, lambda images, by=wrong: outputs(images, wrong=by), "it")  # type: ignore[misc]
 
 
 def test_a_missing_package_is_named_with_what_to_install(
@@ -142,14 +142,47 @@ def test_a_missing_package_is_named_with_what_to_install(
         formats.write("onnx", model_of(tiny_config), tmp_path)
 
 
-def test_the_size_is_that_of_the_largest_resized_image(tiny_config: Config) -> None:
+def test_an_image_of_another_shape_is_made_to_fit(tiny_config: Config) -> None:
+    example = example_of(Path(formats.__file__).parent)
+    sizes = {"min_size": 48, "max_size": 64, "height": 32, "width": 64, "pad_value": [127.0, 120.0, 110.0]}
+    for height, width, fit in ((80, 160, (32, 64)), (160, 80, (32, 16)), (300, 1, (32, 1)), (40, 40, (32, 32))):
+        canvas, size = example.prepare(np.full((height, width, 3), 9, np.uint8), **sizes)
+        assert canvas.shape == (3, 32, 64)
+        assert size == fit
+        assert (canvas[:, : fit[0], : fit[1]] == 9).all()
+        assert (canvas[0, :, fit[1] :] == 127).all()
+
+
+def test_the_size_is_that_of_the_largest_resized_test_image_or_a_square(tiny_config: Config) -> None:
+    assert size_of(tiny_config, 32) == ((64, 64), True)
+    apart = tiny_config.with_values({"INPUT.MIN_SIZE_TEST": 40, "INPUT.MAX_SIZE_TEST": 500})
+    assert size_of(apart, 32) == ((64, 64), True), "the images are squares, and padded to a multiple of 32"
+    gone = {"DATASETS.TEST": []}
     for values, side in (
         ({"INPUT.MIN_SIZE_TEST": 800, "INPUT.MAX_SIZE_TEST": 1333}, 1344),
         ({"INPUT.MIN_SIZE_TEST": 0, "INPUT.IMAGE_SIZE": 100}, 128),
     ):
-        assert side_of(tiny_config.with_values(values), 32) == side
-    with pytest.raises(ModelError, match=r"INPUT\.MAX_SIZE_TEST is 5000"):
-        side_of(tiny_config.with_values({"INPUT.MAX_SIZE_TEST": 5000}), 32)
+        assert size_of(tiny_config.with_values({**gone, **values}), 32) == ((side, side), False)
+    with pytest.raises(ModelError, match=r"INPUT\.MAX_SIZE_TEST"):
+        size_of(tiny_config.with_values({**gone, "INPUT.MAX_SIZE_TEST": 5000}), 32)
+
+
+def test_the_size_of_test_images_of_several_shapes_holds_each(
+    tiny_config: Config, tiny_dataset: dict[str, Path], tmp_path: Path
+) -> None:
+    content = json.loads(tiny_dataset["val_annotations"].read_text())
+    for image, (height, width) in zip(content["images"], ((40, 120), (90, 30), (64, 64)), strict=False):
+        image |= {"height": height, "width": width}
+    content["images"] = content["images"][:3]
+    content["annotations"] = []
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    (name,) = tiny_config.DATASETS.TEST
+    values = {f"DATASETS.REGISTER.{name}.annotations": str(tmp_path / "val.json")}
+    size = {"INPUT.MIN_SIZE_TEST": 48, "INPUT.MAX_SIZE_TEST": 110}
+    assert size_of(tiny_config.with_values({**values, **size}), 32) == ((128, 128), True)
+    content["images"].pop(1)
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    assert size_of(tiny_config.with_values({**values, **size}), 32) == ((64, 128), True)
 
 
 @pytest.mark.slow

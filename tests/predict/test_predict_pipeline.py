@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,32 @@ def test_batches_hold_images_of_one_size_and_give_what_single_images_give(
     for file in photos.iterdir():
         single = predict_files(model, [file], None, min_score=0.0)
         assert_same(found_in(content, file.name), found_in(single, file.name))
+
+
+def test_several_batches_at_once_give_what_one_after_another_gives(
+    model: ExportedModel, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two cores has a batch: both are in the network at the same time, or the barrier would break."""
+    model = with_overrides(model, batch=1)
+    expected = predict_files(model, [photos], None, min_score=0.0)
+    together, predict_batch = Barrier(2, timeout=60), ExportedModel.predict_batch
+
+    def watched(self: ExportedModel, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Any:
+        together.wait()
+        assert torch.get_num_threads() == 1
+        return predict_batch(self, images, sizes)
+
+    monkeypatch.setattr(ExportedModel, "predict_batch", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        content = predict_files(model, [photos], None, min_score=0.0)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert content["images"] == expected["images"]
+    for file in photos.iterdir():
+        assert_same(found_in(content, file.name), found_in(expected, file.name))
 
 
 @dataclass(frozen=True)

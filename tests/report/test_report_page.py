@@ -154,15 +154,20 @@ def test_what_is_no_study_is_refused(tmp_path: Path) -> None:
         rm.Study(tmp_path).report()
 
 
-def test_it_is_written_again_while_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_written_again_while_the_study_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     made = made_study(tmp_path, trials=2, failed=())
     pages: list[str] = []
     output = tmp_path / "report.html"
-    drivers = iter(["process 7", None])
+    drivers = iter(["process 7", "process 7", None])
     monkeypatch.setattr("raytune_m2f.study.directory.StudyDirectory.driver", lambda self: next(drivers))
     monkeypatch.setattr("raytune_m2f.api.reporting.time.sleep", lambda seconds: pages.append(output.read_text("utf-8")))
     rm.Study(made).report(output, pictures=0, watch=True)
-    (during,), after = pages, output.read_text("utf-8")
+    (during, again), after = pages, output.read_text("utf-8")
     assert "read this file again every 20 seconds" in during
     assert "it runs now (process 7)" in during
+    assert "it runs now (process 7)" in again
+    assert caplog.text.count("2 trials started") == 1, "a line where something has changed"
     assert "read this file again" not in after

@@ -36,7 +36,8 @@ def study(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Stud
 
 def test_truth_and_every_trial_on_the_same_images(study: StudyDirectory) -> None:
     content, told = read_content(study), []
-    gallery = Predictor(study).gallery(content, 2, lambda done, total: told.append((done, total)))
+    predictor = Predictor(study)
+    gallery = predictor.gallery(content, 2, lambda done, total: told.append((done, total)))
     assert gallery.missing is None
     assert told == [(1, 2), (2, 2)]
     assert len({row.file for row in gallery.rows}) == 2
@@ -46,6 +47,9 @@ def test_truth_and_every_trial_on_the_same_images(study: StudyDirectory) -> None
         ]  # fmt: skip
         assert all(picture.data and picture.data.startswith("data:image/webp;base64,") for picture in row.pictures)
         assert all("instance" in picture.words for picture in row.pictures)
+    again = predictor.gallery(content, 2, lambda done, total: told.append((done, total)))
+    assert again == gallery
+    assert len(told) == 2, "nothing was predicted again"
 
 
 def test_the_heads_of_the_best_trial_are_evaluated(study: StudyDirectory) -> None:

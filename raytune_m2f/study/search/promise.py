@@ -23,16 +23,19 @@ HOPE = 1.0
 def promises(axes: Axes, numbered: Sequence[tuple[int, Curve]], max_iter: int) -> dict[int, float]:
     """What each trial with a score promises; of a trial at its end, its best score. Empty as long as there is no model.
 
+    Earlier studies are left out: they say where to look, which costs a short trial where they are wrong; to let them
+    say who goes on costs whole trainings.
+
     Args:
         numbered: the curves of all trials that have begun, and of earlier studies, each with its trial's number.
     """
-    curves = [curve for _, curve in numbered]
-    if sum(bool(curve.scores) for curve in curves) < FEWEST:
+    own = [(number, curve) for number, curve in numbered if not curve.task]
+    if sum(bool(curve.scores) for _, curve in own) < FEWEST:
         return {}
-    model = CurveModel.fit(axes, curves, max_iter)
+    model = CurveModel.fit(axes, [curve for _, curve in own], max_iter)
     found = {}
-    for place, (number, curve) in enumerate(numbered):
-        if curve.scores and not curve.task:
+    for place, (number, curve) in enumerate(own):
+        if curve.scores:
             mean, spread = model.final(place)
             found[number] = curve.best if curve.last >= max_iter else mean + HOPE * spread
     return found
