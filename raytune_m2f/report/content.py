@@ -135,7 +135,20 @@ class Content:
             ]
         if self.status.resumable:
             found.append(("go on with it", f"raytune-m2f resume {study}"))
-        return [*found, ("ten more trials", f"raytune-m2f extend {study} --trials 10")]
+        if self.plan.settings.sampler != "grid":  # which has tried all there is
+            found.append(("search on, for as long again", f"raytune-m2f extend {study} {self._budget_again()}"))
+        return found
+
+    def _budget_again(self) -> str:
+        """Options that raise every limit, as each of them would end the study at once, by as much as it was."""
+        budget = self.plan.settings.budget
+        limits = {
+            "--trials": budget.trials,
+            "--iterations": budget.iterations,
+            "--time": None if budget.seconds is None else f"{max(1, round(budget.seconds))}s",
+            "--gpu-hours": budget.gpu_hours,
+        }
+        return " ".join(f"{option} {limit}" for option, limit in limits.items() if limit is not None)
 
 
 def read_content(directory: StudyDirectory) -> Content:
@@ -209,8 +222,12 @@ def failures(trials: Iterable[FrozenTrial], status: StudyStatus) -> list[Failure
     return sorted(found, key=lambda failure: -len(failure.trials))
 
 
-def interval(trial: TrialStatus) -> tuple[float, float] | None:
-    """Where the interval of 95 % of a trial's score begins and ends; None where its standard error is not known."""
+def interval(trial: TrialStatus, metric: str) -> tuple[float, float] | None:
+    """Where the interval of 95 % of a trial's score begins and ends; None where its standard error is not known.
+
+    Of a metric, which is a percentage, it ends at 0 and 100; a weighted sum of several has other bounds.
+    """
     if trial.best is None or trial.standard_error is None:
         return None
-    return trial.best - Z * trial.standard_error, trial.best + Z * trial.standard_error
+    low, high = trial.best - Z * trial.standard_error, trial.best + Z * trial.standard_error
+    return (low, high) if " " in metric else (max(low, 0.0), min(high, 100.0))

@@ -110,10 +110,10 @@ def verdict(content: Content) -> list[str]:
         return ["No trial has a score yet."]
     if status.found_nothing:
         return [nothing_found(status) or "No trial has found anything."]
-    said = [f"Trial {best.number} is the best: {status.metric} {_with_interval(best)}."]
+    said = [f"Trial {best.number} is the best: {status.metric} {_with_interval(best, status.metric)}."]
     if own is not None and own.best is not None and own.number != best.number:
         less = best.best - own.best
-        own_score = _with_interval(own)
+        own_score = _with_interval(own, status.metric)
         said.append(f"The configuration's own values, trial {own.number}, reach {own_score}, {less:.2f} less.")
     elif own is not None and own.number == best.number:
         said.append("These are the configuration's own values: the search has found nothing better.")
@@ -127,8 +127,8 @@ def verdict(content: Content) -> list[str]:
     return said
 
 
-def _with_interval(trial: TrialStatus) -> str:
-    found = interval(trial)
+def _with_interval(trial: TrialStatus, metric: str) -> str:
+    found = interval(trial, metric)
     return score_text(trial.best) + ("" if found is None else f" ({found[0]:.2f} to {found[1]:.2f})")
 
 
@@ -164,7 +164,7 @@ def leaders(content: Content) -> list[Leader]:
 
 def _leader(content: Content, trial: TrialStatus, *, best: bool) -> Leader:
     others = [*trial.others, *[None] * len(content.status.metrics)][: len(content.status.metrics) - 1]
-    found = interval(trial)
+    found = interval(trial, content.status.metric)
     mark = FOOTNOTES.get(trial.origin or "", " ")[0].strip()
     cells: list[tuple[str, Any]] = [
         (f"{mark}{trial.number}", trial.number),

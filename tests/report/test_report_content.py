@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_study import MAX_ITER
 from report_study import made_study
 
+from raytune_m2f.progress import parse_duration
 from raytune_m2f.report.content import Content, interval, read_content
 from raytune_m2f.study.commands import given_command
+from raytune_m2f.study.settings import Budget
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +58,11 @@ def test_failures_of_one_cause_stand_together(content: Content) -> None:
 def test_the_interval_of_a_score_is_that_of_its_standard_error(content: Content) -> None:
     best = content.ranked[0]
     assert best.best is not None
-    assert interval(best) == pytest.approx((best.best - 1.96 * 1.5, best.best + 1.96 * 1.5))
+    assert interval(best, "segm/AP") == pytest.approx((best.best - 1.96 * 1.5, best.best + 1.96 * 1.5))
+    low, high = replace(best, best=1.0), replace(best, best=99.0)
+    assert interval(low, "segm/AP") == pytest.approx((0.0, 1.0 + 1.96 * 1.5)), "a percentage"
+    assert interval(high, "segm/AP") == pytest.approx((99.0 - 1.96 * 1.5, 100.0))
+    assert interval(high, "segm/AP + segm/AP_all") == pytest.approx((99.0 - 1.96 * 1.5, 99.0 + 1.96 * 1.5))
 
 
 def test_what_was_typed_is_told(content: Content) -> None:
@@ -62,6 +70,26 @@ def test_what_was_typed_is_told(content: Content) -> None:
         "raytune-m2f tune --config my.yaml --space learning_rate --study study"
     ]
     assert {"torch", "optuna", "ray"} <= set(content.versions)
+
+
+@pytest.mark.parametrize(
+    ("budget", "options"),
+    [
+        ({"iterations": 400}, ["--iterations", "400"]),
+        (
+            {"trials": 2, "seconds": 5400.0, "gpu_hours": 1.5},
+            ["--trials", "2", "--time", "5400s", "--gpu-hours", "1.5"],
+        ),
+    ],
+)
+def test_the_command_that_searches_on_raises_every_limit(
+    tmp_path: Path, budget: dict[str, Any], options: list[str]
+) -> None:
+    content = read_content(made_study(tmp_path, trials=2, failed=()))
+    changed = content.plan.settings.model_copy(update={"budget": Budget(**budget)})
+    command = dict(replace(content, plan=replace(content.plan, settings=changed)).next_commands())
+    assert command["search on, for as long again"].split()[3:] == options
+    assert parse_duration("5400s") == 5400
 
 
 TUNE = "raytune-m2f tune"

@@ -45,11 +45,17 @@ def test_what_is_known_less_promises_more_than_its_mean() -> None:
     assert found[3] > found[2]
 
 
-def test_too_few_scores_and_earlier_studies_promise_nothing() -> None:
+def test_too_few_scores_promise_nothing() -> None:
     assert promises(AXES, [(0, curve(1e-4, END)), (1, curve(1e-3, 10)), (2, Curve({LR: 1e-3}))], END) == {}
-    earlier = [(0, curve(1e-4, END, task="a")), (1, curve(5e-3, END, task="a"))]
-    found = promises(AXES, [*earlier, (7, curve(4e-3, 10)), (9, Curve({LR: 1e-3}, state="failed"))], END)
-    assert set(found) == {7}
+
+
+def test_earlier_studies_have_no_say_in_who_goes_on() -> None:
+    own = [(5, curve(1e-4, END)), (7, curve(4e-3, 10)), (8, curve(2e-4, 10)), (9, Curve({LR: 1e-3}, state="failed"))]
+    earlier = [(0, curve(1e-4, END, task="a")), (1, curve(5e-3, END, task="a")), (2, curve(3e-3, END, task="a"))]
+    alone = promises(AXES, own, END)
+    assert set(alone) == {5, 7, 8}
+    assert promises(AXES, [*earlier, *own], END) == alone
+    assert promises(AXES, [*earlier, *own[:2]], END) == {}, "too few of its own"
 
 
 # In a study
