@@ -191,8 +191,8 @@ def test_the_size_of_test_images_of_several_shapes_holds_each(
     [
         {"MODEL.RESNETS.DEPTH": 50, "MODEL.RESNETS.NORM": "BN"},
         {"MODEL.BACKBONE.NAME": "D2SwinTransformer"},
-        {"MODEL.BACKBONE.NAME": "MobileNetV3"},
-        {"MODEL.BACKBONE.NAME": "EfficientNetLite"},
+        {"MODEL.BACKBONE.NAME": "build_mobilenet_v3_backbone", "MODEL.MOBILENETV3.NORM": "BN"},
+        {"MODEL.BACKBONE.NAME": "build_efficientnet_lite_backbone", "MODEL.EFFICIENTNET_LITE.NORM": "BN"},
     ],
     ids=lambda values: str(next(iter(values.values()))),
 )
