@@ -72,8 +72,8 @@ _FITS = {
     True: "It is the size that `raytune-m2f predict` gives the test images, the largest ones: those that come to this "
     "size have the same instances here. An image of another shape has more around it than it has there, which moves "
     "where the network takes its places to be: scores and masks differ.",
-    False: "The test images were not at hand when this was written, so it is a square. `raytune-m2f predict` pads an "
-    "image to its own shape: where that is no square, scores and masks differ.",
+    False: "The test images were not at hand when this was written, or are seen in windows, so it is a square. "
+    "`raytune-m2f predict` pads an image to its own shape: where that is no square, scores and masks differ.",
 }
 Size = tuple[int, int]
 """Height and width."""
@@ -123,8 +123,8 @@ def graph_of(exported: ExportedModel) -> Graph:
 def size_of(config: Config, divisibility: int) -> tuple[Size, bool]:
     """H and W of the smallest input that holds every test image as `predict` resizes and pads it, and True.
 
-    Where there are no test images at hand: a square as large as the longest side of a resized image, or of a training
-    image where images keep their size, and False.
+    Where there are no test images at hand, or they are seen in windows (TEST.TILES): a square as large as the longest
+    side of a resized image, or of a training image where images keep their size, and False.
 
     Raises:
         ModelError: it is larger than `LARGEST_SIDE`.
@@ -133,16 +133,24 @@ def size_of(config: Config, divisibility: int) -> tuple[Size, bool]:
     resized = _test_sizes(config)
     largest = tuple(map(max, *resized, (0, 0))) if resized else (int(config.value(key)),) * 2
     if max(largest) > LARGEST_SIDE:
+        kept = resized and not config.INPUT.MIN_SIZE_TEST
+        what = (
+            "set INPUT.MIN_SIZE_TEST (0 keeps the size of the test images) and MAX_SIZE_TEST"
+            if kept
+            else f"lower {key}"
+        )
         raise ModelError(
-            f"images of {max(largest)} pixels ({key}), but an input of fixed size has at most {LARGEST_SIDE} pixels a "
-            "side: lower it in the export's config.yaml."
+            f"images of {max(largest)} pixels a side, but an input of fixed size has at most {LARGEST_SIDE}: {what} "
+            "in the export's config.yaml."
         )
     height, width = (-(-length // divisibility) * divisibility for length in largest)
     return (height, width), bool(resized)
 
 
 def _test_sizes(config: Config) -> list[Size]:
-    """Of the test images as they are resized; none where the test set is not here."""
+    """Of the test images as they are resized; none where the test set is not here, or is seen in windows."""
+    if config.TEST.TILES.ENABLED:
+        return []
     try:
         records = [record for name in config.DATASETS.TEST[:1] for record in load_registered(config, name).records]
     except (RaytuneM2FError, OSError) as error:

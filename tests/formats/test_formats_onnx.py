@@ -157,6 +157,8 @@ def test_the_size_is_that_of_the_largest_resized_test_image_or_a_square(tiny_con
     assert size_of(tiny_config, 32) == ((64, 64), True)
     apart = tiny_config.with_values({"INPUT.MIN_SIZE_TEST": 40, "INPUT.MAX_SIZE_TEST": 500})
     assert size_of(apart, 32) == ((64, 64), True), "the images are squares, and padded to a multiple of 32"
+    tiled = tiny_config.with_values({"TEST.TILES.ENABLED": True, "INPUT.MIN_SIZE_TEST": 0, "INPUT.IMAGE_SIZE": 100})
+    assert size_of(tiled, 32) == ((128, 128), False), "a window, not an image"
     gone: dict[str, Any] = {"DATASETS.TEST": []}
     for values, side in (
         ({"INPUT.MIN_SIZE_TEST": 800, "INPUT.MAX_SIZE_TEST": 1333}, 1344),

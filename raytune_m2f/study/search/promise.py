@@ -23,8 +23,8 @@ HOPE = 1.0
 def promises(axes: Axes, numbered: Sequence[tuple[int, Curve]], max_iter: int) -> dict[int, float]:
     """What each trial with a score promises; of a trial at its end, its best score. Empty as long as there is no model.
 
-    Earlier studies are left out: they say where to look, which costs a short trial where they are wrong; to let them
-    say who goes on costs whole trainings.
+    Earlier studies are left out: they say where to look. A misleading one that also said who goes on cost most of the
+    first two trainings (benchmarks/2026-11-26-search.md).
 
     Args:
         numbered: the curves of all trials that have begun, and of earlier studies, each with its trial's number.
