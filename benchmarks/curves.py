@@ -2,7 +2,7 @@
 
     python -m benchmarks.curves make shapes --output DIR [--processes 2] [--device cpu] [--seconds 3600]
     python -m benchmarks.curves make nuclei --output DIR ...      # needs RAYTUNE_M2F_DATA
-    python -m benchmarks.curves collect shapes --output DIR [--also DIR/points ...]   # benchmarks/tables/shapes.json
+    python -m benchmarks.curves collect shapes --output DIR [--also SOURCE ...]   # benchmarks/tables/shapes.json
 
 `shapes` are the demo's synthetic shapes and its configuration, trained for 240 iterations; `nuclei` fine-tunes the
 pretrained small backbone on windows of 128 pixels of cell nuclei with the small-data configuration, 120 iterations.
@@ -11,7 +11,8 @@ more seeds, which is the noise. Each training is scored eight times, on validati
 nothing is chosen by.
 
 Each training is a file of its own, DIR/points/POINT-SEED.json, written when it is done: what is there is not trained
-again, and folders of several machines may be thrown together. `collect` makes one small file of them all.
+again, and folders of several machines may be thrown together. `collect` makes one small file of them all. `--also`
+names more folders of points, or a collected table, whose trainings are there too: a table without its folder goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import numpy as np
@@ -156,6 +158,12 @@ def wanted(task: Task) -> list[tuple[int, int, dict[str, Any]]]:
     first = [(number, SEEDS[0], values) for number, values in every]
     again = [(n, seed, values) for seed in SEEDS[1:] for n, values in every if n < REPEATED]
     return [*first, *again]
+
+
+def missing(name: str, sources: Iterable[Path]) -> list[tuple[int, int, dict[str, Any]]]:
+    """What is `wanted` of a table and in none of the sources, folders of points or collected tables."""
+    there = {(row["point"], row["seed"]) for source in sources for row in rows_of(source)}
+    return [one for one in wanted(TASKS[name]) if one[:2] not in there]
 
 
 # One training
@@ -435,7 +443,7 @@ def work(name: str, output: Path, device: str, queue: Any, until: float) -> None
     while time.time() < until:
         try:
             number, seed, values = queue.get_nowait()
-        except Exception:  # queue.Empty of a manager's proxy
+        except Empty:
             return
         file = output / "points" / f"{number}-{seed}.json"
         if file.exists():
@@ -454,11 +462,13 @@ def work(name: str, output: Path, device: str, queue: Any, until: float) -> None
         print(f"{number}-{seed}: {result.get('seconds', result.get('failure'))}", flush=True)
 
 
-def make(name: str, output: Path, device: str, processes: int, seconds: float, last_first: bool) -> None:
+def make(
+    name: str, output: Path, also: Sequence[Path], device: str, processes: int, seconds: float, last_first: bool
+) -> None:
     """Train what is not there yet."""
     (output / "points").mkdir(parents=True, exist_ok=True)
     data_of(name, output)
-    todo = [one for one in wanted(TASKS[name]) if not (output / "points" / f"{one[0]}-{one[1]}.json").exists()]
+    todo = missing(name, [*also, output / "points"])
     print(f"{len(todo)} trainings to do", flush=True)
     context = multiprocessing.get_context("spawn")
     with context.Manager() as manager:
@@ -481,13 +491,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=math.inf, help="no training begins later")
-    parser.add_argument("--also", type=Path, nargs="+", default=[], help="collect: more folders of points")
+    parser.add_argument("--also", type=Path, nargs="+", default=[], help="more folders of points, or a collected table")
     parser.add_argument("--last-first", action="store_true", help="for a second machine: begin at the other end")
     arguments = parser.parse_args(words)
     if arguments.what == "make":
         make(
-            arguments.task, arguments.output, arguments.device, arguments.processes, arguments.seconds,
-            arguments.last_first,
+            arguments.task, arguments.output, arguments.also, arguments.device, arguments.processes,
+            arguments.seconds, arguments.last_first,
         )  # fmt: skip
     else:
         file = TABLES / f"{arguments.task}.json"

@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from queue import Empty
 from typing import Any
 from unittest import mock
 
@@ -188,7 +189,7 @@ def work(output: Path, iterations: int, queue: Any) -> None:
         while True:
             try:
                 seed, arm = queue.get_nowait()
-            except Exception:  # queue.Empty of a manager's proxy
+            except Empty:
                 return
             folder = output / f"seed-{seed}"
             file = folder / f"{arm}.json"

@@ -85,6 +85,10 @@ def test_a_collected_table_holds_what_the_folders_do(tiny: Path) -> None:
     assert found[0]["reports"][1] == {"iteration": 4, "AP": 20.0, "test AP": 9.0, "loss": 1.235, "train": 2.0}
     assert found[2]["reports"] == []
     assert found[2]["failure"]
+    (folder / "0-0.json").unlink()
+    todo = [one[:2] for one in curves.missing("shapes", [folder])]
+    assert (0, 0) in todo
+    assert [one[:2] for one in curves.missing("shapes", [folder, file])] == [one for one in todo if one != (0, 0)]
 
 
 @pytest.mark.parametrize("name", [file.stem for file in curves.TABLES.glob("*.json")])
